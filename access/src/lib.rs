@@ -1,0 +1,1 @@
+//! Holds connections: four transports, one session machine, lanes and pools.

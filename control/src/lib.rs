@@ -1,0 +1,1 @@
+//! Before the connection: catalogue, tokens, access points.

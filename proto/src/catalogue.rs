@@ -1,0 +1,220 @@
+//! The catalogue as access nodes and routers hold it: apps, businesses, keys and revocations, built
+//! from control's snapshot and the changes after it. An immutable value; applying makes the next one.
+
+use crate::id::{AppId, BusinessId, BusinessNo, DeviceId};
+use crate::rpc::control::{self as wire, change::Entity, update::What};
+#[cfg(feature = "token")]
+use crate::token::VerifyingKey;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// All of control's knowledge that the path of a message needs.
+#[derive(Clone, Debug, Default)]
+pub struct Catalogue {
+    /// Revision of the last update applied; 0: none yet.
+    pub revision: u64,
+    apps: HashMap<AppId, Arc<wire::App>>,
+    businesses: HashMap<(AppId, BusinessNo), Arc<wire::Business>>,
+    numbers: HashMap<(AppId, BusinessId), BusinessNo>,
+    keys: HashMap<Vec<u8>, Arc<wire::BusinessKey>>,
+    #[cfg(feature = "token")]
+    signing: HashMap<String, (VerifyingKey, i64)>,
+    revoked: HashMap<(AppId, Option<DeviceId>), u64>,
+}
+
+impl Catalogue {
+    /// The next catalogue. Entities whose names are malformed are left out.
+    pub fn apply(&self, update: wire::Update) -> Self {
+        let mut next = match &update.what {
+            Some(What::Snapshot(_)) => Self::default(),
+            _ => self.clone(),
+        };
+        next.revision = update.revision;
+        match update.what {
+            Some(What::Snapshot(all)) => {
+                all.apps.into_iter().for_each(|it| next.put(Entity::App(it)));
+                all.businesses.into_iter().for_each(|it| next.put(Entity::Business(it)));
+                all.keys.into_iter().for_each(|it| next.put(Entity::Key(it)));
+                all.signing_keys.into_iter().for_each(|it| next.put(Entity::SigningKey(it)));
+                all.revocations.into_iter().for_each(|it| next.put(Entity::Revocation(it)));
+            }
+            Some(What::Change(wire::Change { entity: Some(entity), removed: false })) => {
+                next.put(entity)
+            }
+            Some(What::Change(wire::Change { entity: Some(entity), removed: true })) => {
+                next.remove(&entity)
+            }
+            Some(What::Change(wire::Change { entity: None, .. })) | None => {}
+        }
+        next
+    }
+
+    fn put(&mut self, entity: Entity) {
+        match entity {
+            Entity::App(app) => {
+                let Ok(id) = AppId::new(&app.app) else { return };
+                self.apps.insert(id, Arc::new(app));
+            }
+            Entity::Business(business) => {
+                let Some((app, name, no)) = business_names(&business) else { return };
+                self.numbers.insert((app.clone(), name), no);
+                self.businesses.insert((app, no), Arc::new(business));
+            }
+            Entity::Key(key) => {
+                self.keys.insert(key.sha256.to_vec(), Arc::new(key));
+            }
+            #[cfg(feature = "token")]
+            Entity::SigningKey(key) => {
+                let verifying = VerifyingKey::from_ed25519(&key.public_key);
+                self.signing.insert(key.kid, (verifying, key.verify_until_ms));
+            }
+            #[cfg(not(feature = "token"))]
+            Entity::SigningKey(_) => {}
+            Entity::Revocation(revocation) => {
+                let Some(whom) = revoked_names(&revocation) else { return };
+                self.revoked.insert(whom, revocation.issued_before_ms.max(0) as u64);
+            }
+        }
+    }
+
+    fn remove(&mut self, entity: &Entity) {
+        match entity {
+            Entity::App(app) => {
+                self.apps.remove(app.app.as_str());
+            }
+            Entity::Business(business) => {
+                let Ok(app) = AppId::new(&business.app) else { return };
+                let Ok(name) = BusinessId::new(&business.business) else { return };
+                if let Some(no) = self.numbers.remove(&(app.clone(), name)) {
+                    self.businesses.remove(&(app, no));
+                }
+            }
+            Entity::Key(key) => {
+                self.keys.remove(key.sha256.as_ref());
+            }
+            #[cfg(feature = "token")]
+            Entity::SigningKey(key) => {
+                self.signing.remove(&key.kid);
+            }
+            #[cfg(not(feature = "token"))]
+            Entity::SigningKey(_) => {}
+            Entity::Revocation(revocation) => {
+                if let Some(whom) = revoked_names(revocation) {
+                    self.revoked.remove(&whom);
+                }
+            }
+        }
+    }
+
+    /// An app, switched on or off.
+    pub fn app(&self, app: &AppId) -> Option<&Arc<wire::App>> {
+        self.apps.get(app)
+    }
+
+    /// All apps.
+    pub fn apps(&self) -> impl Iterator<Item = (&AppId, &Arc<wire::App>)> {
+        self.apps.iter()
+    }
+
+    /// A business by its number on the wire.
+    pub fn business(&self, app: &AppId, number: BusinessNo) -> Option<&Arc<wire::Business>> {
+        self.businesses.get(&(app.clone(), number))
+    }
+
+    /// All businesses, with their app and number.
+    pub fn businesses(&self) -> impl Iterator<Item = (&(AppId, BusinessNo), &Arc<wire::Business>)> {
+        self.businesses.iter()
+    }
+
+    /// The number of a business, by name.
+    pub fn number(&self, app: &AppId, name: &BusinessId) -> Option<BusinessNo> {
+        self.numbers.get(&(app.clone(), name.clone())).copied()
+    }
+
+    /// The business key with this SHA-256 that is good at `now_ms`.
+    pub fn key(&self, sha256: &[u8], now_ms: u64) -> Option<&Arc<wire::BusinessKey>> {
+        let good = |key: &&Arc<wire::BusinessKey>| {
+            key.expires_at_ms == 0 || key.expires_at_ms.max(0) as u64 > now_ms
+        };
+        self.keys.get(sha256).filter(good)
+    }
+
+    /// The key that verifies tokens with this `kid` at `now_ms`.
+    #[cfg(feature = "token")]
+    pub fn verifying_key(&self, kid: &str, now_ms: u64) -> Option<&VerifyingKey> {
+        let (key, until_ms) = self.signing.get(kid)?;
+        (*until_ms == 0 || (*until_ms).max(0) as u64 > now_ms).then_some(key)
+    }
+
+    /// Whether a token issued at `issued_at_ms` was revoked, for the device or its whole app.
+    pub fn is_revoked(&self, app: &AppId, device: &DeviceId, issued_at_ms: u64) -> bool {
+        let before = |whom: &(AppId, Option<DeviceId>)| self.revoked.get(whom).copied();
+        let of_app = before(&(app.clone(), None));
+        let of_device = before(&(app.clone(), Some(device.clone())));
+        of_app.max(of_device).is_some_and(|limit| issued_at_ms < limit)
+    }
+}
+
+fn business_names(business: &wire::Business) -> Option<(AppId, BusinessId, BusinessNo)> {
+    let app = AppId::new(&business.app).ok()?;
+    let name = BusinessId::new(&business.business).ok()?;
+    (business.number != 0).then_some((app, name, BusinessNo(business.number)))
+}
+
+fn revoked_names(revocation: &wire::Revocation) -> Option<(AppId, Option<DeviceId>)> {
+    let app = AppId::new(&revocation.app).ok()?;
+    let device = match revocation.device.as_str() {
+        "" => None,
+        device => Some(DeviceId::new(device).ok()?),
+    };
+    Some((app, device))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn update(revision: u64, what: What) -> wire::Update {
+        wire::Update { revision, what: Some(what) }
+    }
+
+    fn chat(number: u32) -> wire::Business {
+        wire::Business { app: "demo".into(), business: "chat".into(), number, ..Default::default() }
+    }
+
+    #[test]
+    fn a_snapshot_replaces_and_changes_follow() {
+        let app = AppId::new("demo").unwrap();
+        let name = BusinessId::new("chat").unwrap();
+        let snapshot = wire::Snapshot { businesses: vec![chat(7), chat(0)], ..Default::default() };
+        let first = Catalogue::default().apply(update(3, What::Snapshot(snapshot)));
+        assert_eq!((first.revision, first.number(&app, &name)), (3, Some(BusinessNo(7))));
+
+        let gone = wire::Change { entity: Some(Entity::Business(chat(7))), removed: true };
+        let second = first.apply(update(4, What::Change(gone)));
+        assert_eq!(second.number(&app, &name), None);
+        assert!(second.business(&app, BusinessNo(7)).is_none());
+        assert_eq!(first.number(&app, &name), Some(BusinessNo(7)), "the old value is untouched");
+    }
+
+    #[test]
+    fn a_revocation_reaches_older_tokens_of_the_device_or_the_app() {
+        let app = AppId::new("demo").unwrap();
+        let (a, b) = (DeviceId::new("a").unwrap(), DeviceId::new("b").unwrap());
+        let revoke = |device: &str, before| {
+            let entity = Entity::Revocation(wire::Revocation {
+                app: "demo".into(),
+                device: device.into(),
+                issued_before_ms: before,
+            });
+            What::Change(wire::Change { entity: Some(entity), removed: false })
+        };
+        let one = Catalogue::default().apply(update(1, revoke("a", 1000)));
+        assert!(one.is_revoked(&app, &a, 999));
+        assert!(!one.is_revoked(&app, &a, 1000));
+        assert!(!one.is_revoked(&app, &b, 999));
+        let all = one.apply(update(2, revoke("", 2000)));
+        assert!(all.is_revoked(&app, &a, 1999) && all.is_revoked(&app, &b, 1999));
+        assert!(!all.is_revoked(&app, &b, 2000));
+    }
+}

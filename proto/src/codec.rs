@@ -1,0 +1,197 @@
+//! Bytes to raw frames and back: the header, and nothing of what the parameters mean.
+//!
+//! Lengths are checked against the limit in force before a byte is reserved. Source: WIRE.md, "Header".
+
+use crate::code::CloseCode;
+use crate::limits::{HEADER_BYTES, PARAMS_BYTES_MAX};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+/// First two bytes of every frame: "hw".
+pub const MAGIC: [u8; 2] = *b"hw";
+/// The version of the wire written and read here.
+pub const VERSION: u8 = 1;
+
+/// Flags of a frame. The low byte holds optional ones, ignored when unknown; the high byte holds
+/// required ones, refused when unknown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags(pub u16);
+
+impl Flags {
+    /// No flag.
+    pub const NONE: Self = Self(0);
+    /// The body is compressed with zstd. Reserved: not yet sent, and refused.
+    pub const COMPRESSED: Self = Self(0x0100);
+    const REQUIRED: u16 = 0xff00;
+    const REQUIRED_KNOWN: u16 = 0;
+
+    fn has_unknown_required(self) -> bool {
+        self.0 & Self::REQUIRED & !Self::REQUIRED_KNOWN != 0
+    }
+}
+
+/// A frame whose header was read; kind and parameters are not looked at yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawFrame {
+    /// Kind byte, see [`crate::frame::Kind`].
+    pub kind: u8,
+    /// Flags, all required ones known.
+    pub flags: Flags,
+    /// Common parameters: one protobuf message.
+    pub params: Bytes,
+    /// Opaque business bytes.
+    pub body: Bytes,
+}
+
+/// Why bytes are not a frame. Each ends the connection, with [`FrameError::close_code`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// The first bytes are not the magic.
+    #[error("bad magic")]
+    Magic,
+    /// A version that is not served.
+    #[error("unsupported version {0}")]
+    Version(u8),
+    /// A required flag that is not known.
+    #[error("unknown required flag in {0:#06x}")]
+    Flags(u16),
+    /// A length above the limit in force.
+    #[error("a frame of {bytes} bytes is above the limit of {max}")]
+    TooLarge {
+        /// What the header says, header included.
+        bytes: u64,
+        /// What is allowed just now.
+        max: usize,
+    },
+    /// Kind not known, and not ignorable.
+    #[error("unknown kind {0:#04x}")]
+    Kind(u8),
+    /// The parameters cannot be read or break a rule.
+    #[error("bad parameters: {0}")]
+    Params(&'static str),
+    /// A message transport delivered less or more than one frame.
+    #[error("a message must hold exactly one frame")]
+    NotOneFrame,
+}
+
+impl FrameError {
+    /// The code the connection is closed with.
+    pub fn close_code(self) -> CloseCode {
+        match self {
+            Self::Magic => CloseCode::BadMagic,
+            Self::Version(_) => CloseCode::UnsupportedVersion,
+            Self::Flags(_) => CloseCode::UnsupportedFeature,
+            Self::TooLarge { .. } => CloseCode::FrameTooLarge,
+            Self::Kind(_) => CloseCode::UnknownKind,
+            Self::Params(_) | Self::NotOneFrame => CloseCode::BadFrame,
+        }
+    }
+}
+
+/// What a header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Header {
+    kind: u8,
+    flags: Flags,
+    params_len: usize,
+    body_len: usize,
+}
+
+impl Header {
+    /// Checks everything a header alone can tell. `None`: more bytes are needed; a wrong magic or
+    /// version is told as soon as its bytes are there.
+    fn peek(bytes: &[u8], frame_bytes_max: usize) -> Result<Option<Self>, FrameError> {
+        let seen = bytes.len().min(2);
+        if bytes[..seen] != MAGIC[..seen] {
+            return Err(FrameError::Magic);
+        }
+        if let Some(&version) = bytes.get(2)
+            && version != VERSION
+        {
+            return Err(FrameError::Version(version));
+        }
+        let Some(mut rest) = bytes.get(3..HEADER_BYTES) else { return Ok(None) };
+        let kind = rest.get_u8();
+        let flags = Flags(rest.get_u16());
+        let params_len = rest.get_u16() as usize;
+        let body_len = rest.get_u32();
+        if flags.has_unknown_required() {
+            return Err(FrameError::Flags(flags.0));
+        }
+        let whole = HEADER_BYTES as u64 + params_len as u64 + u64::from(body_len);
+        if whole > frame_bytes_max as u64 || params_len > PARAMS_BYTES_MAX {
+            return Err(FrameError::TooLarge { bytes: whole, max: frame_bytes_max });
+        }
+        Ok(Some(Self { kind, flags, params_len, body_len: body_len as usize }))
+    }
+
+    fn whole(self) -> usize {
+        HEADER_BYTES + self.params_len + self.body_len
+    }
+}
+
+/// Takes the first frame off `buffer`, sharing its bytes. `None`: more bytes are needed; the buffer
+/// is untouched, and it is left to the caller to read on.
+///
+/// `frame_bytes_max` is the limit in force, header included.
+pub fn decode(
+    buffer: &mut BytesMut,
+    frame_bytes_max: usize,
+) -> Result<Option<RawFrame>, FrameError> {
+    if buffer.is_empty() {
+        return Ok(None);
+    }
+    let Some(header) = Header::peek(buffer, frame_bytes_max)? else { return Ok(None) };
+    if buffer.len() < header.whole() {
+        return Ok(None);
+    }
+    let mut bytes = buffer.split_to(header.whole()).freeze();
+    bytes.advance(HEADER_BYTES);
+    let params = bytes.split_to(header.params_len);
+    Ok(Some(RawFrame { kind: header.kind, flags: header.flags, params, body: bytes }))
+}
+
+/// How many bytes the frame at the start of `bytes` still lacks before [`decode`] can take it: at
+/// least 1. Lets a reader reserve once for a large frame.
+pub fn missing(bytes: &[u8], frame_bytes_max: usize) -> Result<usize, FrameError> {
+    match Header::peek(bytes, frame_bytes_max)? {
+        Some(header) => Ok(header.whole().saturating_sub(bytes.len()).max(1)),
+        None => Ok(HEADER_BYTES.saturating_sub(bytes.len()).max(1)),
+    }
+}
+
+/// Reads a message that must be exactly one frame (WebSocket).
+pub fn decode_message(message: Bytes, frame_bytes_max: usize) -> Result<RawFrame, FrameError> {
+    let header = Header::peek(&message, frame_bytes_max)?.ok_or(FrameError::NotOneFrame)?;
+    if message.len() != header.whole() {
+        return Err(FrameError::NotOneFrame);
+    }
+    let mut bytes = message;
+    bytes.advance(HEADER_BYTES);
+    let params = bytes.split_to(header.params_len);
+    Ok(RawFrame { kind: header.kind, flags: header.flags, params, body: bytes })
+}
+
+/// Writes one frame in one piece.
+///
+/// # Panics
+/// If the parameters are above [`PARAMS_BYTES_MAX`] or the body above `u32`: whoever builds a frame
+/// has checked its limits before.
+pub fn encode(kind: u8, flags: Flags, params: &impl prost::Message, body: &[u8]) -> Bytes {
+    let params_len = params.encoded_len();
+    assert!(
+        params_len <= PARAMS_BYTES_MAX,
+        "parameters are checked against their limit when built"
+    );
+    let body_len =
+        u32::try_from(body.len()).expect("bodies are checked against their limit before");
+    let mut out = BytesMut::with_capacity(HEADER_BYTES + params_len + body.len());
+    out.put_slice(&MAGIC);
+    out.put_u8(VERSION);
+    out.put_u8(kind);
+    out.put_u16(flags.0);
+    out.put_u16(params_len as u16);
+    out.put_u32(body_len);
+    params.encode(&mut out).expect("a BytesMut grows as needed");
+    out.put_slice(body);
+    out.freeze()
+}

@@ -1,0 +1,291 @@
+//! The frames of the wire as types: one enum for what a device sends, one for what it is sent.
+//!
+//! Parsing checks every rule of a kind that needs no state: lengths, counts, forms. What a kind means
+//! in a state is the session machine's business. Source: WIRE.md, "Frames".
+
+use crate::code::CloseCode;
+use crate::codec::{self, Flags, FrameError, RawFrame};
+use crate::limits::{
+    BUSINESSES_PER_CONNECTION_MAX, METADATA_BYTES_MAX, METADATA_ENTRIES_MAX, METHOD_BYTES_MAX,
+    REASON_BYTES_MAX,
+};
+use crate::params;
+use bytes::Bytes;
+use std::collections::HashMap;
+
+macro_rules! kinds {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $number:literal, $name:literal;)+) => {
+        /// Kind of a frame. Bit 7 is set on what access nodes send.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Kind {
+            $($(#[doc = $doc])+ $variant = $number,)+
+        }
+        impl Kind {
+            /// All of them, in the order of their numbers.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+            /// The published name.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+            /// The kind with this byte, if there is one.
+            pub fn from_byte(byte: u8) -> Option<Self> {
+                match byte { $($number => Some(Self::$variant),)+ _ => None }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// Device: who I am.
+    Login = 0x01, "LOGIN";
+    /// Device: I am here.
+    Ping = 0x02, "PING";
+    /// Device: a new token, please.
+    Refresh = 0x03, "REFRESH";
+    /// Device: goodbye.
+    Bye = 0x04, "BYE";
+    /// Device: a request to a business.
+    Request = 0x10, "REQUEST";
+    /// Device: into a group.
+    Join = 0x20, "JOIN";
+    /// Device: out of a group.
+    Leave = 0x21, "LEAVE";
+    /// Node: you are in.
+    LoginOk = 0x81, "LOGIN_OK";
+    /// Node: I am here too.
+    Pong = 0x82, "PONG";
+    /// Node: your new token.
+    Refreshed = 0x83, "REFRESHED";
+    /// Node: this connection ends, and what to do now.
+    Close = 0x84, "CLOSE";
+    /// Node: the answer of a business.
+    Response = 0x90, "RESPONSE";
+    /// Node: you are in the group, or why not.
+    Joined = 0xa0, "JOINED";
+    /// Node: you are out of the group.
+    Left = 0xa1, "LEFT";
+    /// Node: a push to this device.
+    Push = 0xb0, "PUSH";
+    /// Node: a push to a group.
+    GroupPush = 0xb1, "GROUP_PUSH";
+}
+
+/// Kinds that a receiver which does not know them skips: 0x60 to 0x7f from devices, 0xe0 to 0xff
+/// from access nodes.
+pub fn is_ignorable(kind: u8) -> bool {
+    kind & 0x60 == 0x60
+}
+
+/// What a device sends.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DeviceFrame {
+    /// First frame of every connection.
+    Login(params::Login),
+    /// Heartbeat.
+    Ping(params::Ping),
+    /// In-band token refresh.
+    Refresh(params::Refresh),
+    /// Goodbye; the node closes.
+    Bye(params::Close),
+    /// Request with its opaque body.
+    Request(params::Request, Bytes),
+    /// Into a group.
+    Join(params::Join),
+    /// Out of a group.
+    Leave(params::Leave),
+    /// A kind from a later release that may be skipped.
+    Ignored(u8),
+}
+
+/// What an access node sends.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NodeFrame {
+    /// Login taken.
+    LoginOk(params::LoginOk),
+    /// Answer to a heartbeat.
+    Pong(params::Ping),
+    /// Answer to a refresh.
+    Refreshed(params::Refreshed),
+    /// Last frame of a connection.
+    Close(params::Close),
+    /// Answer to a request, with its opaque body.
+    Response(params::Response, Bytes),
+    /// Answer to a join.
+    Joined(params::Joined),
+    /// Membership ended.
+    Left(params::Left),
+    /// Push to this device.
+    Push(params::Push, Bytes),
+    /// Push to a group.
+    GroupPush(params::GroupPush, Bytes),
+    /// A kind from a later release that may be skipped.
+    Ignored(u8),
+}
+
+fn read<M: prost::Message + Default>(raw: &RawFrame) -> Result<M, FrameError> {
+    M::decode(raw.params.clone()).map_err(|_| FrameError::Params("not the message of this kind"))
+}
+
+fn no_body(raw: &RawFrame) -> Result<(), FrameError> {
+    if raw.body.is_empty() { Ok(()) } else { Err(FrameError::Params("this kind has no body")) }
+}
+
+/// Checks metadata against its limits. Shared by the wire and the push API.
+pub fn check_metadata(metadata: &HashMap<String, String>) -> Result<(), &'static str> {
+    if metadata.len() > METADATA_ENTRIES_MAX {
+        return Err("more than 32 metadata entries");
+    }
+    let bytes: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if bytes > METADATA_BYTES_MAX {
+        return Err("metadata above 4 KiB");
+    }
+    Ok(())
+}
+
+impl DeviceFrame {
+    /// Reads the parameters of a raw frame and checks the rules of its kind.
+    pub fn parse(raw: RawFrame) -> Result<Self, FrameError> {
+        let Some(kind) = Kind::from_byte(raw.kind) else {
+            let from_device = raw.kind & 0x80 == 0;
+            return if from_device && is_ignorable(raw.kind) {
+                Ok(Self::Ignored(raw.kind))
+            } else {
+                Err(FrameError::Kind(raw.kind))
+            };
+        };
+        if kind != Kind::Request {
+            no_body(&raw)?;
+        }
+        Ok(match kind {
+            Kind::Login => {
+                let login: params::Login = read(&raw)?;
+                if login.instance.len() != 16 {
+                    return Err(FrameError::Params("the instance is not 16 bytes"));
+                }
+                if login.attempt == 0 {
+                    return Err(FrameError::Params("the attempt starts at 1"));
+                }
+                if login.businesses.len() > BUSINESSES_PER_CONNECTION_MAX {
+                    return Err(FrameError::Params("too many businesses"));
+                }
+                Self::Login(login)
+            }
+            Kind::Ping => Self::Ping(read(&raw)?),
+            Kind::Refresh => Self::Refresh(read(&raw)?),
+            Kind::Bye => Self::Bye(read(&raw)?),
+            Kind::Request => {
+                let request: params::Request = read(&raw)?;
+                if request.request_id == 0 {
+                    return Err(FrameError::Params("the request id is 0"));
+                }
+                if request.method.len() > METHOD_BYTES_MAX {
+                    return Err(FrameError::Params("the method is too long"));
+                }
+                check_metadata(&request.metadata).map_err(FrameError::Params)?;
+                Self::Request(request, raw.body)
+            }
+            Kind::Join => Self::Join(read(&raw)?),
+            Kind::Leave => Self::Leave(read(&raw)?),
+            Kind::LoginOk
+            | Kind::Pong
+            | Kind::Refreshed
+            | Kind::Close
+            | Kind::Response
+            | Kind::Joined
+            | Kind::Left
+            | Kind::Push
+            | Kind::GroupPush => return Err(FrameError::Kind(raw.kind)),
+        })
+    }
+
+    /// Writes the frame in one piece.
+    pub fn encode(&self) -> Bytes {
+        let none: &[u8] = &[];
+        match self {
+            Self::Login(p) => encode(Kind::Login, p, none),
+            Self::Ping(p) => encode(Kind::Ping, p, none),
+            Self::Refresh(p) => encode(Kind::Refresh, p, none),
+            Self::Bye(p) => encode(Kind::Bye, p, none),
+            Self::Request(p, body) => encode(Kind::Request, p, body),
+            Self::Join(p) => encode(Kind::Join, p, none),
+            Self::Leave(p) => encode(Kind::Leave, p, none),
+            Self::Ignored(kind) => {
+                codec::encode(*kind, Flags::NONE, &params::Ping::default(), none)
+            }
+        }
+    }
+}
+
+impl NodeFrame {
+    /// Reads the parameters of a raw frame.
+    pub fn parse(raw: RawFrame) -> Result<Self, FrameError> {
+        let Some(kind) = Kind::from_byte(raw.kind) else {
+            let from_node = raw.kind & 0x80 != 0;
+            return if from_node && is_ignorable(raw.kind) {
+                Ok(Self::Ignored(raw.kind))
+            } else {
+                Err(FrameError::Kind(raw.kind))
+            };
+        };
+        Ok(match kind {
+            Kind::LoginOk => Self::LoginOk(read(&raw)?),
+            Kind::Pong => Self::Pong(read(&raw)?),
+            Kind::Refreshed => Self::Refreshed(read(&raw)?),
+            Kind::Close => Self::Close(read(&raw)?),
+            Kind::Response => Self::Response(read(&raw)?, raw.body),
+            Kind::Joined => Self::Joined(read(&raw)?),
+            Kind::Left => Self::Left(read(&raw)?),
+            Kind::Push => Self::Push(read(&raw)?, raw.body),
+            Kind::GroupPush => Self::GroupPush(read(&raw)?, raw.body),
+            Kind::Login
+            | Kind::Ping
+            | Kind::Refresh
+            | Kind::Bye
+            | Kind::Request
+            | Kind::Join
+            | Kind::Leave => return Err(FrameError::Kind(raw.kind)),
+        })
+    }
+
+    /// Writes the frame in one piece.
+    pub fn encode(&self) -> Bytes {
+        let none: &[u8] = &[];
+        match self {
+            Self::LoginOk(p) => encode(Kind::LoginOk, p, none),
+            Self::Pong(p) => encode(Kind::Pong, p, none),
+            Self::Refreshed(p) => encode(Kind::Refreshed, p, none),
+            Self::Close(p) => encode(Kind::Close, p, none),
+            Self::Response(p, body) => encode(Kind::Response, p, body),
+            Self::Joined(p) => encode(Kind::Joined, p, none),
+            Self::Left(p) => encode(Kind::Left, p, none),
+            Self::Push(p, body) => encode(Kind::Push, p, body),
+            Self::GroupPush(p, body) => encode(Kind::GroupPush, p, body),
+            Self::Ignored(kind) => {
+                codec::encode(*kind, Flags::NONE, &params::Ping::default(), none)
+            }
+        }
+    }
+
+    /// The last frame of a connection. The reason is cut to its limit.
+    pub fn close(code: CloseCode, reason: &str, retry_after_ms: u32) -> Self {
+        Self::Close(params::Close {
+            code: u32::from(code.number()),
+            reason: cut(reason),
+            retry_after_ms,
+        })
+    }
+}
+
+fn encode(kind: Kind, params: &impl prost::Message, body: &[u8]) -> Bytes {
+    codec::encode(kind as u8, Flags::NONE, params, body)
+}
+
+/// Cuts a sentence for people to [`REASON_BYTES_MAX`], at a character boundary.
+pub fn cut(text: &str) -> String {
+    let mut end = text.len().min(REASON_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}

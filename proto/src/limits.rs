@@ -1,0 +1,64 @@
+//! Limits of the wire and of the public API, in one place, with their reasons.
+//!
+//! Source: WIRE.md, "Limits". What a service may be configured to change is said there.
+
+use std::time::Duration;
+
+/// Frame header, in bytes.
+pub const HEADER_BYTES: usize = 12;
+/// Common parameters of one frame: room for a login that names its inboxes and groups (32 × 200 bytes
+/// and 100 × 150 bytes) with some left over.
+pub const PARAMS_BYTES_MAX: usize = 32 * 1024;
+/// Any frame before login succeeded, header included. A token is below 1 KiB; strangers get no more.
+pub const LOGIN_FRAME_BYTES_MAX: usize = 4 * 1024;
+/// A frame after login, header included, unless the app allows more.
+pub const FRAME_BYTES_MAX_DEFAULT: usize = 64 * 1024;
+/// The most an app may allow for one frame.
+pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
+/// A request method, in bytes.
+pub const METHOD_BYTES_MAX: usize = 128;
+/// Metadata of one message: entries.
+pub const METADATA_ENTRIES_MAX: usize = 32;
+/// Metadata of one message: bytes of all keys and values.
+pub const METADATA_BYTES_MAX: usize = 4 * 1024;
+/// Caller's push id, in bytes.
+pub const PUSH_ID_BYTES_MAX: usize = 128;
+/// Close reasons and error messages, in bytes; longer ones are cut.
+pub const REASON_BYTES_MAX: usize = 256;
+/// Businesses one connection may name at login.
+pub const BUSINESSES_PER_CONNECTION_MAX: usize = 32;
+/// Groups one connection may be in.
+pub const GROUPS_PER_CONNECTION_MAX: usize = 100;
+/// Requests one connection may have in flight.
+pub const REQUESTS_IN_FLIGHT_MAX: usize = 64;
+/// Bytes that may wait in one connection's outbox. One larger frame is taken when it is empty.
+pub const OUTBOX_BYTES_MAX: usize = 256 * 1024;
+/// Attributes one business may keep in one session: bytes of all keys and values.
+pub const ATTRIBUTES_BYTES_MAX: usize = 4 * 1024;
+/// Targets of one batch or presence call.
+pub const TARGETS_PER_CALL_MAX: usize = 1_000;
+/// One gRPC or HTTP push call.
+pub const PUSH_CALL_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// One HTTP request to control.
+pub const HTTP_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// TLS or QUIC handshake.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// WebSocket upgrade.
+pub const UPGRADE_TIMEOUT: Duration = Duration::from_secs(5);
+/// From the link being ready to the whole LOGIN frame. Trickled bytes do not extend it.
+pub const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(3);
+/// From accept to LOGIN_OK, everything included.
+pub const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// A device that has been silent for this long sends PING.
+pub const HEARTBEAT: Duration = Duration::from_secs(25);
+/// An access node that has heard nothing for this long closes.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(35);
+/// A link that takes no byte for this long while some are waiting is closed.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A node's lease at the routers; renewed every third of it.
+pub const NODE_LEASE: Duration = Duration::from_secs(10);
+/// One call between router and access node.
+pub const NODE_CALL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Difference of clocks that token times forgive.
+pub const CLOCK_LEEWAY: Duration = Duration::from_secs(60);

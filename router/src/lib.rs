@@ -1,0 +1,1 @@
+//! Who is where: routes, groups, the push API.

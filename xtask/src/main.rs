@@ -1,0 +1,2 @@
+//! Chores of the hawser workspace.
+fn main() {}
