@@ -65,6 +65,9 @@ pub enum FrameError {
     /// Kind not known, and not ignorable.
     #[error("unknown kind {0:#04x}")]
     Kind(u8),
+    /// A kind that only the other side sends.
+    #[error("kind {0:#04x} is not sent in this direction")]
+    Direction(u8),
     /// The parameters cannot be read or break a rule.
     #[error("bad parameters: {0}")]
     Params(&'static str),
@@ -82,6 +85,7 @@ impl FrameError {
             Self::Flags(_) => CloseCode::UnsupportedFeature,
             Self::TooLarge { .. } => CloseCode::FrameTooLarge,
             Self::Kind(_) => CloseCode::UnknownKind,
+            Self::Direction(_) => CloseCode::UnexpectedFrame,
             Self::Params(_) | Self::NotOneFrame => CloseCode::BadFrame,
         }
     }

@@ -195,7 +195,7 @@ impl DeviceFrame {
             | Kind::Joined
             | Kind::Left
             | Kind::Push
-            | Kind::GroupPush => return Err(FrameError::Kind(raw.kind)),
+            | Kind::GroupPush => return Err(FrameError::Direction(raw.kind)),
         })
     }
 
@@ -244,7 +244,7 @@ impl NodeFrame {
             | Kind::Bye
             | Kind::Request
             | Kind::Join
-            | Kind::Leave => return Err(FrameError::Kind(raw.kind)),
+            | Kind::Leave => return Err(FrameError::Direction(raw.kind)),
         })
     }
 
