@@ -55,11 +55,11 @@ pub enum FrameError {
     #[error("unknown required flag in {0:#06x}")]
     Flags(u16),
     /// A length above the limit in force.
-    #[error("a frame of {bytes} bytes is above the limit of {max}")]
+    #[error("a length of {bytes} bytes is above the limit of {max}")]
     TooLarge {
-        /// What the header says, header included.
+        /// What the header says: of the parameters, or of the whole frame, header included.
         bytes: u64,
-        /// What is allowed just now.
+        /// What is allowed for that just now.
         max: usize,
     },
     /// Kind not known, and not ignorable.
@@ -122,7 +122,10 @@ impl Header {
             return Err(FrameError::Flags(flags.0));
         }
         let whole = HEADER_BYTES as u64 + params_len as u64 + u64::from(body_len);
-        if whole > frame_bytes_max as u64 || params_len > PARAMS_BYTES_MAX {
+        if params_len > PARAMS_BYTES_MAX {
+            return Err(FrameError::TooLarge { bytes: params_len as u64, max: PARAMS_BYTES_MAX });
+        }
+        if whole > frame_bytes_max as u64 {
             return Err(FrameError::TooLarge { bytes: whole, max: frame_bytes_max });
         }
         Ok(Some(Self { kind, flags, params_len, body_len: body_len as usize }))

@@ -6,8 +6,8 @@
 use crate::code::CloseCode;
 use crate::codec::{self, Flags, FrameError, RawFrame};
 use crate::limits::{
-    BUSINESSES_PER_CONNECTION_MAX, METADATA_BYTES_MAX, METADATA_ENTRIES_MAX, METHOD_BYTES_MAX,
-    REASON_BYTES_MAX,
+    BUSINESSES_PER_CONNECTION_MAX, GROUP_ECHO_BYTES_MAX, METADATA_BYTES_MAX, METADATA_ENTRIES_MAX,
+    METHOD_BYTES_MAX, REASON_BYTES_MAX, TRACEPARENT_BYTES_MAX,
 };
 use crate::params;
 use bytes::Bytes;
@@ -143,6 +143,28 @@ pub fn check_metadata(metadata: &HashMap<String, String>) -> Result<(), &'static
     Ok(())
 }
 
+/// Checks a trace context against its limit; its form is left to whoever reads traces. Shared by the
+/// wire and the push API.
+pub fn check_traceparent(traceparent: &str) -> Result<(), &'static str> {
+    if traceparent.len() > TRACEPARENT_BYTES_MAX {
+        return Err("the traceparent is too long");
+    }
+    Ok(())
+}
+
+/// 0 stands for "nobody asked" in answers.
+fn check_request_id(request_id: u64) -> Result<(), FrameError> {
+    if request_id == 0 { Err(FrameError::Params("the request id is 0")) } else { Ok(()) }
+}
+
+/// The answer repeats the group, well formed or not, so its length is bounded here.
+fn check_group_echo(group: &str) -> Result<(), FrameError> {
+    if group.len() > GROUP_ECHO_BYTES_MAX {
+        return Err(FrameError::Params("the group is too long to be answered"));
+    }
+    Ok(())
+}
+
 impl DeviceFrame {
     /// Reads the parameters of a raw frame and checks the rules of its kind.
     pub fn parse(raw: RawFrame) -> Result<Self, FrameError> {
@@ -154,7 +176,7 @@ impl DeviceFrame {
                 Err(FrameError::Kind(raw.kind))
             };
         };
-        if kind != Kind::Request {
+        if raw.kind & 0x80 == 0 && kind != Kind::Request {
             no_body(&raw)?;
         }
         Ok(match kind {
@@ -172,21 +194,34 @@ impl DeviceFrame {
                 Self::Login(login)
             }
             Kind::Ping => Self::Ping(read(&raw)?),
-            Kind::Refresh => Self::Refresh(read(&raw)?),
+            Kind::Refresh => {
+                let refresh: params::Refresh = read(&raw)?;
+                check_request_id(refresh.request_id)?;
+                Self::Refresh(refresh)
+            }
             Kind::Bye => Self::Bye(read(&raw)?),
             Kind::Request => {
                 let request: params::Request = read(&raw)?;
-                if request.request_id == 0 {
-                    return Err(FrameError::Params("the request id is 0"));
-                }
+                check_request_id(request.request_id)?;
                 if request.method.len() > METHOD_BYTES_MAX {
                     return Err(FrameError::Params("the method is too long"));
                 }
                 check_metadata(&request.metadata).map_err(FrameError::Params)?;
+                check_traceparent(&request.traceparent).map_err(FrameError::Params)?;
                 Self::Request(request, raw.body)
             }
-            Kind::Join => Self::Join(read(&raw)?),
-            Kind::Leave => Self::Leave(read(&raw)?),
+            Kind::Join => {
+                let join: params::Join = read(&raw)?;
+                check_request_id(join.request_id)?;
+                check_group_echo(&join.group)?;
+                Self::Join(join)
+            }
+            Kind::Leave => {
+                let leave: params::Leave = read(&raw)?;
+                check_request_id(leave.request_id)?;
+                check_group_echo(&leave.group)?;
+                Self::Leave(leave)
+            }
             Kind::LoginOk
             | Kind::Pong
             | Kind::Refreshed

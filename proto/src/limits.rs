@@ -6,8 +6,7 @@ use std::time::Duration;
 
 /// Frame header, in bytes.
 pub const HEADER_BYTES: usize = 12;
-/// Common parameters of one frame: room for a login that names its inboxes and groups (32 × 200 bytes
-/// and 100 × 150 bytes) with some left over.
+/// Common parameters of one frame: 4 KiB of metadata, and room for what later releases name in them.
 pub const PARAMS_BYTES_MAX: usize = 32 * 1024;
 /// Any frame before login succeeded, header included. A token is below 1 KiB; strangers get no more.
 pub const LOGIN_FRAME_BYTES_MAX: usize = 4 * 1024;
@@ -21,6 +20,11 @@ pub const METHOD_BYTES_MAX: usize = 128;
 pub const METADATA_ENTRIES_MAX: usize = 32;
 /// Metadata of one message: bytes of all keys and values.
 pub const METADATA_BYTES_MAX: usize = 4 * 1024;
+/// W3C trace context of one message, in bytes (version 00 has 55).
+pub const TRACEPARENT_BYTES_MAX: usize = 128;
+/// A group as a device names it, in bytes. More than an id may have, since a malformed one is answered
+/// with its echo; bounded, so that the answer always fits.
+pub const GROUP_ECHO_BYTES_MAX: usize = 1024;
 /// Caller's push id, in bytes.
 pub const PUSH_ID_BYTES_MAX: usize = 128;
 /// Close reasons and error messages, in bytes; longer ones are cut.
