@@ -1,0 +1,84 @@
+// @ts-check
+/**
+ * The one call to control before a connection: `POST /v1/access`.
+ */
+import { HawserError } from "./codes.js";
+
+const CALL_TIMEOUT_MS = 10_000;
+
+/**
+ * @typedef {{ type: "open" }
+ *   | { type: "jwt", token: string }
+ *   | { type: "hmac", time: number, nonce: string, signature: string, device_key?: string, device_signature?: string }
+ * } Proof
+ *
+ * @typedef {object} AccessPoint
+ * @property {string} protocol
+ * @property {string} host
+ * @property {number} port
+ *
+ * @typedef {object} AccessAnswer
+ * @property {string} token
+ * @property {number} issued_at_ms
+ * @property {number} expires_at_ms
+ * @property {AccessPoint[]} access_points
+ * @property {import("./backoff.js").Policy} [backoff]
+ * @property {number} [reconnect_window_ms]
+ * @property {number} [start_after_ms]
+ * @property {number} [refresh_after_ms]
+ */
+
+/**
+ * Proves the device to control and brings back a token and the ways to connect.
+ * @param {typeof fetch} fetch
+ * @param {string} control control's address, as `https://control.example.com`
+ * @param {{ [field: string]: any }} request
+ * @param {AbortSignal} stop
+ * @returns {Promise<AccessAnswer>}
+ */
+export async function callAccess(fetch, control, request, stop) {
+  let response;
+  let answer;
+  try {
+    response = await fetch(`${control.replace(/\/+$/, "")}/v1/access`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify(request),
+      credentials: "omit",
+      signal: AbortSignal.any([stop, AbortSignal.timeout(CALL_TIMEOUT_MS)]),
+    });
+    answer = await response.json();
+  } catch (failure) {
+    if (stop.aborted) throw new HawserError("closed", "the client was closed", { final: true });
+    if (!response || response.ok) {
+      throw new HawserError("unreachable", `control did not answer: ${String(failure)}`);
+    }
+  }
+  if (response.ok) return answer;
+  const retryAfter = Number(response.headers.get("retry-after"));
+  throw new HawserError(
+    answer?.code ?? `http_${response.status}`,
+    answer?.detail ?? answer?.title ?? `control answered ${response.status}`,
+    {
+      retryAfterMs: Number.isFinite(retryAfter) ? retryAfter * 1000 : 0,
+      final: response.status < 500 && ![408, 429].includes(response.status) && !passing(answer?.code),
+    },
+  );
+}
+
+/** A fresh proof may do. @param {string | undefined} code */
+function passing(code) {
+  return code === "proof_expired" || code === "proof_replayed";
+}
+
+/**
+ * The WebSocket addresses of an answer, in its order. A page that came over https may not open plain
+ * ones.
+ * @param {AccessPoint[]} points @param {boolean} secureOnly
+ * @returns {string[]}
+ */
+export function webSocketUrls(points, secureOnly) {
+  return points
+    .filter(({ protocol }) => protocol === "wss" || (protocol === "ws" && !secureOnly))
+    .map(({ protocol, host, port }) => `${protocol}://${host.includes(":") ? `[${host}]` : host}:${port}/`);
+}

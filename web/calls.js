@@ -1,0 +1,101 @@
+// @ts-check
+/**
+ * Calls that wait for their answer: requests, joins and leaves. Each has a deadline from the start, waits
+ * for a connection if there is none, is sent at most once, and is settled exactly once.
+ */
+import { HawserError } from "./codes.js";
+
+/** Calls that may wait for a connection or an answer. */
+const CALLS_MAX = 160;
+
+/**
+ * @typedef {import("./wire.js").Frame & { params: any }} AnswerFrame
+ *
+ * @typedef {object} Call
+ * @property {(requestId: number) => void} send throws a HawserError when it cannot
+ * @property {(answer: AnswerFrame) => void} resolve
+ * @property {(failure: HawserError) => void} reject
+ */
+
+export class Calls {
+  #lastId = 0;
+  /** @type {Map<number, Call>} */
+  #inFlight = new Map();
+  /** @type {Set<Call>} */
+  #waiting = new Set();
+
+  /** An id for a call; unique for the life of this client. */
+  nextId() {
+    return ++this.#lastId;
+  }
+
+  /**
+   * Sends now if `connected`, else when {@link Calls.flush} is called.
+   * @param {boolean} connected @param {number} deadlineMs @param {(requestId: number) => void} send
+   * @returns {Promise<AnswerFrame>}
+   */
+  start(connected, deadlineMs, send) {
+    return new Promise((resolve, reject) => {
+      if (this.#waiting.size + this.#inFlight.size >= CALLS_MAX) {
+        return reject(HawserError.fromStatus(14, "too many calls wait for their answer"));
+      }
+      const timer = setTimeout(() => {
+        this.#waiting.delete(call);
+        for (const [id, other] of this.#inFlight) if (other === call) this.#inFlight.delete(id);
+        reject(HawserError.fromStatus(7, `no answer within ${deadlineMs} ms`));
+      }, deadlineMs);
+      /** @type {Call} */
+      const call = {
+        send,
+        resolve: (answer) => (clearTimeout(timer), resolve(answer)),
+        reject: (failure) => (clearTimeout(timer), reject(failure)),
+      };
+      if (connected) this.#put(call);
+      else this.#waiting.add(call);
+    });
+  }
+
+  /** There is a connection: what waited for it leaves, in order. */
+  flush() {
+    const calls = [...this.#waiting];
+    this.#waiting.clear();
+    calls.forEach((call) => this.#put(call));
+  }
+
+  /** @param {Call} call */
+  #put(call) {
+    const requestId = this.nextId();
+    this.#inFlight.set(requestId, call);
+    try {
+      call.send(requestId);
+    } catch (failure) {
+      this.#inFlight.delete(requestId);
+      call.reject(/** @type {HawserError} */ (failure));
+    }
+  }
+
+  /** An answer came; one whose deadline has passed is dropped. @param {AnswerFrame} answer */
+  answered(answer) {
+    const { requestId, status, message } = answer.params;
+    const call = this.#inFlight.get(requestId);
+    this.#inFlight.delete(requestId);
+    if (status === 0) call?.resolve(answer);
+    else call?.reject(HawserError.fromStatus(status, message));
+  }
+
+  /** The connection is lost: what was sent may or may not have been handled. */
+  lost() {
+    const calls = [...this.#inFlight.values()];
+    this.#inFlight.clear();
+    const failure = new HawserError("connection_lost", "the connection was lost before the answer came");
+    calls.forEach((call) => call.reject(failure));
+  }
+
+  /** Nothing will be sent any more. @param {HawserError} failure */
+  end(failure) {
+    const calls = [...this.#inFlight.values(), ...this.#waiting];
+    this.#inFlight.clear();
+    this.#waiting.clear();
+    calls.forEach((call) => call.reject(failure));
+  }
+}

@@ -1,0 +1,97 @@
+// @ts-check
+/**
+ * The demo page: a browser becomes a device, joins the group, shows what is pushed and sends requests.
+ * Everything about hawser is in the client module; here is only the page.
+ */
+import { Client } from "./hawser.js";
+
+const LINES_MAX = 200;
+
+/** @param {string} id @returns {any} */
+const element = (id) => document.getElementById(id);
+
+const config = await (await fetch("/config.json")).json();
+const query = new URLSearchParams(location.search);
+const device = query.get("device") || "web-1";
+const group = query.get("group") || config.group;
+
+element("device").textContent = device;
+element("group").textContent = group;
+element("command").textContent =
+  `hawser push unicast --app ${config.app} --device ${/^[\w.-]+$/.test(device) ? device : JSON.stringify(device)} "hello"`;
+element("other").href = `/?device=${device === "web-2" ? "web-3" : "web-2"}`;
+document.title = `${device} · hawser demo`;
+
+const client = new Client({ control: config.control, app: config.app, device, businesses: [config.business] });
+const chat = client.business(config.business);
+
+client.onState(({ state, cause, reason, retryInMs, connection }) => {
+  element("state").textContent = state;
+  element("state").dataset.state = state;
+  element("detail").textContent = {
+    idle: "",
+    connecting: "",
+    online: `connection ${connection}`,
+    waiting: `${cause}: ${reason || "no reason given"}; next try in ${((retryInMs ?? 0) / 1000).toFixed(1)} s`,
+    closed: `${cause}: ${reason || "no reason given"}; reload to come back`,
+  }[state];
+});
+
+client.onLeft((left) => add(element("messages"), "hawser", `this device is out of ${left.group}: ${left.reason}`));
+
+chat.onPush((push) => {
+  if (push.group === null) return add(element("pushes"), push.metadata.from ?? push.business, push.text());
+  const { from, text } = said(push);
+  add(element("messages"), from, text, from === device);
+});
+
+/** A message of the demo business is JSON; anybody else may have pushed plain text. */
+function said(/** @type {import("./hawser.js").Push} */ push) {
+  try {
+    const { from, text } = push.json();
+    if (typeof from === "string" && typeof text === "string") return { from, text };
+  } catch {
+    // plain text it is
+  }
+  return { from: push.business, text: push.text() };
+}
+
+/** @param {HTMLElement} list @param {string} from @param {string} text @param {boolean} [own] */
+function add(list, from, text, own = false) {
+  const line = document.createElement("li");
+  line.classList.toggle("own", own);
+  const author = document.createElement("b");
+  author.textContent = from;
+  const words = document.createElement("span");
+  words.textContent = text;
+  line.append(author, " ", words);
+  list.append(line);
+  while (list.childElementCount > LINES_MAX) list.firstElementChild?.remove();
+  list.scrollTop = list.scrollHeight;
+}
+
+element("say").addEventListener("submit", async (/** @type {SubmitEvent} */ event) => {
+  event.preventDefault();
+  const text = element("text").value.trim();
+  if (!text) return;
+  element("text").value = "";
+  element("text").focus();
+  const started = performance.now();
+  try {
+    const answer = await chat.request("say", text, { metadata: { room: group } });
+    element("sent").textContent = `answered "${answer.text()}" in ${Math.round(performance.now() - started)} ms`;
+  } catch (failure) {
+    const { code, message } = /** @type {import("./hawser.js").HawserError} */ (failure);
+    element("sent").textContent = `not sent: ${code ?? "error"}: ${message}`;
+    if (!element("text").value) element("text").value = text;
+  }
+});
+
+client.start();
+client.join(group, { deadlineMs: 60_000 }).catch((failure) => {
+  add(element("messages"), "hawser", `cannot join ${group}: ${failure.code}`);
+});
+addEventListener("pagehide", () => client.close());
+addEventListener("pageshow", (event) => {
+  if (event.persisted) location.reload();
+});

@@ -1,0 +1,130 @@
+// @ts-check
+/**
+ * One WebSocket from dial to close: frames in, frames out, heartbeats. What a frame means is the
+ * client's business.
+ */
+import { retryOf } from "./codes.js";
+import { Kind, SUBPROTOCOL, decodeFrame, encodeFrame } from "./wire.js";
+
+/** From the dial to the answer of the login. */
+const LOGIN_TIMEOUT_MS = 10_000;
+/** From a PING to any byte of the node. */
+const PONG_TIMEOUT_MS = 8_000;
+/** Bytes the browser may hold for a slow network before we stop giving it more. */
+const BUFFERED_BYTES_MAX = 1024 * 1024;
+
+/**
+ * Why a link has ended, and what to do then.
+ * @typedef {object} Ended
+ * @property {number} code close code; 1006 when the network broke it
+ * @property {string} reason
+ * @property {import("./codes.js").Retry} retry
+ * @property {number} retryAfterMs
+ */
+
+export class Link {
+  #socket;
+  #onFrame;
+  #ended = false;
+  /** @type {(ended: Ended) => void} */
+  #settle = () => {};
+  #loginTimer;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #heartbeat;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #pongTimer;
+  #heartbeatMs = 0;
+
+  /**
+   * @param {string} url
+   * @param {object} use
+   * @param {typeof WebSocket} use.WebSocket
+   * @param {Uint8Array<ArrayBuffer>} use.login the first frame
+   * @param {(frame: import("./wire.js").Frame) => void} use.onFrame
+   */
+  constructor(url, { WebSocket, login, onFrame }) {
+    const socket = new WebSocket(url, [SUBPROTOCOL]);
+    this.#socket = socket;
+    this.#onFrame = onFrame;
+    /** Resolves once, however the link ends. @type {Promise<Ended>} */
+    this.closed = new Promise((resolve) => (this.#settle = resolve));
+    this.#loginTimer = setTimeout(() => this.#lost("the login took too long"), LOGIN_TIMEOUT_MS);
+    socket.binaryType = "arraybuffer";
+    socket.onopen = () => !this.#ended && socket.send(login);
+    socket.onmessage = (event) => this.#received(event.data);
+    socket.onclose = (event) => {
+      const known = event.code >= 4000 && event.code <= 4499;
+      this.#end(known ? event.code : 1006, event.reason || "the connection broke", 0);
+    };
+  }
+
+  /**
+   * Sends a whole frame. False: the link takes no more just now, or has ended.
+   * @param {Uint8Array<ArrayBuffer>} frame
+   */
+  send(frame) {
+    if (this.#ended || this.#socket.readyState !== 1) return false;
+    if (this.#socket.bufferedAmount > BUFFERED_BYTES_MAX) return false;
+    this.#socket.send(frame);
+    this.#restartHeartbeat();
+    return true;
+  }
+
+  /** The login is done: from now on silence is broken by PING. @param {number} heartbeatMs */
+  loggedIn(heartbeatMs) {
+    clearTimeout(this.#loginTimer);
+    this.#heartbeatMs = heartbeatMs;
+    this.#restartHeartbeat();
+  }
+
+  /** Asks for a sign of life now, after the page or the network came back. */
+  probe() {
+    if (this.#heartbeatMs === 0 || this.#pongTimer) return;
+    this.#pongTimer = setTimeout(() => this.#lost("the node fell silent"), PONG_TIMEOUT_MS);
+    this.send(encodeFrame(Kind.PING, { nonce: Date.now() }));
+  }
+
+  /** Says goodbye and closes. */
+  leave() {
+    this.send(encodeFrame(Kind.BYE, { code: 4000 }));
+    this.#end(4000, "goodbye", 0);
+  }
+
+  #restartHeartbeat() {
+    clearTimeout(this.#heartbeat);
+    if (this.#heartbeatMs === 0) return;
+    this.#heartbeat = setTimeout(() => this.probe(), this.#heartbeatMs);
+  }
+
+  /** @param {unknown} data */
+  #received(data) {
+    if (this.#ended) return;
+    clearTimeout(this.#pongTimer);
+    this.#pongTimer = undefined;
+    if (!(data instanceof ArrayBuffer)) return this.#lost("the node sent text");
+    try {
+      const frame = decodeFrame(new Uint8Array(data));
+      if (frame.params === null) return; // from a later release, and may be skipped
+      if (frame.kind !== Kind.CLOSE) return this.#onFrame(frame);
+      const { code, reason, retryAfterMs } = frame.params;
+      this.#end(code, reason, retryAfterMs);
+    } catch (failure) {
+      this.#lost(`the node sent no frame of ours: ${/** @type {Error} */ (failure).message}`);
+    }
+  }
+
+  /** @param {string} reason */
+  #lost(reason) {
+    this.#end(1006, reason, 0);
+  }
+
+  /** @param {number} code @param {string} reason @param {number} retryAfterMs */
+  #end(code, reason, retryAfterMs) {
+    if (this.#ended) return;
+    this.#ended = true;
+    for (const timer of [this.#loginTimer, this.#heartbeat, this.#pongTimer]) clearTimeout(timer);
+    this.#socket.onmessage = null;
+    this.#socket.close();
+    this.#settle({ code, reason, retry: retryOf(code), retryAfterMs });
+  }
+}
