@@ -16,6 +16,8 @@ const CALL_TIMEOUT_MS = 10_000;
  * @property {string} protocol
  * @property {string} host
  * @property {number} port
+ * @property {number} [weight]
+ * @property {string} [node]
  *
  * @typedef {object} AccessAnswer
  * @property {string} token
@@ -72,13 +74,26 @@ function passing(code) {
 }
 
 /**
- * The WebSocket addresses of an answer, in its order. A page that came over https may not open plain
- * ones.
+ * The WebSocket access points of an answer, in the order to try. A page that came over https may not
+ * open plain ones. Of neighbours with the same protocol the one with more weight comes first.
  * @param {AccessPoint[]} points @param {boolean} secureOnly
- * @returns {string[]}
  */
-export function webSocketUrls(points, secureOnly) {
+export function webSocketPoints(points, secureOnly) {
   return points
-    .filter(({ protocol }) => protocol === "wss" || (protocol === "ws" && !secureOnly))
-    .map(({ protocol, host, port }) => `${protocol}://${host.includes(":") ? `[${host}]` : host}:${port}/`);
+    .map((point, at) => ({ point, run: at - sameBefore(points, at) }))
+    .sort((a, b) => a.run - b.run || (b.point.weight ?? 1) - (a.point.weight ?? 1))
+    .map(({ point }) => point)
+    .filter(({ protocol }) => protocol === "wss" || (protocol === "ws" && !secureOnly));
+}
+
+/** How many neighbours before this one have its protocol. @param {AccessPoint[]} points @param {number} at */
+function sameBefore(points, at) {
+  let count = 0;
+  while (count < at && points[at - count - 1].protocol === points[at].protocol) count += 1;
+  return count;
+}
+
+/** @param {AccessPoint} point */
+export function urlOf({ protocol, host, port }) {
+  return `${protocol}://${host.includes(":") ? `[${host}]` : host}:${port}/`;
 }

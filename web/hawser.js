@@ -38,6 +38,8 @@ const GROUPS_MAX = 100;
 /** Troubles that do not take a device's wish to be in a group away. */
 const PASSING = ["connection_lost", "deadline_exceeded", "unavailable", "overloaded"];
 const REJOIN_RETRY_MS = 5_000;
+/** However short a token lives, it is not refreshed more often. */
+const REFRESH_MS_MIN = 1_000;
 const REFRESH_RETRY_MS = 60_000;
 /** Longest time a browser's timer takes. */
 const TIMER_MS_MAX = 2 ** 31 - 1;
@@ -135,7 +137,8 @@ export class Client {
   #link = null;
   /** @type {{ [name: string]: any } | null} */
   #login = null;
-  #onlineSince = 0;
+  /** When this connection logged in. @type {number | null} */
+  #onlineSince = null;
   #calls = new Calls();
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #refreshTimer;
@@ -258,8 +261,8 @@ export class Client {
       this.#set({ state: "connecting" });
       const ended = await this.#connect(stop);
       if (stop.aborted) return;
-      const onlineMs = this.#onlineSince === 0 ? 0 : Date.now() - this.#onlineSince;
-      this.#onlineSince = 0;
+      const onlineMs = this.#onlineSince === null ? 0 : Math.max(1, Date.now() - this.#onlineSince);
+      this.#onlineSince = null;
       const cause = { cause: ended.cause, reason: ended.reason };
       if (ended.retry === "never") {
         this.#finish(cause, new HawserError("closed", `${ended.cause}: ${ended.reason}`));
@@ -333,7 +336,7 @@ export class Client {
     this.#login = login;
     this.#onlineSince = Date.now();
     this.#link?.loggedIn(login.heartbeatMs);
-    this.#planRefresh(login.tokenRefreshAtMs - login.serverTimeMs);
+    this.#planRefresh(login);
     this.#set({ state: "online", connection: login.connection });
     for (const group of this.#groups) this.#rejoin(group);
     this.#calls.flush();
@@ -358,22 +361,35 @@ export class Client {
     emit(this.#leftHandlers, { group, reason: LEFT_REASONS[reason] || "removed" });
   }
 
-  /** @param {number} inMs */
-  #planRefresh(inMs) {
+  /**
+   * Refreshes when the node said, spread over a tenth of the time that is left then.
+   * @param {{ [name: string]: any }} times with `tokenRefreshAtMs` and `tokenExpiresAtMs`
+   */
+  #planRefresh({ tokenRefreshAtMs, tokenExpiresAtMs }) {
+    const spread = (this.#options.random ?? Math.random)() * (tokenExpiresAtMs - tokenRefreshAtMs) * 0.1;
+    this.#refreshIn(Math.max(REFRESH_MS_MIN, tokenRefreshAtMs + spread - this.#serverNow()));
+  }
+
+  /** @param {number} ms */
+  #refreshIn(ms) {
     clearTimeout(this.#refreshTimer);
-    if (!(inMs < TIMER_MS_MAX)) return;
+    if (!(ms < TIMER_MS_MAX)) return;
     this.#refreshTimer = setTimeout(() => {
       this.#link?.send(encodeFrame(Kind.REFRESH, { requestId: this.#calls.nextId() }));
-      this.#planRefresh(REFRESH_RETRY_MS); // until REFRESHED plans better
-    }, Math.max(0, inMs));
+      this.#refreshIn(REFRESH_RETRY_MS); // until REFRESHED plans better
+    }, ms);
   }
 
   /** @param {{ [name: string]: any }} refreshed */
-  #refreshed({ status, token, tokenRefreshAtMs, tokenExpiresAtMs }) {
-    if (status !== 0 || !this.#login) return;
-    const serverNow = this.#login.serverTimeMs + Date.now() - this.#onlineSince;
-    this.#way.refreshed(token, tokenExpiresAtMs - serverNow);
-    this.#planRefresh(Math.max(1_000, tokenRefreshAtMs - serverNow));
+  #refreshed(refreshed) {
+    if (refreshed.status !== 0) return; // tried again, as long as the connection lives
+    this.#way.refreshed(refreshed.token, refreshed.tokenExpiresAtMs - this.#serverNow());
+    this.#planRefresh(refreshed);
+  }
+
+  /** The node's clock. */
+  #serverNow() {
+    return this.#login?.serverTimeMs + Date.now() - (this.#onlineSince ?? 0);
   }
 
   #disconnected() {
@@ -433,8 +449,8 @@ export class Client {
 
   /** @param {number} number @returns {string} */
   #nameOf(number) {
-    const entry = this.#login?.businesses.find((/** @type {any} */ it) => it.number === number);
-    return entry?.name ?? "";
+    const served = (/** @type {any} */ it) => it.status === 0 && it.number === number;
+    return this.#login?.businesses.find(served)?.name ?? "";
   }
 
   // === states ===

@@ -9,7 +9,7 @@ import { Kind, SUBPROTOCOL, decodeFrame, encodeFrame } from "./wire.js";
 /** From the dial to the answer of the login. */
 const LOGIN_TIMEOUT_MS = 10_000;
 /** From a PING to any byte of the node. */
-const PONG_TIMEOUT_MS = 8_000;
+const PONG_TIMEOUT_MS = 10_000;
 /** Bytes the browser may hold for a slow network before we stop giving it more. */
 const BUFFERED_BYTES_MAX = 1024 * 1024;
 

@@ -3,12 +3,12 @@
  * The way to a connection: control's answer while it is good, which of its addresses to dial next, and
  * how long to wait before.
  */
-import { callAccess, webSocketUrls } from "./access.js";
+import { callAccess, urlOf, webSocketPoints } from "./access.js";
 import { Backoff } from "./backoff.js";
 import { HawserError } from "./codes.js";
 
-/** Addresses that may fail before control is asked for new ones. */
-const FAILURES_BEFORE_ASKING = 3;
+/** A node that sent its devices elsewhere comes last for this long. */
+const AVOID_MS = 60_000;
 
 export class Way {
   #options;
@@ -18,7 +18,12 @@ export class Way {
   #answer = null;
   #askedAt = 0;
   #tokenExpiresAt = 0;
+  /** Dials that failed since the last answer or session. */
   #failures = 0;
+  /** What was dialled last, and how many others there were. @type {{ node: string, others: number } | null} */
+  #dialled = null;
+  /** Nodes to come last, and until when. @type {Map<string, number>} */
+  #avoided = new Map();
 
   /** @param {import("./hawser.js").Options} options @param {string} sdk */
   constructor(options, sdk) {
@@ -35,16 +40,22 @@ export class Way {
   async next(stop) {
     const asked = await this.#ask(stop);
     const answer = /** @type {import("./access.js").AccessAnswer} */ (this.#answer);
-    const urls = webSocketUrls(answer.access_points, globalThis.location?.protocol === "https:");
-    if (urls.length === 0) {
+    const points = webSocketPoints(answer.access_points, globalThis.location?.protocol === "https:");
+    if (points.length === 0) {
       this.#answer = null;
       throw HawserError.fromStatus(27, "control gave no WebSocket address");
     }
-    return {
-      url: urls[this.#failures % urls.length],
-      token: answer.token,
-      startAfterMs: asked ? (answer.start_after_ms ?? 0) : 0,
-    };
+    const good = points.filter((point) => !this.#isAvoided(point));
+    const ordered = [...good, ...points.filter((point) => this.#isAvoided(point))];
+    const point = ordered[this.#failures % ordered.length];
+    this.#dialled = { node: nodeOf(point), others: points.length - 1 };
+    const startAfterMs = asked ? (answer.start_after_ms ?? 0) : 0;
+    return { url: urlOf(point), token: answer.token, startAfterMs };
+  }
+
+  /** @param {import("./access.js").AccessPoint} point */
+  #isAvoided(point) {
+    return (this.#avoided.get(nodeOf(point)) ?? 0) > Date.now();
   }
 
   /**
@@ -88,12 +99,28 @@ export class Way {
    * @param {{ retry: import("./codes.js").Retry, retryAfterMs: number, onlineMs: number }} ended
    */
   ended(ended) {
-    if (ended.retry === "new token") this.#answer = null;
-    // Another address, when this one did not lead to a session or the node asked for it.
-    if (ended.retry === "elsewhere" || ended.onlineMs === 0) this.#failures += 1;
-    // Nodes have come and gone since: ask control again, and go on with what we have if it is away.
-    if (ended.retry === "elsewhere" || this.#failures >= FAILURES_BEFORE_ASKING) this.#askedAt = -Infinity;
     const { backoff, reconnect_window_ms: windowMs } = this.#answer ?? {};
+    const dialled = this.#dialled;
+    this.#dialled = null;
+    if (ended.onlineMs > 0) this.#failures = 0;
+    else if (dialled) this.#failures += 1;
+    if (ended.retry === "new token") this.#answer = null;
+    if (ended.retry === "elsewhere" && dialled) {
+      this.#avoided.clear();
+      this.#avoided.set(dialled.node, Date.now() + AVOID_MS);
+      if (dialled.others === 0) this.#askedAt = -Infinity;
+    }
+    if (ended.retry === "now" && ended.onlineMs === 0 && dialled) {
+      // A dial that failed goes on with the next address at once. After a whole round control is asked
+      // again: nodes have come and gone since.
+      if (this.#failures % (dialled.others + 1) !== 0) return 0;
+      this.#askedAt = -Infinity;
+    }
     return this.#backoff.next(ended, backoff, windowMs);
   }
+}
+
+/** @param {import("./access.js").AccessPoint} point */
+function nodeOf(point) {
+  return point.node ?? urlOf(point);
 }

@@ -7,22 +7,28 @@ const delays = (random, ...ended) => {
   const backoff = new Backoff(() => random);
   return ended.map((it) => backoff.next(it, policy, 4_000));
 };
-const now = { retry: "now" };
+const failed = { retry: "now" };
 const later = { retry: "later" };
+const short = { retry: "now", onlineMs: 1_000 };
+const lasted = { retry: "now", onlineMs: 30_000 };
 
-test("the first reconnect is spread over the window, later ones back off up to the most", () => {
-  assert.deepEqual(delays(0.5, now, now, now, now, now, now), [2_000, 75, 150, 300, 600, 750]);
-  assert.deepEqual(delays(0, now, now), [0, 50]);
+test("failures back off up to the most, with jitter downwards", () => {
+  assert.deepEqual(delays(0, failed, failed, failed, failed, failed), [100, 200, 400, 800, 1_000]);
+  assert.deepEqual(delays(1, failed, failed), [50, 100]);
 });
 
-test("later waits from the first time on, never before what the node said", () => {
-  assert.deepEqual(delays(0, later, later), [50, 100]);
-  assert.deepEqual(delays(0, { retry: "later", retryAfterMs: 5_000 }), [5_050]);
-  assert.deepEqual(delays(0, { retry: "now", retryAfterMs: 5_000 }), [5_000]);
+test("the first return after a good session is spread over the window, once", () => {
+  assert.deepEqual(delays(0.5, lasted, failed, short, failed), [2_000, 75, 150, 300]);
+  assert.deepEqual(delays(0.5, short, short, lasted, failed), [2_000, 75, 2_000, 75]);
 });
 
-test("a session that lasted makes the next loss a first one", () => {
-  const lasted = { retry: "now", onlineMs: 20_000 };
-  const short = { retry: "now", onlineMs: 1_000 };
-  assert.deepEqual(delays(1, now, short, lasted, now), [4_000, 100, 4_000, 100]);
+test("later waits at least the second delay, and never less than the node said", () => {
+  assert.deepEqual(delays(0, later, later), [200, 400]);
+  assert.deepEqual(delays(1, { retry: "later", retryAfterMs: 5_000 }, failed), [7_500, 100]);
+  assert.deepEqual(delays(0, { ...lasted, retryAfterMs: 5_000 }), [5_000]);
+});
+
+test("a new token is fetched at once, and the second time in a row after a wait", () => {
+  const token = { retry: "new token" };
+  assert.deepEqual(delays(0, token, token, token, { ...token, onlineMs: 40_000 }), [0, 100, 200, 0]);
 });

@@ -3,7 +3,7 @@ import { afterEach, beforeEach, mock, test } from "node:test";
 import { Kind } from "../wire.js";
 import { House, pass, settle } from "./house.js";
 
-beforeEach(() => mock.timers.enable({ apis: ["setTimeout", "Date"] }));
+beforeEach(() => mock.timers.enable({ apis: ["setTimeout", "Date"], now: 1e12 }));
 afterEach(() => mock.timers.reset());
 
 const text = (body) => new TextEncoder().encode(body);
@@ -180,17 +180,19 @@ test("silence is broken by PING, and a node that stays silent is left", async ()
   socket.say(Kind.PONG, {});
   await pass(25_000);
   assert.ok(socket.take(Kind.PING));
-  await pass(8_000);
+  await pass(9_900);
+  assert.equal(last(house.states).state, "online");
+  await pass(100);
   assert.equal(last(house.states).state, "waiting");
   assert.equal(last(house.states).cause, "connection_lost");
   client.close();
 });
 
-for (const { code, retryAfterMs, delay, calls, state } of [
+for (const { code, retryAfterMs, delay, calls, state, url = "ws://127.0.0.1:7102/" } of [
   { code: 4001, delay: 500, calls: 1, state: "waiting" },
-  { code: 4100, retryAfterMs: 3_000, delay: 3_375, calls: 1, state: "waiting" },
-  { code: 4200, delay: 500, calls: 2, state: "waiting" },
-  { code: 4300, delay: 500, calls: 2, state: "waiting" },
+  { code: 4100, retryAfterMs: 3_000, delay: 3_750, calls: 1, state: "waiting" },
+  { code: 4200, delay: 500, calls: 1, state: "waiting", url: "wss://[::1]:7103/" },
+  { code: 4300, delay: 0, calls: 2, state: "waiting" },
   { code: 4408, calls: 1, state: "closed" },
   { code: 4499, calls: 1, state: "closed" },
 ]) {
@@ -205,7 +207,8 @@ for (const { code, retryAfterMs, delay, calls, state } of [
     assert.equal(socket.readyState, 3);
     if (state === "waiting") {
       await pass(delay);
-      await house.login();
+      const next = await house.login();
+      assert.equal(next.socket.url, url);
     }
     assert.equal(house.accessCalls.length, calls);
     client.close();
@@ -236,19 +239,25 @@ test("addresses that do not answer take turns, and then control is asked again",
     await pass(10_000);
   }
   const [ws, wss] = ["ws://127.0.0.1:7102/", "wss://[::1]:7103/"];
-  assert.deepEqual(urls, [ws, wss, ws, ws]);
-  assert.equal(house.accessCalls.length, 2);
+  assert.deepEqual(urls, [ws, wss, ws, wss]);
+  assert.equal(house.accessCalls.length, 3, "after each round");
   client.close();
 });
 
 test("with control away a living token will do; a refusal ends it; trouble is waited out", async () => {
-  const { house, client, socket } = await online();
-  house.access = () => ({ status: 0 });
+  const answer = new House().access();
+  answer.body.refresh_after_ms = 10_000;
+  const house = new House();
+  house.access = () => answer;
+  const client = house.client();
+  client.start();
+  const { socket } = await house.login();
   await pass(20_000);
-  socket.say(Kind.CLOSE, { code: 4200 });
+  house.access = () => ({ status: 0 });
+  socket.break();
   await pass(1_000);
   const { login } = await house.login();
-  assert.equal(login.token, "token-1");
+  assert.equal(login.token, "token-0");
   assert.equal(house.accessCalls.length, 2);
   client.close();
 
@@ -273,14 +282,15 @@ test("with control away a living token will do; a refusal ends it; trouble is wa
 
 test("the token is refreshed on the live connection", async () => {
   const { house, client, socket } = await online();
-  let refresh;
-  for (let i = 0; i < 360 && !refresh; i++) {
+  for (let i = 0; i < 377; i++) {
     await pass(5_000);
     socket.say(Kind.PONG, {});
-    refresh = socket.take(Kind.REFRESH);
+    assert.equal(socket.take(Kind.REFRESH), undefined);
   }
+  await pass(5_000); // half of a tenth of the half hour that is left
+  const refresh = socket.take(Kind.REFRESH);
   const { requestId } = refresh.params;
-  const now = 1_000_000 + 1_800_000;
+  const now = 1_000_000 + 1_890_000;
   socket.say(Kind.REFRESHED, { requestId, token: "newer", tokenRefreshAtMs: now + 9e5, tokenExpiresAtMs: now + 36e5 });
   house.access = () => ({ status: 0 });
   await pass(1_000);

@@ -11,7 +11,7 @@ export async function settle() {
 /** Lets time pass in steps, so that what follows from a timer can set the next one. */
 export async function pass(ms) {
   await settle();
-  for (let left = ms; left > 0; left -= 100) {
+  for (let left = Math.max(1, ms); left > 0; left -= 100) {
     mock.timers.tick(Math.min(100, left));
     await settle();
   }
