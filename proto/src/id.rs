@@ -65,6 +65,11 @@ macro_rules! text_id {
                 Ok(Self(text.into()))
             }
 
+            /// Checks the form of a text that need not become an id of its own: on the path of a push.
+            pub fn check(text: &str) -> Result<(), IdError> {
+                $check(text)
+            }
+
             /// The text as it was given.
             pub fn as_str(&self) -> &str {
                 &self.0

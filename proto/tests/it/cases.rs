@@ -1,0 +1,380 @@
+//! The table of good cases: every kind of frame, and the freedoms a sender has.
+
+use crate::tokens;
+use crate::vectors::{Case, Expect, Frame, From};
+use bytes::Bytes;
+use hawser_proto::code::{CloseCode, ErrorCode};
+use hawser_proto::codec::{self, Flags};
+use hawser_proto::frame::{DeviceFrame, Kind, NodeFrame};
+use hawser_proto::limits::{FRAME_BYTES_MAX_DEFAULT, LOGIN_FRAME_BYTES_MAX};
+use hawser_proto::params;
+use std::collections::HashMap;
+
+/// 2027-01-15 08:00 UTC, the "now" of all vectors.
+pub(crate) const NOW_MS: u64 = 1_800_000_000_000;
+const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+fn case(name: &'static str, title: &'static str, from: From, frames: Vec<Frame>) -> Case {
+    let bytes: Vec<u8> = frames.iter().flat_map(Frame::encode).collect();
+    Case {
+        name,
+        title,
+        from,
+        message: false,
+        limit: FRAME_BYTES_MAX_DEFAULT,
+        bytes: bytes.into(),
+        expect: Expect::Frames(frames),
+        canonical: true,
+    }
+}
+
+fn device(name: &'static str, title: &'static str, frame: DeviceFrame) -> Case {
+    case(name, title, From::Device, vec![Frame::Device(frame)])
+}
+
+fn node(name: &'static str, title: &'static str, frame: NodeFrame) -> Case {
+    case(name, title, From::Node, vec![Frame::Node(frame)])
+}
+
+/// Bytes that our encoder does not write, but that every reader takes.
+fn other_bytes(bytes: impl Into<Bytes>, case: Case) -> Case {
+    Case { bytes: bytes.into(), canonical: false, ..case }
+}
+
+fn map(key: &str, value: &str) -> HashMap<String, String> {
+    HashMap::from([(key.to_owned(), value.to_owned())])
+}
+
+pub(crate) fn login() -> params::Login {
+    params::Login {
+        app: "demo".into(),
+        device: "web-1".into(),
+        token: tokens::example(),
+        instance: Bytes::from_static(&[
+            0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
+        ]),
+        attempt: 1,
+        ..Default::default()
+    }
+}
+
+pub(crate) fn ping(nonce: u64) -> Frame {
+    Frame::Device(DeviceFrame::Ping(params::Ping { nonce }))
+}
+
+pub(crate) fn request() -> params::Request {
+    params::Request {
+        request_id: 1,
+        business: 1,
+        method: "say".into(),
+        metadata: map("room", "lobby"),
+        traceparent: TRACEPARENT.into(),
+        deadline_ms: 2000,
+    }
+}
+
+fn business(name: &str, number: u32, status: Option<ErrorCode>) -> params::BusinessNumber {
+    let status = status.map_or(0, ErrorCode::number);
+    params::BusinessNumber { name: name.into(), number, status }
+}
+
+fn login_ok() -> params::LoginOk {
+    params::LoginOk {
+        connection: "a1/00000000deadbeef/7.3".into(),
+        epoch: NOW_MS,
+        businesses: vec![business("chat", 1, None)],
+        heartbeat_ms: 25_000,
+        idle_timeout_ms: 35_000,
+        server_time_ms: NOW_MS,
+        frame_bytes_max: 65_536,
+        groups_max: 100,
+        requests_in_flight_max: 64,
+        token_refresh_at_ms: NOW_MS + 2_700_000,
+        token_expires_at_ms: NOW_MS + 3_600_000,
+        abilities: 0,
+    }
+}
+
+pub(crate) fn good() -> Vec<Case> {
+    let mut cases = from_devices();
+    cases.extend(from_nodes());
+    cases.extend(freedoms());
+    cases
+}
+
+fn from_devices() -> Vec<Case> {
+    let client = params::Client {
+        sdk: "my-client/1.0".into(),
+        platform: "web".into(),
+        network: "wifi".into(),
+        app_version: "3.2".into(),
+    };
+    let full = params::Login {
+        attempt: 300,
+        businesses: vec!["chat".into(), "live".into()],
+        client: Some(client),
+        ..login()
+    };
+    vec![
+        Case {
+            limit: LOGIN_FRAME_BYTES_MAX,
+            ..device(
+                "login",
+                "LOGIN that names two businesses and says what the device is",
+                DeviceFrame::Login(full),
+            )
+        },
+        Case {
+            limit: LOGIN_FRAME_BYTES_MAX,
+            ..device(
+                "login_small",
+                "LOGIN with what it must have, for all businesses",
+                DeviceFrame::Login(login()),
+            )
+        },
+        device("ping", "PING", DeviceFrame::Ping(params::Ping { nonce: 7 })),
+        device(
+            "ping_empty",
+            "PING with nonce 0: no parameters at all",
+            DeviceFrame::Ping(params::Ping { nonce: 0 }),
+        ),
+        device("refresh", "REFRESH", DeviceFrame::Refresh(params::Refresh { request_id: 2 })),
+        device(
+            "bye",
+            "BYE",
+            DeviceFrame::Bye(params::Close {
+                code: CloseCode::Goodbye.number().into(),
+                reason: "the app was closed".into(),
+                retry_after_ms: 0,
+            }),
+        ),
+        device(
+            "request",
+            "REQUEST with metadata, a deadline and a body",
+            DeviceFrame::Request(request(), Bytes::from_static(b"hello")),
+        ),
+        device(
+            "request_small",
+            "REQUEST with what it must have, without a body",
+            DeviceFrame::Request(
+                params::Request { request_id: u64::MAX, business: 1, ..Default::default() },
+                Bytes::new(),
+            ),
+        ),
+        device(
+            "join",
+            "JOIN",
+            DeviceFrame::Join(params::Join { request_id: 3, group: "lobby".into() }),
+        ),
+        device(
+            "leave",
+            "LEAVE",
+            DeviceFrame::Leave(params::Leave { request_id: 4, group: "lobby".into() }),
+        ),
+    ]
+}
+
+fn from_nodes() -> Vec<Case> {
+    let mut two = login_ok();
+    two.businesses.push(business("live", 0, Some(ErrorCode::PermissionDenied)));
+    let joined = params::Joined { request_id: 3, group: "lobby".into(), ..Default::default() };
+    let left = params::Left { group: "lobby".into(), ..Default::default() };
+    vec![
+        node("login_ok", "LOGIN_OK with one business", NodeFrame::LoginOk(login_ok())),
+        node(
+            "login_ok_partly",
+            "LOGIN_OK with a business that the token does not allow",
+            NodeFrame::LoginOk(two),
+        ),
+        node("pong", "PONG", NodeFrame::Pong(params::Ping { nonce: 7 })),
+        node(
+            "refreshed",
+            "REFRESHED with a new token",
+            NodeFrame::Refreshed(params::Refreshed {
+                request_id: 2,
+                token: tokens::example(),
+                token_refresh_at_ms: NOW_MS + 2_700_000,
+                token_expires_at_ms: NOW_MS + 3_600_000,
+                ..Default::default()
+            }),
+        ),
+        node(
+            "refreshed_revoked",
+            "REFRESHED that says no",
+            NodeFrame::Refreshed(params::Refreshed {
+                request_id: 2,
+                status: ErrorCode::Revoked.number(),
+                message: "the device's tokens were revoked".into(),
+                ..Default::default()
+            }),
+        ),
+        node(
+            "close",
+            "CLOSE with a time to come back",
+            NodeFrame::close(CloseCode::Overloaded, "too many logins", 1500),
+        ),
+        node(
+            "response",
+            "RESPONSE with metadata and a body",
+            NodeFrame::Response(
+                params::Response {
+                    request_id: 1,
+                    metadata: map("seen-by", "3"),
+                    ..Default::default()
+                },
+                Bytes::from_static(b"hello yourself"),
+            ),
+        ),
+        node(
+            "response_error",
+            "RESPONSE of a request that the pool had no room for",
+            NodeFrame::Response(
+                params::Response {
+                    request_id: 1,
+                    status: ErrorCode::Overloaded.number(),
+                    message: "the business is busy".into(),
+                    ..Default::default()
+                },
+                Bytes::new(),
+            ),
+        ),
+        node(
+            "joined",
+            "JOINED",
+            NodeFrame::Joined(params::Joined { business: 1, ..joined.clone() }),
+        ),
+        node(
+            "joined_not",
+            "JOINED that says no",
+            NodeFrame::Joined(params::Joined {
+                status: ErrorCode::GroupNotFound.number(),
+                message: "there is no such group".into(),
+                ..joined
+            }),
+        ),
+        node(
+            "left",
+            "LEFT, the answer to LEAVE",
+            NodeFrame::Left(params::Left {
+                request_id: 4,
+                reason: params::LeftReason::Asked.into(),
+                ..left.clone()
+            }),
+        ),
+        node(
+            "left_kicked",
+            "LEFT that nobody asked for",
+            NodeFrame::Left(params::Left {
+                message: "spam".into(),
+                reason: params::LeftReason::Kicked.into(),
+                ..left
+            }),
+        ),
+        node(
+            "push",
+            "PUSH",
+            NodeFrame::Push(
+                params::Push {
+                    push_id: Bytes::from_static(b"order-17"),
+                    business: 1,
+                    metadata: map("type", "text"),
+                    traceparent: String::new(),
+                },
+                Bytes::from_static(b"your order is on its way"),
+            ),
+        ),
+        node(
+            "group_push",
+            "GROUP_PUSH, the same bytes for every member",
+            NodeFrame::GroupPush(
+                params::GroupPush {
+                    push_id: Bytes::from_static(&[0xf0, 0x0d]),
+                    business: 1,
+                    group: "lobby".into(),
+                    ..Default::default()
+                },
+                Bytes::from_static("grüß dich".as_bytes()),
+            ),
+        ),
+    ]
+}
+
+/// What a sender may do though ours does not, and several frames at once.
+fn freedoms() -> Vec<Case> {
+    let ping = || ping(7);
+    let again = |name, title| case(name, title, From::Device, vec![ping()]);
+    let fields = |bytes: &[u8]| raw(Kind::Ping as u8, 0, bytes, b"");
+    let glued = vec![
+        ping(),
+        Frame::Device(DeviceFrame::Request(request(), Bytes::from_static(b"hello"))),
+        ping(),
+    ];
+    vec![
+        case("stream_of_three", "three frames glued together", From::Device, glued),
+        Case {
+            message: true,
+            ..again("message", "one WebSocket message that holds one frame")
+        },
+        other_bytes(
+            raw(Kind::Ping as u8, 0x00ff, &[0x08, 7], b""),
+            again("flags_optional", "optional flags that nobody knows yet are ignored"),
+        ),
+        other_bytes(
+            fields(&[0x82, 0x04, 2, b'h', b'i', 0x08, 7, 0xa8, 0x06, 0x2a]),
+            again(
+                "fields_unknown",
+                "unknown fields, here the private ones 64 and 101, are skipped",
+            ),
+        ),
+        other_bytes(
+            fields(&[0x08, 1, 0x08, 0x87, 0x00]),
+            again(
+                "fields_repeated",
+                "the last of a repeated field wins, and a varint may be longer than it must",
+            ),
+        ),
+        other_bytes(
+            raw(0x6a, 0, &[1, 2, 3], b"whatever"),
+            case(
+                "skipped_from_device",
+                "an ignorable kind of a later release is skipped, parameters and body included",
+                From::Device,
+                vec![Frame::Device(DeviceFrame::Ignored(0x6a))],
+            ),
+        ),
+        other_bytes(
+            raw(0xe0, 0, &[], b"whatever"),
+            case(
+                "skipped_from_node",
+                "the same in the other direction",
+                From::Node,
+                vec![Frame::Node(NodeFrame::Ignored(0xe0))],
+            ),
+        ),
+        other_bytes(
+            raw(Kind::Pong as u8, 0, &[0x08, 7], b"odd"),
+            case(
+                "pong_with_body",
+                "a body on a node's frame that has none is ignored",
+                From::Node,
+                vec![Frame::Node(NodeFrame::Pong(params::Ping { nonce: 7 }))],
+            ),
+        ),
+    ]
+}
+
+/// Bytes of a frame, whatever they mean.
+pub(crate) fn raw(kind: u8, flags: u16, params: &[u8], body: &[u8]) -> Vec<u8> {
+    let mut out = head(kind, flags, params.len() as u16, body.len() as u32);
+    out.extend_from_slice(params);
+    out.extend_from_slice(body);
+    out
+}
+
+/// A header alone, whatever it claims.
+pub(crate) fn head(kind: u8, flags: u16, params_len: u16, body_len: u32) -> Vec<u8> {
+    let mut out = codec::encode(kind, Flags(flags), &params::Ping::default(), b"").to_vec();
+    out[6..8].copy_from_slice(&params_len.to_be_bytes());
+    out[8..12].copy_from_slice(&body_len.to_be_bytes());
+    out
+}
