@@ -24,6 +24,7 @@ pub struct Catalogue {
 
 impl Catalogue {
     /// The next catalogue. Entities whose names are malformed are left out.
+    #[must_use]
     pub fn apply(&self, update: wire::Update) -> Self {
         let mut next = match &update.what {
             Some(What::Snapshot(_)) => Self::default(),
@@ -39,10 +40,10 @@ impl Catalogue {
                 all.revocations.into_iter().for_each(|it| next.put(Entity::Revocation(it)));
             }
             Some(What::Change(wire::Change { entity: Some(entity), removed: false })) => {
-                next.put(entity)
+                next.put(entity);
             }
             Some(What::Change(wire::Change { entity: Some(entity), removed: true })) => {
-                next.remove(&entity)
+                next.remove(&entity);
             }
             Some(What::Change(wire::Change { entity: None, .. })) | None => {}
         }

@@ -12,6 +12,7 @@ use crate::limits::{
 use crate::params;
 use bytes::Bytes;
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 
 macro_rules! kinds {
     ($($(#[doc = $doc:literal])+ $variant:ident = $number:literal, $name:literal;)+) => {
@@ -132,7 +133,9 @@ fn no_body(raw: &RawFrame) -> Result<(), FrameError> {
 }
 
 /// Checks metadata against its limits. Shared by the wire and the push API.
-pub fn check_metadata(metadata: &HashMap<String, String>) -> Result<(), &'static str> {
+pub fn check_metadata<S: BuildHasher>(
+    metadata: &HashMap<String, String, S>,
+) -> Result<(), &'static str> {
     if metadata.len() > METADATA_ENTRIES_MAX {
         return Err("more than 32 metadata entries");
     }
@@ -324,3 +327,6 @@ pub fn cut(text: &str) -> String {
     }
     text[..end].to_owned()
 }
+
+#[cfg(test)]
+mod tests;

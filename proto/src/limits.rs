@@ -65,4 +65,4 @@ pub const NODE_LEASE: Duration = Duration::from_secs(10);
 /// One call between router and access node.
 pub const NODE_CALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Difference of clocks that token times forgive.
-pub const CLOCK_LEEWAY: Duration = Duration::from_secs(60);
+pub const CLOCK_LEEWAY: Duration = Duration::from_mins(1);

@@ -180,3 +180,6 @@ impl SigningKey {
         jsonwebtoken::encode(&header, claims, &self.key).map_err(|_| TokenError::Invalid)
     }
 }
+
+#[cfg(test)]
+mod tests;

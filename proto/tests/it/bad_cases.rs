@@ -181,9 +181,8 @@ fn messages() -> Vec<Case> {
 }
 
 fn rules() -> Vec<Case> {
-    let bad = |name, title, frame: DeviceFrame| {
-        refused(name, title, CloseCode::BadFrame, frame.encode())
-    };
+    let bad =
+        |name, title, frame: DeviceFrame| refused(name, title, CloseCode::BadFrame, frame.encode());
     let ask = |change: fn(&mut params::Request)| {
         let mut request = request();
         change(&mut request);

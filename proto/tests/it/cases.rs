@@ -50,9 +50,7 @@ pub(crate) fn login() -> params::Login {
         app: "demo".into(),
         device: "web-1".into(),
         token: tokens::example(),
-        instance: Bytes::from_static(&[
-            0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
-        ]),
+        instance: Bytes::from_static(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]),
         attempt: 1,
         ..Default::default()
     }
@@ -311,10 +309,7 @@ fn freedoms() -> Vec<Case> {
     ];
     vec![
         case("stream_of_three", "three frames glued together", From::Device, glued),
-        Case {
-            message: true,
-            ..again("message", "one WebSocket message that holds one frame")
-        },
+        Case { message: true, ..again("message", "one WebSocket message that holds one frame") },
         other_bytes(
             raw(Kind::Ping as u8, 0x00ff, &[0x08, 7], b""),
             again("flags_optional", "optional flags that nobody knows yet are ignored"),

@@ -3,6 +3,8 @@
 //! `UPDATE_VECTORS=1 cargo test -p hawser-proto --test it` rewrites the vectors, the examples in
 //! WIRE.md and the corpus from [`cases`]. A changed vector is a changed protocol: say so.
 
+#![allow(clippy::unwrap_used)]
+
 mod annotate;
 mod bad_cases;
 mod cases;

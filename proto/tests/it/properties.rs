@@ -27,19 +27,15 @@ fn traceparent() -> impl Strategy<Value = String> {
 }
 
 fn login() -> impl Strategy<Value = params::Login> {
-    let client = (text(), text(), text(), text()).prop_map(
-        |(sdk, platform, network, app_version)| params::Client {
-            sdk,
-            platform,
-            network,
-            app_version,
-        },
-    );
+    let client =
+        (text(), text(), text(), text()).prop_map(|(sdk, platform, network, app_version)| {
+            params::Client { sdk, platform, network, app_version }
+        });
     let names = (text(), text(), text());
     let businesses = vec(text(), 0..=32);
     let rest = (any::<[u8; 16]>(), 1u64.., businesses, proptest::option::of(client), any::<u32>());
-    (names, rest).prop_map(|((app, device, token), (instance, attempt, businesses, client, bits))| {
-        params::Login {
+    (names, rest).prop_map(
+        |((app, device, token), (instance, attempt, businesses, client, bits))| params::Login {
             app,
             device,
             token,
@@ -48,8 +44,8 @@ fn login() -> impl Strategy<Value = params::Login> {
             businesses,
             client,
             abilities: bits,
-        }
-    })
+        },
+    )
 }
 
 fn request() -> impl Strategy<Value = params::Request> {
@@ -81,9 +77,12 @@ fn device_frame() -> impl Strategy<Value = DeviceFrame> {
         (1u64..).prop_map(|request_id| DeviceFrame::Refresh(params::Refresh { request_id })),
         close().prop_map(DeviceFrame::Bye),
         (request(), body()).prop_map(|(request, body)| DeviceFrame::Request(request, body)),
-        named().prop_map(|(request_id, group)| DeviceFrame::Join(params::Join { request_id, group })),
         named()
-            .prop_map(|(request_id, group)| DeviceFrame::Leave(params::Leave { request_id, group })),
+            .prop_map(|(request_id, group)| DeviceFrame::Join(params::Join { request_id, group })),
+        named().prop_map(|(request_id, group)| DeviceFrame::Leave(params::Leave {
+            request_id,
+            group
+        })),
         (0x60u8..0x80).prop_map(DeviceFrame::Ignored),
     ]
 }
@@ -123,9 +122,14 @@ fn refreshed() -> impl Strategy<Value = params::Refreshed> {
 }
 
 fn response() -> impl Strategy<Value = params::Response> {
-    (any::<u64>(), any::<u32>(), text(), metadata()).prop_map(|(request_id, status, message, metadata)| {
-        params::Response { request_id, status, message, metadata }
-    })
+    (any::<u64>(), any::<u32>(), text(), metadata()).prop_map(
+        |(request_id, status, message, metadata)| params::Response {
+            request_id,
+            status,
+            message,
+            metadata,
+        },
+    )
 }
 
 fn joined() -> impl Strategy<Value = params::Joined> {

@@ -7,9 +7,7 @@ use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hawser_proto::code::CloseCode;
-use hawser_proto::token::{
-    AUDIENCE, Claims, ISSUER, SigningKey, TokenError, VerifyingKey, verify,
-};
+use hawser_proto::token::{AUDIENCE, Claims, ISSUER, SigningKey, TokenError, VerifyingKey, verify};
 use proptest::prelude::*;
 
 /// The key of RFC 8032, section 7.1, test 1. It signs nothing but examples.
@@ -52,7 +50,7 @@ fn check(token: &str) -> Result<String, TokenError> {
 }
 
 #[test]
-fn the_example_token_is_what_the_page_says_and_holds() {
+pub(crate) fn the_example_token_is_what_the_page_says_and_holds() {
     let (header, claims) = (r#"{"typ":"JWT","alg":"EdDSA","kid":"example"}"#, claims());
     let claims = serde_json::to_string(&claims).unwrap();
     let token = example();
@@ -67,7 +65,7 @@ fn the_example_token_is_what_the_page_says_and_holds() {
 }
 
 #[test]
-fn the_example_proof_is_what_the_page_says_and_holds() {
+pub(crate) fn the_example_proof_is_what_the_page_says_and_holds() {
     let seed = hex::decode(SEED).unwrap();
     let pair = Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
     let device_key = URL_SAFE_NO_PAD.encode(hex::decode(PUBLIC).unwrap());

@@ -69,9 +69,7 @@ impl Case {
             From::Node => "node",
         };
         let expect = match &self.expect {
-            Expect::Frames(frames) => {
-                frames.iter().map(Frame::name).collect::<Vec<_>>().join(", ")
-            }
+            Expect::Frames(frames) => frames.iter().map(Frame::name).collect::<Vec<_>>().join(", "),
             Expect::More => "more".to_owned(),
             Expect::Close(code) => format!("close {} {code}", code.number()),
         };
@@ -132,8 +130,9 @@ fn read(case: &Case, bytes: &Bytes) -> Expect {
     read.unwrap_or_else(|error| Expect::Close(error.close_code()))
 }
 
+/// Compares every file with the table, or writes it when told to.
 #[test]
-fn every_vector_is_what_the_table_builds() {
+pub(crate) fn every_vector_is_what_the_table_builds() {
     for case in all() {
         check_file(&format!("tests/vectors/{}.hex", case.name), case.text().as_bytes());
     }
