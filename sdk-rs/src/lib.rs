@@ -1,1 +1,56 @@
 //! The device side of hawser: one connection, many businesses.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use hawser_sdk::Client;
+//!
+//! let client = Client::builder("http://127.0.0.1:8080", "demo", "device-1").business("chat").build()?;
+//! let chat = client.business("chat");
+//! let mut pushes = chat.pushes();
+//! client.connect().await?;
+//!
+//! let answer = chat.request("echo", "hello").await?;
+//! assert_eq!(answer.body, "hello");
+//! while let Some(push) = pushes.next_push().await {
+//!     println!("{} bytes", push.body.len());
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! A [`Client`] asks control for a token and access points, dials them in the order it was given,
+//! logs in, and from then on comes back by itself: with jitter, with back-off, and as the close code
+//! says. Each [`Business`] sends requests, hears pushes and joins groups over the one connection;
+//! groups are joined again after a reconnect. Every queue has a bound, and its answer to being full
+//! stands beside it: [`RequestError::QueueFull`], [`Push::missed`].
+//!
+//! Inside, [`Client`] is a handle, `driver.rs` the one task that owns the link, and `session.rs` a
+//! pure machine that decides. The wire is `proto/WIRE.md`.
+
+mod access;
+mod advice;
+mod backoff;
+mod builder;
+mod business;
+mod client;
+mod driver;
+mod link;
+mod listener;
+mod proof;
+mod request;
+mod session;
+mod state;
+mod storage;
+
+pub use access::ControlAddressError;
+pub use advice::{AccessPoint, AccessPointError, Protocol};
+pub use backoff::Settings as Backoff;
+pub use builder::{BuildError, Builder};
+pub use business::{Business, GroupError};
+pub use client::{Client, ConnectError};
+pub use hawser_proto::code::{CloseCode, ErrorCode, Retry};
+pub use link::{Dialer, TrustError};
+pub use listener::{Incoming, Left, LeftReason, Listener, Push, Pushes};
+pub use proof::{DeviceKey, IdentitySource, Proof, ProofError};
+pub use request::{DEADLINE_DEFAULT, Request, RequestError, Response};
+pub use state::{Reason, State};
+pub use storage::{FileStorage, Installation, MemoryStorage, Storage};

@@ -1,0 +1,164 @@
+//! When to come back. Pure: the caller brings the failures, this brings the delays.
+//!
+//! The first delay after a session that held is spread over the reconnect window that control gave,
+//! so that the devices of a lost node do not return in one instant; later ones grow, and each is
+//! jittered.
+
+use std::time::Duration;
+
+/// The longest delay anyone can talk a device into.
+const DELAY_MAX: Duration = Duration::from_secs(3600);
+const DELAY_MIN: Duration = Duration::from_millis(10);
+
+/// How a device comes back after a connection ended. Control's answer overrides what is set here.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// First delay after a failure. Default 500 ms, at least 10 ms.
+    pub base: Duration,
+    /// No delay grows above this. Default 60 s, at most 1 h.
+    pub max: Duration,
+    /// What a delay is multiplied with after each failure. Default 2, from 1 to 10.
+    pub factor: f64,
+    /// Share of each delay that is random, from 0 to 1. Default 0.5.
+    pub jitter: f64,
+    /// The first delay after a session that held is random within this window. Zero: within `base`.
+    pub window: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            base: Duration::from_millis(500),
+            max: Duration::from_mins(1),
+            factor: 2.0,
+            jitter: 0.5,
+            window: Duration::ZERO,
+        }
+    }
+}
+
+impl Settings {
+    /// The nearest settings that make sense; they may come from a peer.
+    pub(crate) fn sane(self) -> Self {
+        let base = self.base.clamp(DELAY_MIN, DELAY_MAX);
+        let or = |value: f64, default| if value.is_finite() { value } else { default };
+        Self {
+            base,
+            max: self.max.clamp(base, DELAY_MAX),
+            factor: or(self.factor, 2.0).clamp(1.0, 10.0),
+            jitter: or(self.jitter, 0.5).clamp(0.0, 1.0),
+            window: self.window.min(DELAY_MAX),
+        }
+    }
+}
+
+/// The delays of one device: settings, failures in a row, and its own randomness.
+#[derive(Clone, Debug)]
+pub(crate) struct Backoff {
+    settings: Settings,
+    failures: u32,
+    random: u64,
+}
+
+impl Backoff {
+    pub(crate) fn new(settings: Settings, seed: u64) -> Self {
+        Self { settings: settings.sane(), failures: 0, random: seed }
+    }
+
+    pub(crate) fn set(&mut self, settings: Settings) {
+        self.settings = settings.sane();
+    }
+
+    /// A session held: the next delay is a first one again.
+    pub(crate) fn reset(&mut self) {
+        self.failures = 0;
+    }
+
+    /// The next delay, never before `not_before` has passed; counts a failure.
+    pub(crate) fn next(&mut self, not_before: Duration) -> Duration {
+        let Settings { base, max, factor, jitter, window } = self.settings;
+        let delay = if self.failures == 0 {
+            (if window.is_zero() { base } else { window }).mul_f64(self.fraction())
+        } else {
+            let power = i32::try_from(self.failures.min(64)).unwrap_or(64);
+            let grown = (base.as_secs_f64() * factor.powi(power)).min(max.as_secs_f64());
+            let random = self.fraction();
+            Duration::from_secs_f64(grown * (1.0 - jitter + jitter * random))
+        };
+        self.failures = self.failures.saturating_add(1);
+        not_before.min(DELAY_MAX) + delay
+    }
+
+    /// From 0 to below 1. SplitMix64: enough to keep devices apart, and it needs no state but a word.
+    pub(crate) fn fraction(&mut self) -> f64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTINGS: Settings = Settings {
+        base: Duration::from_secs(1),
+        max: Duration::from_secs(30),
+        factor: 2.0,
+        jitter: 0.5,
+        window: Duration::from_secs(15),
+    };
+
+    #[test]
+    fn the_first_delay_is_spread_over_the_window() {
+        let mut eighths = [0u32; 8];
+        for seed in 0..4000 {
+            let first = Backoff::new(SETTINGS, seed).next(Duration::ZERO);
+            assert!(first < SETTINGS.window);
+            eighths[(first.as_secs_f64() / 15.0 * 8.0) as usize] += 1;
+        }
+        assert!(eighths.iter().all(|&n| (400..600).contains(&n)), "{eighths:?}");
+    }
+
+    #[test]
+    fn later_delays_grow_stay_jittered_and_end_at_the_maximum() {
+        for seed in 0..500 {
+            let mut backoff = Backoff::new(SETTINGS, seed);
+            backoff.next(Duration::ZERO);
+            for failures in 1..200i32 {
+                let delay = backoff.next(Duration::ZERO).as_secs_f64();
+                let grown = 2f64.powi(failures.min(10)).min(30.0);
+                assert!((grown / 2.0..=grown).contains(&delay), "{failures}: {delay}");
+            }
+            backoff.reset();
+            assert!(backoff.next(Duration::ZERO) < SETTINGS.window);
+        }
+    }
+
+    #[test]
+    fn told_delays_are_kept_and_capped() {
+        let mut backoff = Backoff::new(SETTINGS, 1);
+        let told = Duration::from_secs(7);
+        for _ in 0..20 {
+            assert!(backoff.next(told) >= told);
+        }
+        assert!(backoff.next(Duration::from_secs(u64::from(u32::MAX))) <= DELAY_MAX * 2);
+    }
+
+    #[test]
+    fn nonsense_becomes_sane() {
+        let nonsense = Settings {
+            base: Duration::ZERO,
+            max: Duration::MAX,
+            factor: f64::NAN,
+            jitter: f64::INFINITY,
+            window: Duration::MAX,
+        };
+        let mut backoff = Backoff::new(nonsense, 3);
+        for _ in 0..1000 {
+            assert!(backoff.next(Duration::ZERO) <= DELAY_MAX);
+        }
+    }
+}

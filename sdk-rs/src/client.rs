@@ -1,0 +1,275 @@
+//! The handle of a client: start, state, close. What runs behind it is [`crate::driver`].
+
+use crate::access::Control;
+use crate::builder::Builder;
+use crate::business::{Business, GroupError};
+use crate::driver;
+use crate::link::Dialer;
+use crate::listener::{Incoming, Ring};
+use crate::request::{RequestError, Response};
+use crate::session::Setup;
+use crate::session::calls::Ask;
+use crate::state::{Reason, State};
+use crate::storage::{Installation, Storage};
+use hawser_proto::code::CloseCode;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+use tokio::sync::{Notify, oneshot, watch};
+
+/// Calls that wait for the client's task to look. It looks at once, so this fills only in a burst.
+const INBOX_MAX: usize = 64;
+
+/// Why [`Client::connect`] gave up: the client does not come back by itself.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the client closed: {reason}")]
+pub struct ConnectError {
+    /// The close code, if it was one.
+    pub code: Option<CloseCode>,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// One device with one connection, which all its businesses share. Cheap to clone.
+///
+/// One task runs behind all clones (QUIC's library adds its own). When the last clone and the last
+/// [`Business`] are dropped, the client says goodbye and ends.
+#[derive(Clone, Debug)]
+pub struct Client {
+    handle: Arc<Handle>,
+}
+
+impl Client {
+    /// Begins the description of a client. `control` is the base address of control's HTTP API, such
+    /// as `https://control.example` or, with `hawser dev`, `http://127.0.0.1:8080`.
+    pub fn builder(control: &str, app: &str, device: &str) -> Builder {
+        Builder::new(Some(control), app, device)
+    }
+
+    pub(crate) fn from_shared(shared: Shared) -> Self {
+        Self { handle: Arc::new(Handle { shared: Arc::new(shared) }) }
+    }
+
+    /// Starts connecting, and keeps connected until closed. Returns at once; does nothing when it is
+    /// running already. A closed client starts anew, without its groups.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[allow(clippy::disallowed_methods, reason = "a client's one task, ended by its last handle")]
+    pub fn start(&self) {
+        let shared = &self.handle.shared;
+        if shared.begin() {
+            tokio::spawn(driver::run(shared.clone()));
+        }
+    }
+
+    /// Starts, and waits until logged in. Fails only when the client closed for good; while it is
+    /// offline and coming back, this goes on waiting: put a time-out around it where that is too
+    /// long. Cancel-safe; dropping it does not stop the client.
+    pub async fn connect(&self) -> Result<(), ConnectError> {
+        self.start();
+        let mut states = self.states();
+        let settled = |state: &State| state.is_online() || state.is_closed();
+        let state = states.wait_for(settled).await.map(|state| state.clone());
+        match state {
+            Ok(State::Closed { code, reason }) => Err(ConnectError { code, reason }),
+            Ok(_) => Ok(()),
+            // The sender lives in the handle that `self` holds.
+            Err(_) => Err(ConnectError { code: None, reason: Reason::Asked }),
+        }
+    }
+
+    /// A business on this connection. Naming one that the builder did not name is fine when it named
+    /// none; else its requests are refused with `unknown_business`.
+    pub fn business(&self, name: &str) -> Business {
+        Business::new(self.handle.clone(), name.into())
+    }
+
+    /// Where the client stands now.
+    pub fn state(&self) -> State {
+        self.handle.shared.state.borrow().clone()
+    }
+
+    /// Watches the state. Quick changes may be seen as one; [`Builder::on_state`] sees each.
+    pub fn states(&self) -> watch::Receiver<State> {
+        self.handle.shared.state.subscribe()
+    }
+
+    /// Says goodbye and waits until the client is closed, 2 s at most. Requests without an answer end
+    /// with [`RequestError::Closed`].
+    pub async fn close(&self) {
+        self.handle.shared.stop();
+        let mut states = self.states();
+        let over = |state: &State| state.is_closed() || *state == State::Idle;
+        // An error means that the sender is gone, and it lives in the handle that `self` holds.
+        let _ = states.wait_for(over).await;
+    }
+}
+
+/// What the app's handles share. The last one to go stops the client.
+pub(crate) struct Handle {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Handle {
+    /// Hands a call to the client's task. Fails with true when its inbox is full, false when closed.
+    pub(crate) fn call(&self, call: Call) -> Result<(), bool> {
+        let mut inbox = self.shared.inbox.lock();
+        if !inbox.is_running || inbox.is_stopped {
+            return Err(false);
+        }
+        if inbox.calls.len() >= INBOX_MAX {
+            return Err(true);
+        }
+        inbox.calls.push_back(call);
+        drop(inbox);
+        self.shared.wake.notify_one();
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Setup { app, device, .. } = self.shared.setup.as_ref();
+        f.debug_struct("Client").field("app", app).field("device", device).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+/// What a handle asks of the client's task.
+pub(crate) enum Call {
+    Request(Ask, oneshot::Sender<Result<Response, RequestError>>),
+    Join {
+        business: Arc<str>,
+        group: String,
+        deadline: Instant,
+        reply: oneshot::Sender<Result<(), GroupError>>,
+    },
+    Leave {
+        group: String,
+        deadline: Instant,
+        reply: oneshot::Sender<Result<(), GroupError>>,
+    },
+}
+
+/// Calls on their way to the task.
+#[derive(Default)]
+pub(crate) struct Inbox {
+    pub(crate) calls: VecDeque<Call>,
+    pub(crate) is_running: bool,
+    pub(crate) is_stopped: bool,
+}
+
+pub(crate) type OnState = Box<dyn Fn(&State) + Send + Sync>;
+
+/// Between the handles and the task.
+pub(crate) struct Shared {
+    pub(crate) setup: Arc<Setup>,
+    pub(crate) control: Option<Control>,
+    pub(crate) dialer: Dialer,
+    pub(crate) storage: Option<Arc<dyn Storage>>,
+    /// Kept from one start to the next where no storage does.
+    pub(crate) installation: Mutex<Option<Installation>>,
+    pub(crate) inbox: Mutex<Inbox>,
+    pub(crate) wake: Notify,
+    pub(crate) state: watch::Sender<State>,
+    pub(crate) on_state: Option<OnState>,
+    pub(crate) listeners: Listeners,
+}
+
+impl Shared {
+    fn stop(&self) {
+        self.inbox.lock().is_stopped = true;
+        self.wake.notify_one();
+    }
+
+    /// False: it is running already.
+    fn begin(&self) -> bool {
+        let mut inbox = self.inbox.lock();
+        if inbox.is_running {
+            return false;
+        }
+        *inbox = Inbox { is_running: true, ..Inbox::default() };
+        self.set(&State::Connecting);
+        drop(inbox);
+        self.call_back(&State::Connecting);
+        true
+    }
+
+    /// The task has ended. State and inbox change together, so that whoever sees the client closed
+    /// can start it anew.
+    pub(crate) fn finish(&self, closed: &State) {
+        let mut inbox = self.inbox.lock();
+        let unanswered = std::mem::take(&mut *inbox);
+        self.set(closed);
+        drop(inbox);
+        drop(unanswered);
+        self.listeners.end();
+        self.call_back(closed);
+    }
+
+    pub(crate) fn tell(&self, state: &State) {
+        if self.set(state) {
+            self.call_back(state);
+        }
+    }
+
+    fn set(&self, state: &State) -> bool {
+        self.state.send_if_modified(|seen| {
+            let is_new = *seen != *state;
+            if is_new {
+                seen.clone_from(state);
+            }
+            is_new
+        })
+    }
+
+    fn call_back(&self, state: &State) {
+        if let Some(callback) = &self.on_state {
+            callback(state);
+        }
+    }
+}
+
+/// Who listens to which business.
+#[derive(Default)]
+pub(crate) struct Listeners(Mutex<BTreeMap<Arc<str>, Vec<Weak<Ring>>>>);
+
+impl Listeners {
+    pub(crate) fn add(&self, business: &Arc<str>, ring: &Arc<Ring>) {
+        let mut listeners = self.0.lock();
+        let rings = listeners.entry(business.clone()).or_default();
+        rings.retain(|ring| ring.strong_count() > 0);
+        rings.push(Arc::downgrade(ring));
+    }
+
+    /// Gives an item to each listener of the business.
+    pub(crate) fn put(&self, business: &str, item: Incoming) {
+        let rings: Vec<Arc<Ring>> = match self.0.lock().get(business) {
+            Some(rings) => rings.iter().filter_map(Weak::upgrade).collect(),
+            None => return,
+        };
+        if let Some((last, others)) = rings.split_last() {
+            for ring in others {
+                ring.put(item.clone());
+            }
+            last.put(item);
+        }
+    }
+
+    /// The client has closed: nothing more will come.
+    pub(crate) fn end(&self) {
+        for ring in std::mem::take(&mut *self.0.lock()).into_values().flatten() {
+            if let Some(ring) = ring.upgrade() {
+                ring.end();
+            }
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! A link to an access point: frames in, frames out, whatever carries them.
+//!
+//! The client's task is its only user. Nothing here knows what a frame means.
+
+mod dialer;
+mod pipe;
+mod stream;
+mod websocket;
+
+pub(crate) use dialer::DialError;
+pub use dialer::{Dialer, TrustError};
+pub(crate) use pipe::Pipe;
+
+use bytes::Bytes;
+use hawser_proto::codec::{FrameError, RawFrame};
+use std::task::{Context, Poll};
+use stream::StreamLink;
+use websocket::WebSocketLink;
+
+/// What a link tells.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    Frame(RawFrame),
+    /// What came is no frame; nothing more can be read.
+    Broken(FrameError),
+    /// It is over, with the transport's own close code if it had one.
+    Ended(Option<u16>),
+}
+
+/// One link.
+pub(crate) enum Link {
+    Stream(StreamLink),
+    WebSocket(Box<WebSocketLink>),
+}
+
+impl Link {
+    /// Queues a frame; [`Self::next`] writes it. The session bounds what is on the wire (64 requests,
+    /// 16 group calls and a heartbeat), and so this queue.
+    pub(crate) fn send(&mut self, frame: Bytes) {
+        match self {
+            Self::Stream(link) => link.send(frame),
+            Self::WebSocket(link) => link.send(frame),
+        }
+    }
+
+    /// Sets the largest frame taken from now on, header included.
+    pub(crate) fn limit(&mut self, frame_bytes_max: usize) {
+        match self {
+            Self::Stream(link) => link.limit(frame_bytes_max),
+            Self::WebSocket(link) => link.limit(frame_bytes_max),
+        }
+    }
+
+    /// Writes what is queued, and the next thing heard. Cancel-safe: a partial frame stays here.
+    pub(crate) async fn next(&mut self) -> Heard {
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Heard> {
+        match self {
+            Self::Stream(link) => link.poll(cx),
+            Self::WebSocket(link) => link.poll(cx),
+        }
+    }
+}

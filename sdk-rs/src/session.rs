@@ -1,0 +1,600 @@
+//! The device's side as a pure machine: events and times in, actions out. No socket, no task, no
+//! clock; [`crate::driver`] brings those.
+//!
+//! ```text
+//!            ┌───────────────────────────── wait over ──────────────────────────┐
+//!            ▼                                                                  │
+//! Idle ─► Asking ─► Dialling ─► LoggingIn ─► Online ─── ended: now, later, ─► Waiting
+//!            │  ▲      │  ▲         │  │        │       elsewhere, new token
+//!            │  └──────┘  └─────────┘  │        └ stop ─► Leaving ─► Closed
+//!            │   the next access point │
+//!            └─────────────────────────┴── refused, ended: never; stop ─► Closed
+//! ```
+
+pub(crate) mod calls;
+pub(crate) mod groups;
+mod online;
+mod route;
+
+use crate::advice::{AccessPoint, Advice, Protocol, Token};
+use crate::backoff::{Backoff, Settings};
+use crate::business::GroupError;
+use crate::listener::{Left, Push};
+use crate::request::{RequestError, Response};
+use crate::state::{Reason, State as Seen};
+use crate::storage::Installation;
+use bytes::Bytes;
+use calls::{Ask, Calls};
+use groups::{Groups, Outcome};
+use hawser_proto::code::Retry;
+use hawser_proto::codec::{FrameError, RawFrame};
+use hawser_proto::frame::{DeviceFrame, NodeFrame};
+use hawser_proto::params;
+use online::Online;
+use route::Route;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// One access call, with all its waiting.
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+/// One access point: name look-up, connect, handshake and upgrade. Then the next one is tried.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// From LOGIN to its answer.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// From BYE to the node's goodbye.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A session that held this long was a good one: the next delay is a first one again.
+const HELD: Duration = Duration::from_secs(10);
+
+/// What never changes in a session's life.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    pub(crate) app: String,
+    pub(crate) device: String,
+    /// By name; empty: all that the token allows.
+    pub(crate) businesses: Vec<Arc<str>>,
+    pub(crate) client: params::Client,
+    /// Only these protocols, if any are named.
+    pub(crate) protocols: Vec<Protocol>,
+    /// Until control says otherwise.
+    pub(crate) backoff: Settings,
+    /// Instead of asking control.
+    pub(crate) pinned: Option<Advice>,
+}
+
+/// Why an access call gave nothing.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal {
+    pub(crate) reason: Reason,
+    pub(crate) retry: Retry,
+    pub(crate) retry_after: Duration,
+}
+
+/// Everything that can happen to a session.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Start,
+    /// The app wants it to end.
+    Stop,
+    /// The access call ended.
+    Advised(Result<Advice, Refusal>),
+    /// The dial ended; the failure is for people.
+    Dialled(Result<(), String>),
+    Frame(RawFrame),
+    /// What came is no frame.
+    Broken(FrameError),
+    /// The link ended, with the transport's own close code if it had one.
+    Ended(Option<u16>),
+    /// The time of [`Session::wake_at`] has come.
+    Due,
+    Request(u64, Ask),
+    Join(u64, Arc<str>, String, Instant),
+    Leave(u64, String, Instant),
+}
+
+/// Everything a session can want done. In this order, and without waiting.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Make the access call; answer with [`Event::Advised`].
+    Ask,
+    /// Keep the attempt, then dial; answer with [`Event::Dialled`].
+    Dial(AccessPoint, Installation),
+    /// Drop the link, and the call or dial under way.
+    HangUp,
+    /// Queue on the link.
+    Send(Bytes),
+    /// The largest frame the node may send from now on.
+    Limit(usize),
+    /// Tell the app.
+    Tell(Seen),
+    Answer(u64, Result<Response, RequestError>),
+    Grouped(u64, Result<(), GroupError>),
+    Push(Arc<str>, Push),
+    Left(Arc<str>, Left),
+}
+
+#[derive(Debug)]
+enum State {
+    Idle,
+    Asking { until: Instant },
+    Dialling { point: AccessPoint, until: Instant },
+    LoggingIn { point: AccessPoint, until: Instant },
+    Online(Box<Online>),
+    Waiting { until: Instant },
+    Leaving { until: Instant },
+    Closed,
+}
+
+/// One device's session, over all its connections.
+#[derive(Debug)]
+pub(crate) struct Session {
+    setup: Arc<Setup>,
+    installation: Installation,
+    state: State,
+    advice: Option<Advice>,
+    /// The next connect begins at control, even if the token looks good.
+    must_ask: bool,
+    /// The node wants another token than this one.
+    token_refused: bool,
+    /// Why the last try failed.
+    last: Reason,
+    route: Route,
+    backoff: Backoff,
+    calls: Calls,
+    groups: Groups,
+    last_id: u64,
+}
+
+impl Session {
+    pub(crate) fn new(setup: Arc<Setup>, installation: Installation, seed: u64) -> Self {
+        Self {
+            backoff: Backoff::new(setup.backoff, seed),
+            setup,
+            installation,
+            state: State::Idle,
+            advice: None,
+            must_ask: false,
+            token_refused: false,
+            last: Reason::LinkLost,
+            route: Route::default(),
+            calls: Calls::default(),
+            groups: Groups::default(),
+            last_id: 0,
+        }
+    }
+
+    /// An id for a call that is handed in next.
+    pub(crate) fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// Seed of the device key in the installation.
+    pub(crate) fn device_key(&self) -> Option<[u8; 32]> {
+        self.installation.device_key
+    }
+
+    /// Decides; touches nothing.
+    pub(crate) fn handle(&mut self, event: Event, now: Instant, out: &mut Vec<Action>) {
+        use Event as E;
+        use State as S;
+        match (&self.state, event) {
+            (S::Idle, E::Start) => self.start(now, out),
+            (S::Idle | S::Asking { .. } | S::Dialling { .. }, E::Stop)
+            | (S::LoggingIn { .. } | S::Waiting { .. }, E::Stop) => self.close(Reason::Asked, out),
+            (S::Online(_), E::Stop) => self.leave(now, out),
+
+            (S::Asking { .. }, E::Advised(Ok(advice))) => self.advised(advice, now, out),
+            (S::Asking { .. }, E::Advised(Err(refusal))) => self.refused(refusal, now, out),
+            (S::Dialling { .. }, E::Dialled(Ok(()))) => self.log_in(now, out),
+            (S::Dialling { .. }, E::Dialled(Err(failure))) => {
+                self.try_next(Reason::Unreachable(failure), now, out);
+            }
+
+            (S::LoggingIn { .. }, E::Frame(raw)) => self.login_frame(raw, now, out),
+            (S::LoggingIn { .. }, E::Broken(bad)) => {
+                self.try_next(Reason::BadFrame(bad.to_string()), now, out);
+            }
+            (S::LoggingIn { .. }, E::Ended(None)) => self.try_next(Reason::LinkLost, now, out),
+            (S::Online(_), E::Frame(raw)) => self.frame(raw, now, out),
+            (S::Online(_), E::Broken(bad)) => {
+                self.lost(Reason::BadFrame(bad.to_string()), Duration::ZERO, now, out);
+            }
+            (S::Online(_), E::Ended(None)) => {
+                self.lost(Reason::LinkLost, Duration::ZERO, now, out);
+            }
+            (S::LoggingIn { .. } | S::Online(_), E::Ended(Some(number))) => {
+                let reason = Reason::Code { number, message: String::new() };
+                self.lost(reason, Duration::ZERO, now, out);
+            }
+            (S::Leaving { .. }, E::Frame(raw)) => {
+                if matches!(NodeFrame::parse(raw), Ok(NodeFrame::Close(_)) | Err(_)) {
+                    self.close(Reason::Asked, out);
+                }
+            }
+            (S::Leaving { .. }, E::Broken(_) | E::Ended(_)) => self.close(Reason::Asked, out),
+
+            (S::Closed, E::Due) => {}
+            (
+                S::Idle
+                | S::Asking { .. }
+                | S::Dialling { .. }
+                | S::LoggingIn { .. }
+                | S::Online(_)
+                | S::Waiting { .. }
+                | S::Leaving { .. },
+                E::Due,
+            ) => self.due(now, out),
+
+            (S::Leaving { .. } | S::Closed, E::Request(id, _)) => {
+                out.push(Action::Answer(id, Err(RequestError::Closed)));
+            }
+            (S::Leaving { .. } | S::Closed, E::Join(id, ..) | E::Leave(id, ..)) => {
+                out.push(Action::Grouped(id, Err(GroupError::Closed)));
+            }
+            (
+                S::Idle
+                | S::Asking { .. }
+                | S::Dialling { .. }
+                | S::LoggingIn { .. }
+                | S::Online(_)
+                | S::Waiting { .. },
+                event @ (E::Request(..) | E::Join(..) | E::Leave(..)),
+            ) => self.call(event, now, out),
+
+            // Told twice, or word of something that was given up in the meantime.
+            (
+                S::Asking { .. }
+                | S::Dialling { .. }
+                | S::LoggingIn { .. }
+                | S::Online(_)
+                | S::Waiting { .. }
+                | S::Leaving { .. }
+                | S::Closed,
+                E::Start,
+            )
+            | (S::Leaving { .. } | S::Closed, E::Stop)
+            | (
+                S::Idle
+                | S::Dialling { .. }
+                | S::LoggingIn { .. }
+                | S::Online(_)
+                | S::Waiting { .. }
+                | S::Leaving { .. }
+                | S::Closed,
+                E::Advised(_),
+            )
+            | (
+                S::Idle
+                | S::Asking { .. }
+                | S::LoggingIn { .. }
+                | S::Online(_)
+                | S::Waiting { .. }
+                | S::Leaving { .. }
+                | S::Closed,
+                E::Dialled(_),
+            )
+            | (
+                S::Idle | S::Asking { .. } | S::Dialling { .. } | S::Waiting { .. } | S::Closed,
+                E::Frame(_) | E::Broken(_) | E::Ended(_),
+            ) => {}
+        }
+    }
+
+    /// When [`Event::Due`] is wanted next.
+    pub(crate) fn wake_at(&self) -> Option<Instant> {
+        let own = match &self.state {
+            State::Idle | State::Closed => None,
+            State::Asking { until }
+            | State::Dialling { until, .. }
+            | State::LoggingIn { until, .. }
+            | State::Waiting { until }
+            | State::Leaving { until } => Some(*until),
+            State::Online(online) => Some(online.wake_at()),
+        };
+        [own, self.calls.wake_at(), self.groups.wake_at()].into_iter().flatten().min()
+    }
+
+    fn start(&mut self, now: Instant, out: &mut Vec<Action>) {
+        match self.setup.pinned.clone() {
+            Some(advice) => {
+                out.push(Action::Tell(Seen::Connecting));
+                self.take_advice(advice, now, out);
+            }
+            None => self.connect(now, out),
+        }
+    }
+
+    /// A new try, from wherever it has to begin.
+    fn connect(&mut self, now: Instant, out: &mut Vec<Action>) {
+        out.push(Action::Tell(Seen::Connecting));
+        let good = |advice: &Advice| {
+            !advice.token.is_dead(now)
+                && !advice.token.wants_refresh(now)
+                && advice.stale_at.is_none_or(|at| at > now)
+        };
+        let asks = self.must_ask || self.token_refused || !self.advice.as_ref().is_some_and(good);
+        if self.setup.pinned.is_none() && asks {
+            self.state = State::Asking { until: now + ASK_TIMEOUT };
+            out.push(Action::Ask);
+        } else {
+            self.dial_next(now, out);
+        }
+    }
+
+    fn advised(&mut self, mut advice: Advice, now: Instant, out: &mut Vec<Action>) {
+        if !self.setup.protocols.is_empty() {
+            advice.points.retain(|point| self.setup.protocols.contains(&point.protocol));
+        }
+        if advice.points.is_empty() {
+            let what = "control gave no access point of the wanted protocols";
+            let reason = Reason::Unreachable(what.to_owned());
+            return self.wait(reason, Retry::Later, Duration::ZERO, now, out);
+        }
+        self.take_advice(advice, now, out);
+    }
+
+    fn take_advice(&mut self, advice: Advice, now: Instant, out: &mut Vec<Action>) {
+        self.must_ask = false;
+        self.token_refused = false;
+        if self.setup.pinned.is_none() {
+            self.backoff.set(advice.backoff);
+        }
+        self.route.set(advice.points.clone(), now);
+        let start_after = advice.start_after;
+        self.advice = Some(advice);
+        if start_after.is_zero() {
+            self.dial_next(now, out);
+        } else {
+            self.state = State::Waiting { until: now + start_after };
+        }
+    }
+
+    fn refused(&mut self, refusal: Refusal, now: Instant, out: &mut Vec<Action>) {
+        let Refusal { reason, retry, retry_after } = refusal;
+        if retry == Retry::Never {
+            return self.close(reason, out);
+        }
+        // Control being away must not keep a device out that holds a good token.
+        let unreachable = matches!(reason, Reason::ControlUnreachable(_));
+        let holds = self.advice.as_ref().is_some_and(|it| !it.token.is_dead(now));
+        if unreachable && holds && !self.token_refused {
+            self.route.restart(None, now);
+            self.dial_next(now, out);
+        } else {
+            self.wait(reason, retry, retry_after, now, out);
+        }
+    }
+
+    fn dial_next(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let Some(point) = self.route.take() else {
+            // Every point was tried: perhaps control knows better ones by now.
+            self.must_ask = true;
+            self.route.restart(None, now);
+            let reason = self.last.clone();
+            return self.wait(reason, Retry::Later, Duration::ZERO, now, out);
+        };
+        self.installation.attempt += 1;
+        out.push(Action::Dial(point.clone(), self.installation.clone()));
+        self.state = State::Dialling { point, until: now + DIAL_TIMEOUT };
+    }
+
+    /// This access point did not work out: the next one of the round, at once.
+    fn try_next(&mut self, reason: Reason, now: Instant, out: &mut Vec<Action>) {
+        out.push(Action::HangUp);
+        self.last = reason;
+        self.dial_next(now, out);
+    }
+
+    fn log_in(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let State::Dialling { point, .. } = &self.state else { return };
+        let point = point.clone();
+        let token = self.advice.as_ref().map(|it| it.token.text.clone()).unwrap_or_default();
+        let login = params::Login {
+            app: self.setup.app.clone(),
+            device: self.setup.device.clone(),
+            token,
+            instance: Bytes::copy_from_slice(&self.installation.instance),
+            attempt: self.installation.attempt,
+            businesses: self.setup.businesses.iter().map(ToString::to_string).collect(),
+            client: Some(self.setup.client.clone()),
+            abilities: 0,
+        };
+        out.push(Action::Send(DeviceFrame::Login(login).encode()));
+        self.state = State::LoggingIn { point, until: now + LOGIN_TIMEOUT };
+    }
+
+    fn login_frame(&mut self, raw: RawFrame, now: Instant, out: &mut Vec<Action>) {
+        let State::LoggingIn { point, .. } = &self.state else { return };
+        match NodeFrame::parse(raw) {
+            Ok(NodeFrame::LoginOk(ok)) => {
+                let online = Online::new(ok, point.clone(), now, self.backoff.fraction());
+                self.go_online(online, now, out);
+            }
+            Ok(NodeFrame::Close(close)) => self.closed_by_node(close, now, out),
+            Ok(NodeFrame::Ignored(_)) => {}
+            Ok(
+                NodeFrame::Pong(_)
+                | NodeFrame::Refreshed(_)
+                | NodeFrame::Response(..)
+                | NodeFrame::Joined(_)
+                | NodeFrame::Left(_)
+                | NodeFrame::Push(..)
+                | NodeFrame::GroupPush(..),
+            ) => {
+                let what = "not an answer to a login".to_owned();
+                self.try_next(Reason::BadFrame(what), now, out);
+            }
+            Err(bad) => self.try_next(Reason::BadFrame(bad.to_string()), now, out),
+        }
+    }
+
+    fn closed_by_node(&mut self, close: params::Close, now: Instant, out: &mut Vec<Action>) {
+        let number = u16::try_from(close.code).unwrap_or(0);
+        let reason = Reason::Code { number, message: close.reason };
+        self.lost(reason, Duration::from_millis(u64::from(close.retry_after_ms)), now, out);
+    }
+
+    /// The link is over, and its end said why.
+    fn lost(&mut self, reason: Reason, told: Duration, now: Instant, out: &mut Vec<Action>) {
+        out.push(Action::HangUp);
+        let (point, was_online) = match std::mem::replace(&mut self.state, State::Idle) {
+            State::LoggingIn { point, .. } => (point, false),
+            State::Online(online) => {
+                if now >= online.since + HELD {
+                    self.backoff.reset();
+                }
+                (online.point, true)
+            }
+            State::Idle
+            | State::Asking { .. }
+            | State::Dialling { .. }
+            | State::Waiting { .. }
+            | State::Leaving { .. }
+            | State::Closed => return,
+        };
+        let lost = self.calls.take_in_flight();
+        out.extend(
+            lost.into_iter().map(|id| Action::Answer(id, Err(RequestError::ConnectionLost))),
+        );
+        self.with_groups(out, |groups, outcomes| groups.offline(outcomes));
+        let retry = reason.retry();
+        match retry {
+            Retry::Never => self.close(reason, out),
+            Retry::NewToken if self.setup.pinned.is_some() => self.close(reason, out),
+            Retry::NewToken => {
+                self.token_refused = true;
+                self.wait(reason, retry, told, now, out);
+            }
+            Retry::Now | Retry::Later => {
+                self.route.restart(Some(&point), now);
+                self.wait(reason, retry, told, now, out);
+            }
+            Retry::Elsewhere => {
+                self.route.avoid(point, told, now);
+                if was_online || self.route.is_over() {
+                    self.route.restart(None, now);
+                }
+                if self.route.has_better(now) && !was_online {
+                    self.last = reason;
+                    self.dial_next(now, out);
+                } else if self.route.has_better(now) {
+                    self.wait(reason, retry, Duration::ZERO, now, out);
+                } else {
+                    self.must_ask = true;
+                    self.wait(reason, retry, told, now, out);
+                }
+            }
+        }
+    }
+
+    fn wait(
+        &mut self,
+        reason: Reason,
+        retry: Retry,
+        told: Duration,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        let retry_in = self.backoff.next(told);
+        self.state = State::Waiting { until: now + retry_in };
+        out.push(Action::Tell(Seen::Offline { reason, retry, retry_in }));
+    }
+
+    fn leave(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let bye = params::Close { code: 4000, reason: String::new(), retry_after_ms: 0 };
+        out.push(Action::Send(DeviceFrame::Bye(bye).encode()));
+        self.end_calls(out);
+        self.state = State::Leaving { until: now + LEAVE_TIMEOUT };
+    }
+
+    fn close(&mut self, reason: Reason, out: &mut Vec<Action>) {
+        out.push(Action::HangUp);
+        self.end_calls(out);
+        self.state = State::Closed;
+        out.push(Action::Tell(Seen::Closed { code: reason.close_code(), reason }));
+    }
+
+    fn end_calls(&mut self, out: &mut Vec<Action>) {
+        let open = self.calls.take_all();
+        out.extend(open.into_iter().map(|id| Action::Answer(id, Err(RequestError::Closed))));
+        self.with_groups(out, Groups::close);
+    }
+
+    fn due(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let over = self.calls.expire(now);
+        let late = |id| Action::Answer(id, Err(RequestError::DeadlineExceeded));
+        out.extend(over.into_iter().map(late));
+        self.with_groups(out, |groups, outcomes| groups.expire(now, outcomes));
+        match &self.state {
+            State::Asking { until } if *until <= now => {
+                out.push(Action::HangUp);
+                let reason = Reason::ControlUnreachable("no answer in time".to_owned());
+                let refusal = Refusal { reason, retry: Retry::Later, retry_after: Duration::ZERO };
+                self.refused(refusal, now, out);
+            }
+            State::Dialling { point, until } if *until <= now => {
+                let reason = Reason::Unreachable(format!("{point}: not reached in time"));
+                self.try_next(reason, now, out);
+            }
+            State::LoggingIn { until, .. } if *until <= now => {
+                self.try_next(Reason::LoginTimeout, now, out);
+            }
+            State::Waiting { until } if *until <= now => self.connect(now, out),
+            State::Leaving { until } if *until <= now => self.close(Reason::Asked, out),
+            State::Online(_) => self.online_due(now, out),
+            State::Idle
+            | State::Closed
+            | State::Asking { .. }
+            | State::Dialling { .. }
+            | State::LoggingIn { .. }
+            | State::Waiting { .. }
+            | State::Leaving { .. } => {}
+        }
+    }
+
+    fn call(&mut self, event: Event, now: Instant, out: &mut Vec<Action>) {
+        let is_online = matches!(self.state, State::Online(_));
+        match event {
+            Event::Request(id, ask) => {
+                if let Err(full) = self.calls.push(id, ask) {
+                    out.push(Action::Answer(id, Err(full)));
+                }
+            }
+            Event::Join(id, business, group, deadline) => {
+                self.with_groups(out, |groups, outcomes| {
+                    outcomes.extend(groups.join(id, &business, &group, deadline));
+                });
+            }
+            Event::Leave(id, group, deadline) => self.with_groups(out, |groups, outcomes| {
+                groups.leave(id, &group, deadline, is_online, outcomes);
+            }),
+            Event::Start
+            | Event::Stop
+            | Event::Advised(_)
+            | Event::Dialled(_)
+            | Event::Frame(_)
+            | Event::Broken(_)
+            | Event::Ended(_)
+            | Event::Due => {}
+        }
+        self.pump(now, out);
+    }
+
+    fn with_groups(
+        &mut self,
+        out: &mut Vec<Action>,
+        change: impl FnOnce(&mut Groups, &mut Vec<Outcome>),
+    ) {
+        let mut outcomes = Vec::new();
+        change(&mut self.groups, &mut outcomes);
+        out.extend(outcomes.into_iter().map(|outcome| match outcome {
+            Outcome::Answer(id, answer) => Action::Grouped(id, answer),
+            Outcome::Left(business, left) => Action::Left(business, left),
+        }));
+    }
+
+    fn token_mut(&mut self) -> Option<&mut Token> {
+        self.advice.as_mut().map(|advice| &mut advice.token)
+    }
+}

@@ -1,0 +1,160 @@
+//! Requests of one client: those that wait for a connection or for room, and those in flight.
+//!
+//! A request is written at most once. It waits while offline, within its deadline; once written it
+//! ends with its answer, its deadline or the link, whichever comes first.
+
+use crate::request::RequestError;
+use bytes::Bytes;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Requests that may wait beside those in flight. Full: `RequestError::QueueFull`, at once.
+/// Memory: this and those in flight, each at most the frame limit (64 KiB by default).
+pub(crate) const WAITING_MAX: usize = 64;
+
+/// A request as the app asked it; its form is checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Ask {
+    pub(crate) business: Arc<str>,
+    pub(crate) method: String,
+    pub(crate) metadata: HashMap<String, String>,
+    pub(crate) traceparent: String,
+    pub(crate) body: Bytes,
+    pub(crate) deadline: Instant,
+}
+
+/// All requests that have not ended.
+#[derive(Debug, Default)]
+pub(crate) struct Calls {
+    waiting: VecDeque<(u64, Ask)>,
+    in_flight: HashMap<u64, Instant>,
+    deadlines: BTreeSet<(Instant, u64)>,
+}
+
+impl Calls {
+    /// Takes a request in, or answers that there is no room.
+    pub(crate) fn push(&mut self, id: u64, ask: Ask) -> Result<(), RequestError> {
+        if self.waiting.len() >= WAITING_MAX {
+            return Err(RequestError::QueueFull);
+        }
+        self.deadlines.insert((ask.deadline, id));
+        self.waiting.push_back((id, ask));
+        Ok(())
+    }
+
+    /// The next request to write, while fewer than `in_flight_max` are on the wire. The caller writes
+    /// it, or ends it with [`Self::finish`].
+    pub(crate) fn next(&mut self, in_flight_max: usize) -> Option<(u64, Ask)> {
+        if self.in_flight.len() >= in_flight_max {
+            return None;
+        }
+        let (id, ask) = self.waiting.pop_front()?;
+        self.in_flight.insert(id, ask.deadline);
+        Some((id, ask))
+    }
+
+    /// Ends a request in flight. False: it had ended before; its answer is late.
+    pub(crate) fn finish(&mut self, id: u64) -> bool {
+        match self.in_flight.remove(&id) {
+            Some(deadline) => self.deadlines.remove(&(deadline, id)),
+            None => false,
+        }
+    }
+
+    /// Takes out what is past its deadline.
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<u64> {
+        let mut over = Vec::new();
+        while let Some(&(deadline, id)) = self.deadlines.first() {
+            if deadline > now {
+                break;
+            }
+            self.deadlines.pop_first();
+            if self.in_flight.remove(&id).is_none() {
+                self.waiting.retain(|(waiting, _)| *waiting != id);
+            }
+            over.push(id);
+        }
+        over
+    }
+
+    /// Takes out what was written: its answer cannot come any more.
+    pub(crate) fn take_in_flight(&mut self) -> Vec<u64> {
+        let lost: Vec<u64> = self
+            .in_flight
+            .drain()
+            .map(|(id, deadline)| {
+                self.deadlines.remove(&(deadline, id));
+                id
+            })
+            .collect();
+        lost
+    }
+
+    /// Takes out everything.
+    pub(crate) fn take_all(&mut self) -> Vec<u64> {
+        self.waiting.clear();
+        self.in_flight.clear();
+        std::mem::take(&mut self.deadlines).into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// The earliest deadline.
+    pub(crate) fn wake_at(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn ask(deadline: Instant) -> Ask {
+        Ask {
+            business: "chat".into(),
+            method: "echo".into(),
+            metadata: HashMap::new(),
+            traceparent: String::new(),
+            body: Bytes::new(),
+            deadline,
+        }
+    }
+
+    #[test]
+    fn a_request_ends_once() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1);
+        let mut calls = Calls::default();
+        for id in 1..=3 {
+            calls.push(id, ask(later)).unwrap();
+        }
+        assert_eq!(calls.next(2).unwrap().0, 1);
+        assert_eq!(calls.next(2).unwrap().0, 2);
+        assert!(calls.next(2).is_none(), "no room on the wire");
+        assert!(calls.finish(1) && !calls.finish(1) && !calls.finish(3));
+        assert!(calls.expire(now).is_empty());
+        assert_eq!(calls.expire(later), [2, 3]);
+        assert!(calls.take_all().is_empty() && calls.wake_at().is_none());
+    }
+
+    #[test]
+    fn a_lost_link_ends_only_what_was_written() {
+        let later = Instant::now() + Duration::from_secs(1);
+        let mut calls = Calls::default();
+        calls.push(1, ask(later)).unwrap();
+        calls.push(2, ask(later)).unwrap();
+        calls.next(1).unwrap();
+        assert_eq!(calls.take_in_flight(), [1]);
+        assert_eq!(calls.next(1).unwrap().0, 2);
+    }
+
+    #[test]
+    fn the_queue_has_an_end() {
+        let later = Instant::now() + Duration::from_secs(1);
+        let mut calls = Calls::default();
+        for id in 0..WAITING_MAX as u64 {
+            calls.push(id, ask(later)).unwrap();
+        }
+        assert!(matches!(calls.push(99, ask(later)), Err(RequestError::QueueFull)));
+    }
+}
