@@ -1,1 +1,31 @@
-//! Holds connections: four transports, one session machine, lanes and pools.
+//! Access nodes: they hold the connections.
+//!
+//! Two layers. The *connection layer* (`accept`, `link`) turns a dial over TCP, TLS, QUIC or WebSocket
+//! into a [`link::Link`]: bytes in, bytes out. The *session layer* (`session`, `conn`, `lane`, `table`,
+//! `groups`, `forward`) knows logins, groups, requests and pushes, and not which transport it runs on.
+//! Nothing here talks to a store or reads a payload.
+
+mod accept;
+mod config;
+mod conn;
+mod control;
+mod fanout;
+mod forward;
+mod frame_out;
+mod groups;
+mod lane;
+mod link;
+mod login;
+mod metrics;
+mod node;
+mod outbox;
+mod reader;
+mod retry;
+mod routers;
+mod session;
+mod table;
+mod wheel;
+
+pub use config::{Config, Guards};
+pub use link::Transport;
+pub use node::{Listeners, Running, StartError, start};

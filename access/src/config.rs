@@ -1,0 +1,121 @@
+//! What an access node is told at start. Every bound of the node stands here, with its reason.
+
+use hawser_chassis::secret::Secret;
+use hawser_chassis::tls::Certificate;
+use hawser_proto::id::NodeId;
+use hawser_proto::limits;
+use std::time::Duration;
+
+/// Settings of one access node.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of this node, unique in the cluster.
+    pub node: NodeId,
+    /// Name of the cluster of access nodes this one belongs to.
+    pub cluster: String,
+    /// Where it stands; control's placement may ask for it.
+    pub region: String,
+    /// Whose network it stands in; control's placement may ask for it.
+    pub carrier: String,
+    /// Control's internal port, `http://host:port`.
+    pub control: String,
+    /// Each router's internal port, `http://host:port`.
+    pub routers: Vec<String>,
+    /// Shown to control and routers.
+    pub cluster_secret: Secret,
+    /// Shown to devices on TLS, QUIC and secure WebSocket. Needed when there is such a listener.
+    pub certificate: Option<Certificate>,
+    /// Host that devices are told to dial; `None`: the address each listener is bound to.
+    pub advertised_host: Option<String>,
+    /// Name the certificate is checked against by devices.
+    pub server_name: String,
+    /// Connections held at once; each costs about 1.5 KiB here and 5 KiB in the kernel.
+    pub connections_max: u32,
+    /// Share of `connections_max` that may not have logged in yet, in percent. More would let
+    /// strangers fill the node.
+    pub unauthenticated_percent_max: u32,
+    /// Workers of the downlink task group; 0: one per core.
+    pub lanes: usize,
+    /// Messages that may wait for one lane. A lane works off thousands a second; more waiting than
+    /// this means it is stuck behind fan-outs, and pushes are better reported as dropped.
+    pub lane_queue_max: usize,
+    /// Idle deadlines are seen this much later at the most.
+    pub wheel_tick: Duration,
+    /// Deadline of one TLS or QUIC handshake.
+    pub handshake_timeout: Duration,
+    /// Deadline of one WebSocket upgrade.
+    pub upgrade_timeout: Duration,
+    /// From the link being ready to a whole LOGIN frame.
+    pub first_frame_timeout: Duration,
+    /// From accept to LOGIN_OK.
+    pub login_timeout: Duration,
+    /// Advice to devices, unless their app says otherwise.
+    pub heartbeat: Duration,
+    /// Silence after which a session is closed, unless its app says otherwise.
+    pub idle_timeout: Duration,
+    /// How long a link may take no byte while some are waiting.
+    pub write_timeout: Duration,
+    /// One call to a router.
+    pub router_call_timeout: Duration,
+    /// How long the end of a connection may take: the last bytes out, the peer's end seen.
+    pub linger: Duration,
+    /// Kernel send buffer of one connection, in bytes (the kernel doubles it). Without it the bound
+    /// on what one slow device holds would be fiction.
+    pub send_buffer_bytes: usize,
+    /// Which of the last-moment checks are on. All of them, but for the test that proves each.
+    #[doc(hidden)]
+    pub guards: Guards,
+}
+
+/// The checks of a push against the connection in its slot, at the last moment before the write.
+#[derive(Clone, Copy, Debug)]
+#[doc(hidden)]
+pub struct Guards {
+    /// The push names this process's boot id.
+    pub boot: bool,
+    /// The push names the slot's present generation.
+    pub generation: bool,
+    /// The push names the app and device of the session.
+    pub identity: bool,
+    /// The push names the session's epoch.
+    pub epoch: bool,
+}
+
+impl Guards {
+    /// Everything on.
+    pub const ALL: Self = Self { boot: true, generation: true, identity: true, epoch: true };
+}
+
+impl Config {
+    /// Defaults for everything but names, addresses and the secret.
+    pub fn new(node: NodeId, control: &str, routers: &[String], cluster_secret: Secret) -> Self {
+        Self {
+            node,
+            cluster: "default".into(),
+            region: String::new(),
+            carrier: String::new(),
+            control: control.to_owned(),
+            routers: routers.to_vec(),
+            cluster_secret,
+            certificate: None,
+            advertised_host: None,
+            server_name: "localhost".into(),
+            connections_max: 200_000,
+            unauthenticated_percent_max: 20,
+            lanes: 0,
+            lane_queue_max: 4_096,
+            wheel_tick: Duration::from_millis(250),
+            handshake_timeout: limits::HANDSHAKE_TIMEOUT,
+            upgrade_timeout: limits::UPGRADE_TIMEOUT,
+            first_frame_timeout: limits::FIRST_FRAME_TIMEOUT,
+            login_timeout: limits::LOGIN_TIMEOUT,
+            heartbeat: limits::HEARTBEAT,
+            idle_timeout: limits::IDLE_TIMEOUT,
+            write_timeout: limits::WRITE_TIMEOUT,
+            router_call_timeout: limits::NODE_CALL_TIMEOUT,
+            linger: Duration::from_secs(1),
+            send_buffer_bytes: 64 * 1024,
+            guards: Guards::ALL,
+        }
+    }
+}

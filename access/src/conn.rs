@@ -1,0 +1,321 @@
+//! One connection: wait, feed the session, do what it says. This task reads and decides; writing is
+//! done by whoever has something to say, under the slot's lock (see `table`).
+
+use crate::accept::Unauthenticated;
+use crate::control;
+use crate::forward::{self, InFlight};
+use crate::frame_out::{self, Form};
+use crate::groups::GroupKey;
+use crate::lane::{Done, Work};
+use crate::link::{Dialled, Link};
+use crate::login::{self, Admitted, group_key};
+use crate::node::Node;
+use crate::reader::{Incoming, Malformed, Reader};
+use crate::routers::unbind_of;
+use crate::session::{Action, Event, Session};
+use crate::table::{Connection, Identity, Linger, Wake};
+use hawser_proto::code::{CloseCode, ErrorCode};
+use hawser_proto::frame::{DeviceFrame, NodeFrame};
+use hawser_proto::id::SlotRef;
+use hawser_proto::params::{self, Joined, Left, LeftReason, Ping};
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+use tracing::debug;
+
+/// Bytes taken from a link at once. One buffer per thread, lent only while bytes are in flight.
+const READ_BYTES: usize = 32 * 1024;
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
+}
+
+/// A link that has just come in.
+pub(crate) struct Arrival {
+    pub(crate) link: Link,
+    pub(crate) form: Form,
+    pub(crate) dialled: Dialled,
+    pub(crate) remote: IpAddr,
+    /// The Origin of a WebSocket upgrade.
+    pub(crate) origin: Option<String>,
+    pub(crate) accepted: Instant,
+    pub(crate) place: Unauthenticated,
+}
+
+/// A connection's whole life.
+pub(crate) async fn run(node: Arc<Node>, arrival: Arrival, reader: Reader) {
+    let Arrival { link, form, dialled, remote, origin, accepted, place } = arrival;
+    let now = node.table.exact_ms();
+    let whole = node.config.login_timeout.saturating_sub(accepted.elapsed());
+    let patience = whole.min(node.config.first_frame_timeout);
+    let deadline_ms = now.saturating_add(patience.as_millis() as u32);
+    let connection = Connection::new(link, form, dialled, remote, deadline_ms);
+    let Some(at) = node.table.insert(connection) else {
+        node.metrics.refused_connections.with_label_values(&["full"]).inc();
+        return;
+    };
+    node.metrics.connections.inc();
+    let mut conn = Conn {
+        slot: SlotGuard { node, at },
+        reader,
+        session: Session::new(),
+        stranger: Some(Box::new(Stranger { origin, _place: place })),
+    };
+    let cause = conn.live().await;
+    conn.slot.node.metrics.close(cause);
+    if let Some(code) = cause {
+        Box::pin(conn.linger(code)).await;
+    }
+}
+
+/// Frees the slot however the task ends: the device is unbound, the groups are left.
+struct SlotGuard {
+    node: Arc<Node>,
+    at: SlotRef,
+}
+
+impl SlotGuard {
+    /// The session is over: from here on nothing is delivered to this connection.
+    fn detach(&self) {
+        let identity = self.node.table.with(self.at, |connection| {
+            let dialled = connection.dialled;
+            connection.identity.take().map(|identity| (identity, dialled))
+        });
+        if let Some((identity, dialled)) = identity.flatten() {
+            self.release(&identity, dialled);
+        }
+    }
+
+    fn release(&self, identity: &Identity, dialled: Dialled) {
+        if identity.epoch.0 == 0 {
+            return;
+        }
+        self.node.metrics.sessions(&identity.app, dialled).dec();
+        let word = unbind_of(&identity.app, &identity.device, self.at, identity.epoch);
+        if !self.node.routers.send(word) {
+            self.node.metrics.uplink_full.inc();
+        }
+        let lane = &self.node.lanes[self.node.table.lane_of(self.at.slot)];
+        // A full lane finds out itself, at its next walk or when the slot is used again.
+        let _ = lane.try_send(Work::Ended { at: self.at });
+    }
+}
+
+impl Drop for SlotGuard {
+    fn drop(&mut self) {
+        self.detach();
+        if self.node.table.remove(self.at).is_some() {
+            self.node.metrics.connections.dec();
+        }
+    }
+}
+
+/// What is only there before the login.
+struct Stranger {
+    origin: Option<String>,
+    _place: Unauthenticated,
+}
+
+struct Conn {
+    slot: SlotGuard,
+    reader: Reader,
+    session: Session,
+    stranger: Option<Box<Stranger>>,
+}
+
+impl Conn {
+    /// Until the session closes. `None`: the link just ended.
+    async fn live(&mut self) -> Option<CloseCode> {
+        loop {
+            let mut event = self.next().await;
+            loop {
+                let action = self.session.handle(event);
+                match self.perform(action).await {
+                    Some(follows) => event = follows,
+                    None => break,
+                }
+            }
+            if let Some(cause) = self.session.closed() {
+                return cause;
+            }
+        }
+    }
+
+    /// Waits for the next event. Cancel-safe: partial bytes stay in the reader.
+    async fn next(&mut self) -> Event {
+        let table = &self.slot.node.table;
+        loop {
+            match self.reader.next(self.session.frame_bytes_max()) {
+                Ok(Some(Incoming::Frame(raw))) => match DeviceFrame::parse(raw) {
+                    Ok(frame) => return Event::Frame(frame),
+                    Err(error) => {
+                        let (code, reason) = (error.close_code(), error.to_string());
+                        return Event::Malformed(Malformed { code, reason });
+                    }
+                },
+                Ok(Some(Incoming::WebSocketPing(payload))) => {
+                    let pong = frame_out::message(frame_out::OP_PONG, &payload);
+                    table.write_raw(self.slot.at, &pong);
+                    continue;
+                }
+                Ok(Some(Incoming::WebSocketClose)) => return Event::Goodbye,
+                Ok(None) => {}
+                Err(malformed) => return Event::Malformed(malformed),
+            }
+            let (at, reader) = (self.slot.at, &mut self.reader);
+            let wake = poll_fn(|cx| {
+                SCRATCH.with_borrow_mut(|scratch| {
+                    let wake = std::task::ready!(table.poll_wake(at, cx, scratch));
+                    if let Wake::Bytes(read) = wake {
+                        reader.take(&scratch[..read]);
+                    }
+                    Poll::Ready(wake)
+                })
+            });
+            match wake.await {
+                Wake::Bytes(_) => {}
+                Wake::Signal(signal) => return Event::Signal(signal),
+                Wake::Ended => return Event::Ended,
+            }
+        }
+    }
+
+    /// Does; decides nothing. Returns the event that follows at once, if one does.
+    async fn perform(&mut self, action: Action) -> Option<Event> {
+        let (node, at) = (&self.slot.node, self.slot.at);
+        match action {
+            Action::Nothing | Action::Vanish => {}
+            Action::Authenticate(login) => return Some(Box::pin(self.authenticate(*login)).await),
+            // `authenticate` has written the answer before anything that follows it.
+            Action::Admit => {}
+            Action::Pong { nonce } => {
+                node.table.write(at, &NodeFrame::Pong(Ping { nonce }));
+            }
+            Action::Refresh { request_id } => self.refresh(request_id),
+            Action::Forward(request, body) => forward::forward(node, at, request, body),
+            Action::Join(join) => Box::pin(self.join(join)).await,
+            Action::Leave(leave) => Box::pin(self.leave(leave)).await,
+            Action::RefuseRequest { request_id, code } => {
+                node.table.write(at, &forward::refusal(request_id, code, code.meaning()));
+            }
+            Action::Drain => {
+                node.table.with(at, Connection::drain);
+            }
+            Action::Close { code, reason } => {
+                let conn = node.connection_id(at);
+                debug!(%conn, code = code.name(), reason, "closing");
+                self.slot.detach();
+                node.table.begin_close(at, code, &reason, 0);
+            }
+        }
+        None
+    }
+
+    async fn authenticate(&mut self, asked: params::Login) -> Event {
+        let (node, at) = (&self.slot.node, self.slot.at);
+        let origin = self.stranger.as_ref().and_then(|stranger| stranger.origin.as_deref());
+        match login::login(node, at, asked, origin).await {
+            Ok(Admitted { answer, app, idle_timeout, frame_bytes_max }) => {
+                if let Some(dialled) = node.table.with(at, |connection| connection.dialled) {
+                    node.metrics.sessions(&app, dialled).inc();
+                }
+                node.table.start_idle(at, idle_timeout);
+                node.table.write(at, &answer);
+                self.stranger = None;
+                Event::Bound { frame_bytes_max }
+            }
+            Err(refused) => refused,
+        }
+    }
+
+    fn refresh(&self, request_id: u64) {
+        let (node, at) = (self.slot.node.clone(), self.slot.at);
+        if let Some(Err(code)) = node.table.with(at, Connection::begin_request) {
+            let refused = control::not_refreshed(request_id, code);
+            node.table.write(at, &NodeFrame::Refreshed(refused));
+            return;
+        }
+        node.tasks.clone().spawn_light(async move {
+            let _counted = InFlight { node: &node, at };
+            control::refresh(&node, at, request_id).await;
+        });
+    }
+
+    async fn join(&self, join: params::Join) {
+        let (node, at) = (&self.slot.node, self.slot.at);
+        let lane = node.table.lane_of(at.slot);
+        let agreed = match group_key(node, at, &join.group) {
+            Ok(key) => self.agree(&key, lane).await.map(|stay| (key, stay)),
+            Err(code) => Err(code),
+        };
+        match agreed {
+            Ok((key, stay)) => {
+                let done = Done::Device(join.request_id);
+                let (seq, business) = (stay.seq, stay.business);
+                node.lanes[lane].send(Work::Join { at, key, seq, business, done }).await;
+            }
+            Err(code) => {
+                let refused = NodeFrame::Joined(Joined {
+                    request_id: join.request_id,
+                    group: hawser_proto::frame::cut(&join.group),
+                    status: code.number(),
+                    message: code.meaning().to_owned(),
+                    business: 0,
+                });
+                node.table.write(at, &refused);
+            }
+        }
+    }
+
+    async fn agree(&self, key: &GroupKey, lane: usize) -> Result<crate::groups::Stay, ErrorCode> {
+        let (node, at) = (&self.slot.node, self.slot.at);
+        let patience = node.config.router_call_timeout;
+        let stay = node.groups.enter(key, lane, &node.routers, patience).await?;
+        let serves = node.table.with(at, |connection| {
+            let identity = connection.identity.as_ref();
+            identity.is_some_and(|it| it.businesses.binary_search(&stay.business).is_ok())
+        });
+        if serves == Some(true) {
+            return Ok(stay);
+        }
+        node.groups.leave(key, stay.seq, lane, &node.routers);
+        Err(ErrorCode::PermissionDenied)
+    }
+
+    async fn leave(&self, leave: params::Leave) {
+        let (node, at) = (&self.slot.node, self.slot.at);
+        match group_key(node, at, &leave.group) {
+            Ok(key) => {
+                let (reason, message) = (LeftReason::Asked, String::new());
+                let done = Done::Device(leave.request_id);
+                let work = Work::Leave { at, key, reason, message, done };
+                node.lanes[node.table.lane_of(at.slot)].send(work).await;
+            }
+            Err(code) => {
+                let refused = NodeFrame::Left(Left {
+                    request_id: leave.request_id,
+                    group: hawser_proto::frame::cut(&leave.group),
+                    status: code.number(),
+                    message: code.meaning().to_owned(),
+                    reason: LeftReason::Unspecified.into(),
+                });
+                node.table.write(at, &refused);
+            }
+        }
+    }
+
+    /// Gets the goodbye out and waits for the peer's end, within bounds.
+    async fn linger(&mut self, code: CloseCode) {
+        let (node, at) = (&self.slot.node, self.slot.at);
+        let mut state = Linger::new();
+        let ending = poll_fn(|cx| {
+            SCRATCH.with_borrow_mut(|scratch| node.table.poll_linger(at, cx, &mut state, scratch))
+        });
+        // A peer that takes longer has been told all we could.
+        let _ = tokio::time::timeout(node.config.linger, ending).await;
+        node.table.end_link(at, code.number());
+    }
+}

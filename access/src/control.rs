@@ -1,0 +1,208 @@
+//! What an access node hears from control and tells it: the catalogue, reports of itself, new tokens.
+//! While control is away the last catalogue stays in force.
+
+use crate::login;
+use crate::node::Node;
+use crate::retry::Retry;
+use crate::table::Signal;
+use hawser_chassis::grpc::{ShowBearer, channel};
+use hawser_proto::code::{CloseCode, ErrorCode};
+use hawser_proto::frame::NodeFrame;
+use hawser_proto::id::SlotRef;
+use hawser_proto::params::Refreshed;
+use hawser_proto::rpc::control::control_client::ControlClient;
+use hawser_proto::rpc::control::update::What;
+use hawser_proto::rpc::control::{
+    AccessPoint, NodeReport, RefreshTokenRequest, Update, WatchRequest, change::Entity,
+};
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+use tracing::debug;
+
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+const REPORT_INTERVAL: Duration = Duration::from_secs(3);
+/// How soon a report is tried again, or readiness looked at again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(50);
+/// A snapshot holds every key of every business.
+const UPDATE_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// A client of control's internal port.
+#[derive(Clone)]
+pub(crate) struct Control(ControlClient<InterceptedService<Channel, ShowBearer>>);
+
+impl Control {
+    /// `Err`: the address or the secret cannot be used.
+    pub(crate) fn new(uri: &str, secret: &hawser_chassis::secret::Secret) -> Result<Self, String> {
+        let secret =
+            ShowBearer::new(secret).ok_or("the cluster secret cannot stand in a header")?;
+        let channel = channel(uri).map_err(|error| error.to_string())?;
+        let client = ControlClient::with_interceptor(channel, secret);
+        Ok(Self(client.max_decoding_message_size(UPDATE_BYTES_MAX)))
+    }
+}
+
+/// Follows the catalogue until the node stops.
+pub(crate) async fn watch(node: Arc<Node>) {
+    let mut retry = Retry::new("control watch", &node.links);
+    while retry.go_on_after(watch_once(&node)).await {}
+}
+
+async fn watch_once(node: &Arc<Node>) -> Result<(), Status> {
+    let mut client = node.control.0.clone();
+    let who = WatchRequest { role: "access".into(), node: node.config.node.as_str().to_owned() };
+    let mut updates = client.watch(who).await?.into_inner();
+    while let Some(update) = updates.message().await? {
+        apply(node, update).await;
+    }
+    Ok(())
+}
+
+async fn apply(node: &Arc<Node>, update: Update) {
+    let ends_sessions = match &update.what {
+        Some(What::Snapshot(_)) => true,
+        Some(What::Change(change)) => {
+            matches!(change.entity, Some(Entity::Revocation(_) | Entity::App(_)))
+        }
+        None => false,
+    };
+    let next = node.catalogue.load().apply(update);
+    node.metrics.catalogue_revision.set(next.revision as i64);
+    node.pools.follow(&next);
+    node.catalogue.store(Arc::new(next));
+    if ends_sessions {
+        sweep(node).await;
+    }
+}
+
+/// Closes live sessions whose token was revoked or whose app is gone.
+async fn sweep(node: &Arc<Node>) {
+    let catalogue = node.catalogue.load_full();
+    for slot in 0..node.table.slots_used() {
+        node.table.visit(slot, |_, connection| {
+            let Some(identity) = &connection.identity else { return };
+            let is_enabled = catalogue.app(&identity.app).is_some_and(|app| app.enabled);
+            let (device, issued_ms) = (&identity.device, identity.token_issued_at_ms);
+            if !is_enabled {
+                connection.order(Signal::Ordered(CloseCode::AppUnavailable, String::new()));
+            } else if catalogue.is_revoked(&identity.app, device, issued_ms) {
+                connection.order(Signal::Ordered(CloseCode::TokenRevoked, String::new()));
+            }
+        });
+        if slot % 1024 == 1023 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Reports load and addresses until the node stops.
+pub(crate) async fn report(node: Arc<Node>, access_points: Vec<AccessPoint>) {
+    let stop = node.links.stop_signal();
+    loop {
+        let report = NodeReport {
+            node: node.config.node.as_str().to_owned(),
+            boot: node.table.boot.0,
+            cluster: node.config.cluster.clone(),
+            region: node.config.region.clone(),
+            carrier: node.config.carrier.clone(),
+            access_points: access_points.clone(),
+            connections: node.metrics.connections.get().max(0) as u64,
+            connections_max: node.config.connections_max.into(),
+            draining: node.is_draining(),
+        };
+        // A node without a router or a catalogue can take no login, and is not to be handed out.
+        let pause = if node.is_ready() || node.is_draining() {
+            match call(node.control.0.clone().report(timed(report))).await {
+                Ok(answer) if answer.next_report_ms > 0 => {
+                    Duration::from_millis(u64::from(answer.next_report_ms)).min(REPORT_INTERVAL)
+                }
+                Ok(_) => REPORT_INTERVAL,
+                Err(status) => {
+                    debug!(code = ?status.code(), reason = status.message(), "report was not taken");
+                    REPORT_INTERVAL / 3
+                }
+            }
+        } else {
+            RETRY_INTERVAL
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = node.news.notified() => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+fn timed<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(CALL_TIMEOUT);
+    request
+}
+
+async fn call<T>(
+    answer: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Status> {
+    match tokio::time::timeout(CALL_TIMEOUT, answer).await {
+        Ok(answer) => answer.map(tonic::Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded("no answer in time")),
+    }
+}
+
+/// Gets a new token for a live session, and tells the device.
+pub(crate) async fn refresh(node: &Node, at: SlotRef, request_id: u64) {
+    let asked = node.table.with(at, |connection| {
+        let identity = connection.identity.as_ref()?;
+        let businesses = identity.token_businesses.iter().flatten();
+        Some(RefreshTokenRequest {
+            app: identity.app.as_str().to_owned(),
+            device: identity.device.as_str().to_owned(),
+            issued_at_ms: identity.token_issued_at_ms as i64,
+            businesses: businesses.map(|business| business.as_str().to_owned()).collect(),
+        })
+    });
+    let Some(asked) = asked.flatten() else { return };
+    let answer = call(node.control.0.clone().refresh_token(timed(asked))).await;
+    let refreshed = match answer {
+        Ok(token) => {
+            node.table.with(at, |connection| {
+                if let Some(identity) = &mut connection.identity {
+                    identity.token_issued_at_ms = token.issued_at_ms.max(0) as u64;
+                    identity.token_expires_at_ms = token.expires_at_ms.max(0) as u64;
+                }
+            });
+            Refreshed {
+                request_id,
+                token: token.token,
+                token_refresh_at_ms: token.refresh_at_ms.max(0) as u64,
+                token_expires_at_ms: token.expires_at_ms.max(0) as u64,
+                ..Default::default()
+            }
+        }
+        Err(status) => {
+            let code = match status.code() {
+                Code::PermissionDenied => ErrorCode::Revoked,
+                _ => ErrorCode::Unavailable,
+            };
+            not_refreshed(request_id, code)
+        }
+    };
+    node.table.write(at, &NodeFrame::Refreshed(refreshed));
+}
+
+/// The answer to a refresh that was refused.
+pub(crate) fn not_refreshed(request_id: u64, code: ErrorCode) -> Refreshed {
+    let message = code.meaning().to_owned();
+    Refreshed { request_id, status: code.number(), message, ..Default::default() }
+}
+
+impl Node {
+    /// The frame limit of an app, header included.
+    pub(crate) fn frame_bytes_max(&self, app: &hawser_proto::id::AppId) -> usize {
+        let catalogue = self.catalogue.load();
+        catalogue.app(app).map_or(hawser_proto::limits::FRAME_BYTES_MAX_DEFAULT, |app| {
+            login::frame_bytes_max(app)
+        })
+    }
+}

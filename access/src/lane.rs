@@ -1,0 +1,508 @@
+//! A lane: one worker of the downlink. It owns the group memberships of its connections and walks
+//! them, writing to each link at once and waking nobody. Lanes share no lock and no member list.
+//!
+//! Each connection belongs to one lane for life, by its slot. A lane also owns the wheel of its
+//! connections' deadlines.
+
+use crate::fanout::{Fanout, Tally};
+use crate::groups::GroupKey;
+use crate::node::Node;
+use crate::outbox::{Keep, SlowPolicy};
+use crate::table::{Check, Written};
+use crate::wheel::{self, Wheel};
+use hawser_proto::code::ErrorCode;
+use hawser_proto::frame::NodeFrame;
+use hawser_proto::id::{AppId, BusinessNo, SlotRef};
+use hawser_proto::limits::GROUPS_PER_CONNECTION_MAX;
+use hawser_proto::params::{Joined, Left, LeftReason};
+use slab::Slab;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+
+/// Writes between two looks at what else the runtime has to do.
+const WRITES_PER_TURN: usize = 128;
+/// A broadcast's pace is kept in steps of this length.
+const BROADCAST_STEP: Duration = Duration::from_millis(50);
+/// Broadcasts one lane works on at once; more are refused.
+const BROADCASTS_MAX: usize = 16;
+
+/// Work for a lane.
+pub(crate) enum Work {
+    /// Take a connection into a group. The claim on the group (see `Groups::enter`) comes along.
+    Join { at: SlotRef, key: GroupKey, seq: u64, business: BusinessNo, done: Done },
+    /// Take a connection out.
+    Leave { at: SlotRef, key: GroupKey, reason: LeftReason, message: String, done: Done },
+    /// The connection has ended: it leaves everything.
+    Ended { at: SlotRef },
+    /// The group is no more.
+    DropGroup { key: GroupKey },
+    /// Write to every member.
+    Multicast { key: GroupKey, fanout: Arc<Fanout> },
+    /// Write to every session of an app that serves a business, this many a second.
+    Broadcast { app: AppId, business: BusinessNo, per_second: u32, fanout: Arc<Fanout> },
+    /// Name a connection's groups.
+    Describe { at: SlotRef, groups: oneshot::Sender<Vec<String>> },
+}
+
+/// Who is told how a membership change went.
+pub(crate) enum Done {
+    /// The device, which asked with this request id.
+    Device(u64),
+    /// The router, on behalf of a business. The device is told of the change, too.
+    Business(oneshot::Sender<Option<ErrorCode>>),
+}
+
+/// The way to one lane.
+#[derive(Clone)]
+pub(crate) struct LaneHandle(mpsc::Sender<Work>);
+
+impl LaneHandle {
+    /// Hands work over without waiting. `Err`: the lane's queue is full, and the work comes back.
+    pub(crate) fn try_send(&self, work: Work) -> Result<(), Work> {
+        self.0.try_send(work).map_err(mpsc::error::TrySendError::into_inner)
+    }
+
+    /// Hands work over that must not be lost; waits for room.
+    pub(crate) async fn send(&self, work: Work) {
+        // The lane ends only with the node.
+        let _ = self.0.send(work).await;
+    }
+}
+
+/// A queue for a lane that is about to start.
+pub(crate) fn queue(bound: usize) -> (LaneHandle, mpsc::Receiver<Work>) {
+    let (sender, receiver) = mpsc::channel(bound);
+    (LaneHandle(sender), receiver)
+}
+
+/// Runs lane `index` until the node stops.
+pub(crate) async fn run(node: Arc<Node>, index: usize, mut queue: mpsc::Receiver<Work>) {
+    let stop = node.tasks.stop_signal();
+    let mut lane = Lane::new(node, index);
+    let mut tick = tokio::time::interval(lane.node.config.wheel_tick);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        let step = lane.next_broadcast_step();
+        // Unbiased: a busy queue must not hold back the wheel, nor the other way round.
+        tokio::select! {
+            work = queue.recv() => match work {
+                Some(work) => lane.perform(work).await,
+                None => return,
+            },
+            _ = tick.tick() => lane.turn_wheel().await,
+            () = sleep_until(step) => lane.step_broadcasts().await,
+            // The node stops its connections first, and its lanes when they are gone.
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+struct Group {
+    key: GroupKey,
+    seq: u64,
+    members: Vec<SlotRef>,
+}
+
+/// A connection's side of its memberships.
+struct Memberships {
+    generation: u32,
+    /// Group, and where in its members this connection stands.
+    groups: Vec<(usize, u32)>,
+    kicked_from: Vec<GroupKey>,
+}
+
+struct Broadcast {
+    app: AppId,
+    business: BusinessNo,
+    per_step: f64,
+    allowance: f64,
+    next_slot: u32,
+    next_step: Instant,
+    reported: Instant,
+    fanout: Arc<Fanout>,
+}
+
+struct Lane {
+    node: Arc<Node>,
+    index: usize,
+    wheel: Wheel,
+    groups: Slab<Group>,
+    by_key: HashMap<GroupKey, usize, foldhash::fast::RandomState>,
+    of_slot: HashMap<u32, Memberships, foldhash::fast::RandomState>,
+    broadcasts: Vec<Broadcast>,
+    due: Vec<SlotRef>,
+}
+
+impl Lane {
+    fn new(node: Arc<Node>, index: usize) -> Self {
+        let now = u64::from(node.table.tick());
+        let tick_ms = node.config.wheel_tick.as_millis().max(1) as u64;
+        Self {
+            wheel: Wheel::new(now / tick_ms),
+            node,
+            index,
+            groups: Slab::new(),
+            by_key: HashMap::default(),
+            of_slot: HashMap::default(),
+            broadcasts: Vec::new(),
+            due: Vec::new(),
+        }
+    }
+
+    async fn perform(&mut self, work: Work) {
+        match work {
+            Work::Join { at, key, seq, business, done } => self.join(at, key, seq, business, done),
+            Work::Leave { at, key, reason, message, done } => {
+                self.leave(at, &key, reason, message, done);
+            }
+            Work::Ended { at } => self.ended(at),
+            Work::DropGroup { key } => self.drop_group(&key),
+            Work::Multicast { key, fanout } => self.multicast(&key, &fanout).await,
+            Work::Broadcast { app, business, per_second, fanout } => {
+                self.start_broadcast(app, business, per_second, fanout);
+            }
+            Work::Describe { at, groups } => {
+                let _ = groups.send(self.describe(at));
+            }
+        }
+    }
+
+    // === Deadlines ===
+
+    async fn turn_wheel(&mut self) {
+        let now_ms = self.node.table.tick();
+        let tick_ms = self.node.config.wheel_tick.as_millis().max(1) as u64;
+        for (at, due_ms) in self.node.table.take_watched(self.index) {
+            self.wheel.insert(at, u64::from(due_ms).div_ceil(tick_ms));
+        }
+        let horizon_ms = now_ms.saturating_add(tick_ms as u32 * (wheel::BUCKETS as u32 - 2));
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.advance(u64::from(now_ms) / tick_ms, &mut due);
+        for (n, at) in due.drain(..).enumerate() {
+            if let Check::Again(next_ms) = self.node.table.check(at, now_ms, horizon_ms) {
+                self.wheel.insert(at, u64::from(next_ms).div_ceil(tick_ms));
+            }
+            if n % 1024 == 1023 {
+                tokio::task::yield_now().await;
+            }
+        }
+        due.shrink_to(1024);
+        self.due = due;
+    }
+
+    // === Membership ===
+
+    fn join(&mut self, at: SlotRef, key: GroupKey, seq: u64, business: BusinessNo, done: Done) {
+        let refused = self.try_join(at, &key, seq);
+        if refused.is_some() {
+            self.node.groups.leave(&key, seq, self.index, &self.node.routers);
+        }
+        let request_id = match done {
+            Done::Device(request_id) => request_id,
+            Done::Business(tell) => {
+                let _ = tell.send(refused.filter(|_| !self.is_member(at, &key)));
+                0
+            }
+        };
+        // Already in: the claim was given back, and the device hears that it is in.
+        let status = refused.filter(|_| !self.is_member(at, &key));
+        if request_id != 0 || refused.is_none() {
+            self.node.table.write(at, &joined(request_id, &key, status, business));
+        }
+    }
+
+    /// `Some`: not taken in as a new member; `AlreadyExists` when it was one before.
+    fn try_join(&mut self, at: SlotRef, key: &GroupKey, seq: u64) -> Option<ErrorCode> {
+        let is_live = self.node.table.with(at, |connection| connection.identity.is_some());
+        if is_live != Some(true) {
+            return Some(ErrorCode::DeviceOffline);
+        }
+        // Asked here, in the lane's own order of work: whatever drops the group comes either before,
+        // and is seen now, or after, and finds the member.
+        if !self.node.groups.lasts(key, seq) {
+            return Some(ErrorCode::GroupNotFound);
+        }
+        if self.is_member(at, key) {
+            return Some(ErrorCode::AlreadyExists);
+        }
+        let memberships = self.memberships(at);
+        if memberships.kicked_from.contains(key) {
+            return Some(ErrorCode::PermissionDenied);
+        }
+        if memberships.groups.len() >= GROUPS_PER_CONNECTION_MAX {
+            return Some(ErrorCode::TooManyGroups);
+        }
+        let index = match self.by_key.get(key) {
+            Some(&index) => index,
+            None => {
+                let group = Group { key: key.clone(), seq, members: Vec::new() };
+                let index = self.groups.insert(group);
+                self.by_key.insert(key.clone(), index);
+                index
+            }
+        };
+        let group = &mut self.groups[index];
+        let position = group.members.len() as u32;
+        group.members.push(at);
+        self.memberships(at).groups.push((index, position));
+        None
+    }
+
+    fn leave(
+        &mut self,
+        at: SlotRef,
+        key: &GroupKey,
+        reason: LeftReason,
+        message: String,
+        done: Done,
+    ) {
+        let is_kick = reason == LeftReason::Kicked;
+        let index = self.by_key.get(key).copied().filter(|_| self.is_member(at, key));
+        if is_kick && index.is_some() {
+            self.memberships(at).kicked_from.push(key.clone());
+        }
+        if let Some(index) = index {
+            self.remove_member(at, index);
+        }
+        let refused = if index.is_some() { None } else { Some(ErrorCode::NotMember) };
+        let request_id = match done {
+            Done::Device(request_id) => request_id,
+            Done::Business(tell) => {
+                let _ = tell.send(refused);
+                0
+            }
+        };
+        if request_id != 0 || refused.is_none() {
+            self.node.table.write(at, &left(request_id, key, refused, reason, message));
+        }
+    }
+
+    fn ended(&mut self, at: SlotRef) {
+        let is_current = |memberships: &Memberships| memberships.generation == at.generation;
+        if !self.of_slot.get(&at.slot).is_some_and(is_current) {
+            return;
+        }
+        while let Some(&(index, _)) = self.of_slot.get(&at.slot).and_then(|m| m.groups.last()) {
+            self.remove_member(at, index);
+        }
+        self.of_slot.remove(&at.slot);
+    }
+
+    fn drop_group(&mut self, key: &GroupKey) {
+        let Some(&index) = self.by_key.get(key) else { return };
+        let members = self.groups[index].members.clone();
+        for at in members {
+            self.remove_member(at, index);
+            let frame = left(0, key, None, LeftReason::GroupDeleted, String::new());
+            self.node.table.write(at, &frame);
+        }
+    }
+
+    /// The record of a connection; one of an earlier life of the slot is left behind first.
+    fn memberships(&mut self, at: SlotRef) -> &mut Memberships {
+        let old = self.of_slot.get(&at.slot).map(|m| m.generation).filter(|&g| g != at.generation);
+        if let Some(generation) = old {
+            self.ended(SlotRef { slot: at.slot, generation });
+        }
+        self.of_slot.entry(at.slot).or_insert_with(|| Memberships {
+            generation: at.generation,
+            groups: Vec::new(),
+            kicked_from: Vec::new(),
+        })
+    }
+
+    fn is_member(&self, at: SlotRef, key: &GroupKey) -> bool {
+        let Some(&index) = self.by_key.get(key) else { return false };
+        self.of_slot.get(&at.slot).is_some_and(|memberships| {
+            memberships.generation == at.generation
+                && memberships.groups.iter().any(|&(group, _)| group == index)
+        })
+    }
+
+    /// Takes a member out, in constant time for the group: the last member takes its place.
+    fn remove_member(&mut self, at: SlotRef, index: usize) {
+        let Some(memberships) = self.of_slot.get_mut(&at.slot) else { return };
+        let Some(nth) = memberships.groups.iter().position(|&(group, _)| group == index) else {
+            return;
+        };
+        let (_, position) = memberships.groups.swap_remove(nth);
+        if memberships.groups.is_empty() && memberships.kicked_from.is_empty() {
+            self.of_slot.remove(&at.slot);
+        }
+        let group = &mut self.groups[index];
+        group.members.swap_remove(position as usize);
+        if let Some(moved) = group.members.get(position as usize) {
+            let theirs = self.of_slot.get_mut(&moved.slot);
+            let entry = theirs.and_then(|m| m.groups.iter_mut().find(|(group, _)| *group == index));
+            if let Some((_, place)) = entry {
+                *place = position;
+            }
+        }
+        self.node.groups.leave(&group.key, group.seq, self.index, &self.node.routers);
+        if group.members.is_empty() {
+            let group = self.groups.remove(index);
+            self.by_key.remove(&group.key);
+        }
+    }
+
+    fn describe(&self, at: SlotRef) -> Vec<String> {
+        let Some(memberships) = self.of_slot.get(&at.slot) else { return Vec::new() };
+        if memberships.generation != at.generation {
+            return Vec::new();
+        }
+        let name = |&(index, _): &(usize, u32)| self.groups[index].key.1.as_str().to_owned();
+        memberships.groups.iter().map(name).collect()
+    }
+
+    // === Fan-out: the one place that walks members ===
+
+    async fn multicast(&mut self, key: &GroupKey, fanout: &Fanout) {
+        let mut tally = Tally::default();
+        let mut gone = Vec::new();
+        if let Some(&index) = self.by_key.get(key) {
+            let table = &self.node.table;
+            for turn in self.groups[index].members.chunks(WRITES_PER_TURN) {
+                for &at in turn {
+                    let written =
+                        table.write_shared(at, &fanout.frame, Keep::Droppable, fanout.slow);
+                    if written == Written::Gone {
+                        gone.push(at);
+                    }
+                    tally.count(written);
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        fanout.lane_done(tally);
+        // Their `Ended` comes too, or was lost to a full queue.
+        for at in gone {
+            if self.node.table.with(at, |_| ()).is_none() {
+                self.ended(at);
+            }
+        }
+    }
+
+    fn start_broadcast(
+        &mut self,
+        app: AppId,
+        business: BusinessNo,
+        per_second: u32,
+        fanout: Arc<Fanout>,
+    ) {
+        if self.broadcasts.len() >= BROADCASTS_MAX {
+            fanout.lane_done(Tally::default());
+            return;
+        }
+        let steps_per_second = 1.0 / BROADCAST_STEP.as_secs_f64();
+        let now = Instant::now();
+        self.broadcasts.push(Broadcast {
+            app,
+            business,
+            per_step: f64::from(per_second.max(1)) / steps_per_second,
+            allowance: 0.0,
+            next_slot: self.index as u32,
+            next_step: now,
+            reported: now,
+            fanout,
+        });
+    }
+
+    fn next_broadcast_step(&self) -> Option<Instant> {
+        self.broadcasts.iter().map(|broadcast| broadcast.next_step).min()
+    }
+
+    async fn step_broadcasts(&mut self) {
+        let now = Instant::now();
+        let slots = self.node.table.slots_used();
+        let lanes = self.node.lanes.len() as u32;
+        for broadcast in &mut self.broadcasts {
+            if broadcast.next_step > now {
+                continue;
+            }
+            broadcast.next_step = now + BROADCAST_STEP;
+            broadcast.allowance =
+                (broadcast.allowance + broadcast.per_step).min(broadcast.per_step.max(1.0));
+            let mut tally = Tally::default();
+            let mut seen = 0;
+            while broadcast.allowance >= 1.0 && broadcast.next_slot < slots {
+                let at = self.node.table.visit(broadcast.next_slot, |at, connection| {
+                    let identity = connection.identity.as_ref()?;
+                    let is_theirs = identity.epoch.0 != 0
+                        && identity.app == broadcast.app
+                        && identity.businesses.binary_search(&broadcast.business).is_ok();
+                    is_theirs.then_some(at)
+                });
+                broadcast.next_slot += lanes;
+                if let Some(at) = at.flatten() {
+                    let Fanout { frame, slow, .. } = &*broadcast.fanout;
+                    tally.count(self.node.table.write_shared(at, frame, Keep::Droppable, *slow));
+                    broadcast.allowance -= 1.0;
+                }
+                seen += 1;
+                if seen % WRITES_PER_TURN == 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            if broadcast.next_slot < slots {
+                broadcast.fanout.add(tally);
+                if self.index == 0 && broadcast.reported.elapsed() > Duration::from_secs(1) {
+                    broadcast.reported = now;
+                    broadcast.fanout.report(false);
+                }
+            } else {
+                broadcast.fanout.lane_done(tally);
+            }
+        }
+        self.broadcasts.retain(|broadcast| broadcast.next_slot < slots);
+    }
+}
+
+fn joined(
+    request_id: u64,
+    key: &GroupKey,
+    refused: Option<ErrorCode>,
+    business: BusinessNo,
+) -> NodeFrame {
+    NodeFrame::Joined(Joined {
+        request_id,
+        group: key.1.as_str().to_owned(),
+        status: refused.map_or(0, ErrorCode::number),
+        message: refused.map_or_else(String::new, |code| code.meaning().to_owned()),
+        business: if refused.is_none() { business.0 } else { 0 },
+    })
+}
+
+fn left(
+    request_id: u64,
+    key: &GroupKey,
+    refused: Option<ErrorCode>,
+    reason: LeftReason,
+    message: String,
+) -> NodeFrame {
+    NodeFrame::Left(Left {
+        request_id,
+        group: key.1.as_str().to_owned(),
+        status: refused.map_or(0, ErrorCode::number),
+        message: refused.map_or(message, |code| code.meaning().to_owned()),
+        reason: reason.into(),
+    })
+}
+
+/// What a business wants done with pushes its devices are too slow for.
+pub(crate) fn slow_policy(number: i32) -> SlowPolicy {
+    use hawser_proto::rpc::control::SlowPolicy as Wire;
+    match Wire::try_from(number) {
+        Ok(Wire::DropOldest) => SlowPolicy::DropOldest,
+        Ok(Wire::Disconnect) => SlowPolicy::Disconnect,
+        Ok(Wire::Unspecified | Wire::DropNewest) | Err(_) => SlowPolicy::DropNewest,
+    }
+}

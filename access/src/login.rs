@@ -1,0 +1,243 @@
+//! A login: the token is checked here, offline, and the device is claimed at the router.
+
+use crate::groups::GroupKey;
+use crate::node::Node;
+use crate::routers::{Bound, Unbound};
+use crate::session::Event;
+use crate::table::{ClientFacts, Identity};
+use hawser_proto::catalogue::Catalogue;
+use hawser_proto::code::{CloseCode, ErrorCode};
+use hawser_proto::frame::NodeFrame;
+use hawser_proto::id::{AppId, BusinessId, BusinessNo, DeviceId, Epoch, SlotRef};
+use hawser_proto::limits::{
+    BUSINESSES_PER_CONNECTION_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MAX_DEFAULT,
+    GROUPS_PER_CONNECTION_MAX, REQUESTS_IN_FLIGHT_MAX,
+};
+use hawser_proto::params::{BusinessNumber, Login, LoginOk};
+use hawser_proto::rpc::control::App;
+use hawser_proto::token;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Bytes kept of what a device says of itself, each.
+const FACT_BYTES_MAX: usize = 64;
+
+/// A login that was taken, and its answer.
+pub(crate) struct Admitted {
+    pub(crate) answer: NodeFrame,
+    pub(crate) app: AppId,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) frame_bytes_max: usize,
+}
+
+type Refusal = (CloseCode, &'static str);
+
+/// Checks a login and claims the device for this connection. On success the slot's identity is
+/// complete, and pushes may already be on their way; the caller writes the answer.
+///
+/// Not cancel-safe: a claim that is abandoned is given back when the router's answer arrives.
+pub(crate) async fn login(
+    node: &Arc<Node>,
+    at: SlotRef,
+    login: Login,
+    origin: Option<&str>,
+) -> Result<Admitted, Event> {
+    let begun = Instant::now();
+    let dialled = node.table.with(at, |connection| connection.dialled);
+    let taken = match check(node, at, &login, origin) {
+        Err(refusal) => Err(refusal),
+        Ok(checked) => claim(node, at, checked).await,
+    };
+    if let Some(dialled) = dialled {
+        let result = taken.as_ref().map(|_| begun.elapsed().as_secs_f64());
+        node.metrics.login(dialled, result.map_err(|&(code, _)| code));
+    }
+    taken.map_err(|(code, reason)| Event::Refused(code, reason.to_owned()))
+}
+
+struct Checked {
+    app: AppId,
+    settings: Arc<App>,
+    identity: Identity,
+    numbers: Vec<BusinessNumber>,
+}
+
+/// Everything that needs nobody else.
+fn check(
+    node: &Node,
+    at: SlotRef,
+    login: &Login,
+    origin: Option<&str>,
+) -> Result<Checked, Refusal> {
+    let app =
+        AppId::new(&login.app).map_err(|_| (CloseCode::BadFrame, "the app id is malformed"))?;
+    let device = DeviceId::new(&login.device)
+        .map_err(|_| (CloseCode::BadFrame, "the device id is malformed"))?;
+    let catalogue = node.catalogue.load();
+    if catalogue.revision == 0 {
+        return Err((CloseCode::Overloaded, "this node has not heard from control yet"));
+    }
+    let now_ms = node.wall_ms();
+    let identity = token::verify(&login.token, now_ms, |kid| catalogue.verifying_key(kid, now_ms))
+        .map_err(|error| (error.close_code(), error.close_code().meaning()))?;
+    if identity.app != app || identity.device != device {
+        return Err((CloseCode::TokenMismatch, CloseCode::TokenMismatch.meaning()));
+    }
+    let settings = match catalogue.app(&app) {
+        Some(settings) if settings.enabled => settings.clone(),
+        Some(_) | None => {
+            return Err((CloseCode::AppUnavailable, CloseCode::AppUnavailable.meaning()));
+        }
+    };
+    if !allows_origin(&settings, origin) {
+        return Err((CloseCode::AppUnavailable, "the app does not allow this origin"));
+    }
+    if catalogue.is_revoked(&app, &device, identity.issued_at_ms) {
+        return Err((CloseCode::TokenRevoked, CloseCode::TokenRevoked.meaning()));
+    }
+    let instance = <[u8; 16]>::try_from(&login.instance[..])
+        .map_err(|_| (CloseCode::BadFrame, "the instance is not 16 bytes"))?;
+    let numbers = businesses(&catalogue, &app, &identity, &login.businesses);
+    let mut served: Vec<BusinessNo> =
+        numbers.iter().filter(|it| it.status == 0).map(|it| BusinessNo(it.number)).collect();
+    served.sort_unstable();
+    served.dedup();
+    let facts = login.client.as_ref().map(|client| ClientFacts {
+        sdk: fact(&client.sdk),
+        platform: fact(&client.platform),
+        app_version: fact(&client.app_version),
+    });
+    let identity = Identity {
+        app: app.clone(),
+        device,
+        epoch: Epoch(0),
+        kicked_epoch: None,
+        instance,
+        attempt: login.attempt,
+        businesses: node.shared.businesses(&served),
+        client: node.shared.client(facts.unwrap_or_default()),
+        login_at_ms: now_ms,
+        token_businesses: (!identity.businesses.is_empty())
+            .then(|| identity.businesses.into_boxed_slice()),
+        token_issued_at_ms: identity.issued_at_ms,
+        token_expires_at_ms: identity.expires_at_ms,
+    };
+    node.table.with(at, |_| ()).ok_or((CloseCode::Internal, "the connection has gone"))?;
+    Ok(Checked { app, settings, identity, numbers })
+}
+
+fn fact(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(FACT_BYTES_MAX / 4).collect()
+}
+
+fn allows_origin(app: &App, origin: Option<&str>) -> bool {
+    let Some(origin) = origin else { return true };
+    app.allowed_origins.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin))
+}
+
+/// The numbers of the businesses that were asked for; of all that the token allows, if none was.
+fn businesses(
+    catalogue: &Catalogue,
+    app: &AppId,
+    identity: &token::Identity,
+    asked: &[String],
+) -> Vec<BusinessNumber> {
+    if asked.is_empty() {
+        let mut all: Vec<BusinessNumber> = catalogue
+            .businesses()
+            .filter(|((of, _), business)| of == app && identity.allows(&business.business))
+            .map(|((_, no), business)| BusinessNumber {
+                name: business.business.clone(),
+                number: no.0,
+                status: 0,
+            })
+            .collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all.truncate(BUSINESSES_PER_CONNECTION_MAX);
+        return all;
+    }
+    let number = |name: &String| {
+        let refused = |code: ErrorCode| BusinessNumber {
+            name: hawser_proto::frame::cut(name),
+            number: 0,
+            status: code.number(),
+        };
+        let found = BusinessId::new(name).ok().and_then(|id| catalogue.number(app, &id));
+        match found {
+            None => refused(ErrorCode::UnknownBusiness),
+            Some(_) if !identity.allows(name) => refused(ErrorCode::PermissionDenied),
+            Some(no) => BusinessNumber { name: name.clone(), number: no.0, status: 0 },
+        }
+    };
+    asked.iter().map(number).collect()
+}
+
+/// Claims the device at the router.
+async fn claim(node: &Arc<Node>, at: SlotRef, checked: Checked) -> Result<Admitted, Refusal> {
+    let Checked { app, settings, identity, numbers } = checked;
+    let (issued_ms, expires_ms) = (identity.token_issued_at_ms, identity.token_expires_at_ms);
+    let (login_at_ms, device) = (identity.login_at_ms, identity.device.clone());
+    node.table.with(at, |connection| connection.identity = Some(Box::new(identity)));
+    let epoch = match node.routers.bind(node, at, &app, &device).await {
+        Ok(Bound { epoch }) => epoch,
+        Err(unbound) => {
+            return Err(match unbound {
+                Unbound::StaleAttempt => (CloseCode::StaleLogin, CloseCode::StaleLogin.meaning()),
+                Unbound::Superseded => (CloseCode::Superseded, CloseCode::Superseded.meaning()),
+                Unbound::Unavailable => {
+                    (CloseCode::RouterUnavailable, CloseCode::RouterUnavailable.meaning())
+                }
+            });
+        }
+    };
+    // A revocation that came while the claim was under way has looked at a session without an epoch.
+    if node.catalogue.load().is_revoked(&app, &device, issued_ms) {
+        return Err((CloseCode::TokenRevoked, CloseCode::TokenRevoked.meaning()));
+    }
+    let or = |ms: u32, default: Duration| match ms {
+        0 => default,
+        ms => Duration::from_millis(ms.into()),
+    };
+    let heartbeat = or(settings.heartbeat_ms, node.config.heartbeat);
+    let idle_timeout = or(settings.idle_timeout_ms, node.config.idle_timeout);
+    let frame_bytes_max = frame_bytes_max(&settings);
+    let answer = NodeFrame::LoginOk(LoginOk {
+        connection: node.connection_id(at),
+        epoch: epoch.0,
+        businesses: numbers,
+        heartbeat_ms: heartbeat.as_millis() as u32,
+        idle_timeout_ms: idle_timeout.as_millis() as u32,
+        server_time_ms: login_at_ms,
+        frame_bytes_max: frame_bytes_max as u32,
+        groups_max: GROUPS_PER_CONNECTION_MAX as u32,
+        requests_in_flight_max: REQUESTS_IN_FLIGHT_MAX as u32,
+        token_refresh_at_ms: refresh_at_ms(issued_ms, expires_ms),
+        token_expires_at_ms: expires_ms,
+        abilities: 0,
+    });
+    Ok(Admitted { answer, app, idle_timeout, frame_bytes_max })
+}
+
+/// A token is refreshed when three quarters of its life are over.
+fn refresh_at_ms(issued_ms: u64, expires_ms: u64) -> u64 {
+    issued_ms + expires_ms.saturating_sub(issued_ms) / 4 * 3
+}
+
+/// The frame limit of an app, header included.
+pub(crate) fn frame_bytes_max(app: &App) -> usize {
+    match app.frame_bytes_max as usize {
+        0 => FRAME_BYTES_MAX_DEFAULT,
+        wanted => wanted.min(FRAME_BYTES_MAX),
+    }
+}
+
+/// The names of a group that a device asks for.
+pub(crate) fn group_key(node: &Node, at: SlotRef, group: &str) -> Result<GroupKey, ErrorCode> {
+    let group = hawser_proto::id::GroupId::new(group).map_err(|_| ErrorCode::InvalidArgument)?;
+    let app = node
+        .table
+        .with(at, |connection| connection.identity.as_ref().map(|identity| identity.app.clone()))
+        .flatten()
+        .ok_or(ErrorCode::Internal)?;
+    Ok((app, group))
+}

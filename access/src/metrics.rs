@@ -1,0 +1,226 @@
+//! All metrics of an access node, each with a sentence that says when it moves.
+
+use crate::link::Dialled;
+use hawser_proto::code::CloseCode;
+use hawser_proto::id::AppId;
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
+};
+use std::collections::HashMap;
+
+/// Why a push or an order was refused at the last moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum StaleReason {
+    /// It names another process start.
+    Boot,
+    /// It names another life of the slot.
+    Generation,
+    /// It names another app or device.
+    Identity,
+    /// It names another session of the device.
+    Epoch,
+    /// Nobody who logged in lives in the slot.
+    Free,
+}
+
+impl StaleReason {
+    const ALL: [Self; 5] = [Self::Boot, Self::Generation, Self::Identity, Self::Epoch, Self::Free];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+            Self::Generation => "generation",
+            Self::Identity => "identity",
+            Self::Epoch => "epoch",
+            Self::Free => "free",
+        }
+    }
+}
+
+/// Where a volatile push ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PushCounts {
+    pub(crate) written: u64,
+    pub(crate) queued: u64,
+    pub(crate) dropped: u64,
+}
+
+/// The metrics. Handles are kept where they are used often.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    stale: HashMap<&'static str, IntCounter>,
+    pub(crate) connections: IntGauge,
+    sessions: IntGaugeVec,
+    logins: IntCounterVec,
+    login_seconds: HistogramVec,
+    closes: IntCounterVec,
+    pub(crate) refused_connections: IntCounterVec,
+    written: IntCounter,
+    queued: IntCounter,
+    dropped: IntCounter,
+    pub(crate) fanout_seconds: Histogram,
+    requests: IntCounterVec,
+    request_seconds: HistogramVec,
+    pub(crate) groups: IntGauge,
+    pub(crate) lane_full: IntCounter,
+    pub(crate) router_streams: IntGauge,
+    pub(crate) uplink_full: IntCounter,
+    pub(crate) catalogue_revision: IntGauge,
+}
+
+fn buckets() -> Vec<f64> {
+    prometheus::exponential_buckets(0.000_1, 2.5, 12).expect("start, factor and count are positive")
+}
+
+impl Metrics {
+    /// Registers everything. Panics if the registry holds one of these names already.
+    pub(crate) fn new(registry: &Registry) -> Self {
+        let register = Register(registry);
+        let stale = register.counters(
+            "hawser_access_stale_writes_blocked_total",
+            "Grows when a push or an order named a connection that is no longer there; reason says which check refused it.",
+            &["reason"],
+        );
+        let pushes = register.counters(
+            "hawser_downlink_pushes_total",
+            "Grows with each push to one device: taken by the kernel, queued in its outbox, or dropped as it was too slow.",
+            &["outcome"],
+        );
+        Self {
+            stale: StaleReason::ALL
+                .map(|reason| (reason.name(), stale.with_label_values(&[reason.name()])))
+                .into(),
+            connections: register.gauge("hawser_access_connections", "Connections held, logged in or not."),
+            sessions: register.gauges(
+                "hawser_access_sessions",
+                "Sessions online, by app and transport.",
+                &["app", "transport"],
+            ),
+            logins: register.counters(
+                "hawser_access_logins_total",
+                "Grows with each login, by transport and result: ok, or the name of the close code.",
+                &["transport", "result"],
+            ),
+            login_seconds: register.histograms(
+                "hawser_access_login_seconds",
+                "From LOGIN to LOGIN_OK: token check and claim at the router.",
+                &["transport"],
+            ),
+            closes: register.counters(
+                "hawser_access_closes_total",
+                "Grows when a connection ends, by the close code's name; cut: the peer or the network ended it.",
+                &["code"],
+            ),
+            refused_connections: register.counters(
+                "hawser_access_refused_connections_total",
+                "Grows when a connection was refused before it became one, by cause.",
+                &["cause"],
+            ),
+            written: pushes.with_label_values(&["written"]),
+            queued: pushes.with_label_values(&["queued"]),
+            dropped: pushes.with_label_values(&["dropped"]),
+            fanout_seconds: register.histogram(
+                "hawser_downlink_fanout_seconds",
+                "From a multicast's arrival at the node to its last lane being done.",
+            ),
+            requests: register.counters(
+                "hawser_forward_requests_total",
+                "Grows with each answered request, by app, business and status name.",
+                &["app", "business", "status"],
+            ),
+            request_seconds: register.histograms(
+                "hawser_forward_request_seconds",
+                "From a request's arrival to its answer, by app and business.",
+                &["app", "business"],
+            ),
+            groups: register.gauge("hawser_access_groups", "Groups with a member on this node."),
+            lane_full: register.counter(
+                "hawser_downlink_lane_full_total",
+                "Grows when a message found its lane's queue full.",
+            ),
+            router_streams: register.gauge("hawser_access_router_streams", "Streams to routers that are up."),
+            uplink_full: register.counter(
+                "hawser_access_uplink_full_total",
+                "Grows when a word to the router found the queue full.",
+            ),
+            catalogue_revision: register.gauge(
+                "hawser_access_catalogue_revision",
+                "Revision of the catalogue this node works with; 0 before control was first heard.",
+            ),
+        }
+    }
+
+    pub(crate) fn stale(&self, reason: StaleReason) {
+        if let Some(counter) = self.stale.get(reason.name()) {
+            counter.inc();
+        }
+    }
+
+    pub(crate) fn sessions(&self, app: &AppId, dialled: Dialled) -> IntGauge {
+        self.sessions.with_label_values(&[app.as_str(), dialled.name()])
+    }
+
+    pub(crate) fn login(&self, dialled: Dialled, result: Result<f64, CloseCode>) {
+        let name = result.as_ref().map_or_else(|code| code.name(), |_| "ok");
+        self.logins.with_label_values(&[dialled.name(), name]).inc();
+        if let Ok(seconds) = result {
+            self.login_seconds.with_label_values(&[dialled.name()]).observe(seconds);
+        }
+    }
+
+    pub(crate) fn close(&self, code: Option<CloseCode>) {
+        self.closes.with_label_values(&[code.map_or("cut", CloseCode::name)]).inc();
+    }
+
+    pub(crate) fn pushes(&self, counts: PushCounts) {
+        self.written.inc_by(counts.written);
+        self.queued.inc_by(counts.queued);
+        self.dropped.inc_by(counts.dropped);
+    }
+
+    pub(crate) fn request(&self, app: &str, business: &str, status: &str, seconds: f64) {
+        self.requests.with_label_values(&[app, business, status]).inc();
+        self.request_seconds.with_label_values(&[app, business]).observe(seconds);
+    }
+}
+
+/// Makes and registers in one step.
+struct Register<'r>(&'r Registry);
+
+impl Register<'_> {
+    fn add<C: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        made: prometheus::Result<C>,
+    ) -> C {
+        let metric = made.expect("names and labels here are valid");
+        self.0
+            .register(Box::new(metric.clone()))
+            .expect("each name is registered once per registry");
+        metric
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.add(IntCounter::new(name, help))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.add(IntGauge::new(name, help))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    fn histogram(&self, name: &str, help: &str) -> Histogram {
+        self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets())))
+    }
+
+    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
+        self.add(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets()), labels))
+    }
+}

@@ -1,0 +1,338 @@
+//! One access node: its parts, its start and its end.
+
+use crate::accept;
+use crate::config::Config;
+use crate::control::{self, Control};
+use crate::forward::Pools;
+use crate::groups::Groups;
+use crate::lane::{self, LaneHandle};
+use crate::link::{Dialled, Transport};
+use crate::metrics::Metrics;
+use crate::routers::{self, Routers, Unbound};
+use crate::table::{ClientFacts, Signal, Table};
+use arc_swap::ArcSwap;
+use hawser_chassis::shutdown::Tasks;
+use hawser_proto::catalogue::Catalogue;
+use hawser_proto::code::CloseCode;
+use hawser_proto::id::{BootId, BusinessNo, ConnId, Epoch, SlotRef};
+use hawser_proto::rpc::control::AccessPoint;
+use parking_lot::Mutex;
+use prometheus::Registry;
+use std::collections::HashSet;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+
+/// The sockets a node accepts on, bound by whoever starts it. Any of them may be empty.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// Plain TCP.
+    pub tcp: Vec<TcpListener>,
+    /// TLS 1.3 over TCP.
+    pub tls: Vec<TcpListener>,
+    /// Plain WebSocket.
+    pub ws: Vec<TcpListener>,
+    /// Secure WebSocket.
+    pub wss: Vec<TcpListener>,
+    /// QUIC.
+    pub quic: Vec<std::net::UdpSocket>,
+}
+
+/// Why a node could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener for TLS, QUIC or secure WebSocket, and no certificate.
+    #[error("{0} needs a certificate")]
+    NoCertificate(&'static str),
+    /// The certificate cannot be used.
+    #[error("the certificate cannot be used")]
+    Tls(#[from] hawser_chassis::tls::TlsError),
+    /// The certificate cannot be used for QUIC.
+    #[error("the certificate cannot be used for QUIC")]
+    Quic(#[from] quinn::crypto::rustls::NoInitialCipherSuite),
+    /// A socket is not usable.
+    #[error("a listener cannot be used")]
+    Socket(#[from] io::Error),
+    /// Control's address or the cluster secret is malformed.
+    #[error("control cannot be reached: {0}")]
+    Control(String),
+}
+
+/// Everything the parts of a node share.
+pub(crate) struct Node {
+    pub(crate) config: Config,
+    pub(crate) table: Table,
+    pub(crate) lanes: Box<[LaneHandle]>,
+    pub(crate) groups: Groups,
+    pub(crate) pools: Pools,
+    pub(crate) routers: Routers,
+    pub(crate) control: Control,
+    pub(crate) catalogue: ArcSwap<Catalogue>,
+    pub(crate) shared: Shared,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Connections that have not logged in.
+    pub(crate) unauthenticated: AtomicU32,
+    /// Accept loops.
+    pub(crate) doors: Tasks,
+    /// Connections, requests and lanes.
+    pub(crate) tasks: Tasks,
+    /// Streams to control and routers: the last to go.
+    pub(crate) links: Tasks,
+    /// Something changed that control should hear of at once.
+    pub(crate) news: Notify,
+    is_draining: AtomicBool,
+}
+
+impl Node {
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Acquire)
+    }
+
+    /// Whether logins can succeed: the catalogue is known and a router is there.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.catalogue.load().revision > 0 && self.routers.is_up() && !self.is_draining()
+    }
+
+    /// Text form of a connection id of this node.
+    pub(crate) fn connection_id(&self, at: SlotRef) -> String {
+        ConnId { node: self.config.node.clone(), boot: self.table.boot, at }.to_string()
+    }
+
+    /// Milliseconds since 1970, right now: for tokens.
+    pub(crate) fn wall_ms(&self) -> u64 {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since.map_or(0, |since| since.as_millis() as u64)
+    }
+
+    /// Completes the identity in a slot with the epoch its claim got. False: the connection has gone.
+    /// `Superseded`: a newer session of the device was faster.
+    pub(crate) fn set_epoch(&self, at: SlotRef, epoch: Epoch) -> Result<bool, Unbound> {
+        let set = self.table.with(at, |connection| match &mut connection.identity {
+            Some(identity) if identity.kicked_epoch.is_some_and(|(kicked, _)| kicked >= epoch) => {
+                Err(Unbound::Superseded)
+            }
+            Some(identity) => {
+                identity.epoch = epoch;
+                Ok(true)
+            }
+            None => Ok(false),
+        });
+        set.unwrap_or(Ok(false))
+    }
+
+    /// Keeps a kick for a session whose claim is still being answered. False: it has its answer.
+    pub(crate) fn remember_early_kick(
+        &self,
+        at: SlotRef,
+        kick: &hawser_proto::rpc::node::Kick,
+        code: CloseCode,
+    ) -> bool {
+        let kept = self.table.with(at, |connection| {
+            let Some(identity) = &mut connection.identity else { return false };
+            let is_named = identity.epoch.0 == 0
+                && identity.app.as_str() == kick.app
+                && identity.device.as_str() == kick.device;
+            if is_named {
+                identity.kicked_epoch = Some((Epoch(kick.epoch), code));
+            }
+            is_named
+        });
+        kept == Some(true)
+    }
+
+    /// Tells a session that another one of its device is the right one.
+    pub(crate) fn supersede(&self, at: SlotRef) {
+        let order = Signal::Ordered(CloseCode::Superseded, String::new());
+        self.table.with(at, |connection| connection.order(order));
+    }
+}
+
+/// Values that many sessions have in common, held once.
+#[derive(Default)]
+pub(crate) struct Shared {
+    businesses: Mutex<HashSet<Arc<[BusinessNo]>>>,
+    clients: Mutex<HashSet<Arc<ClientFacts>>>,
+}
+
+/// Different values kept for sharing; beyond this they are simply not shared. What devices say of
+/// themselves is theirs to choose, so it must not grow without end.
+const SHARED_MAX: usize = 4_096;
+
+impl Shared {
+    pub(crate) fn businesses(&self, served: &[BusinessNo]) -> Arc<[BusinessNo]> {
+        let mut known = self.businesses.lock();
+        if let Some(found) = known.get(served) {
+            return found.clone();
+        }
+        let new: Arc<[BusinessNo]> = served.into();
+        if known.len() < SHARED_MAX {
+            known.insert(new.clone());
+        }
+        new
+    }
+
+    pub(crate) fn client(&self, facts: ClientFacts) -> Arc<ClientFacts> {
+        let mut known = self.clients.lock();
+        if let Some(found) = known.get(&facts) {
+            return found.clone();
+        }
+        let new = Arc::new(facts);
+        if known.len() < SHARED_MAX {
+            known.insert(new.clone());
+        }
+        new
+    }
+}
+
+/// A node at work.
+#[derive(Clone)]
+pub struct Running {
+    node: Arc<Node>,
+    addresses: Vec<(&'static str, SocketAddr)>,
+}
+
+impl std::fmt::Debug for Running {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Running").field("node", &self.node.config.node).finish_non_exhaustive()
+    }
+}
+
+/// Starts a node on listeners that are bound already. It answers logins once control and a router
+/// were heard; see [`Running::is_ready`]. Must be called inside a tokio runtime.
+pub async fn start(
+    config: Config,
+    listeners: Listeners,
+    registry: &Registry,
+) -> Result<Running, StartError> {
+    let lanes = match config.lanes {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        set => set,
+    };
+    let metrics = Arc::new(Metrics::new(registry));
+    let boot = BootId(rand::random());
+    let table = Table::new(
+        boot,
+        config.connections_max,
+        lanes,
+        config.guards,
+        config.write_timeout,
+        metrics.clone(),
+    );
+    let (routers, queues) = Routers::new(&config.routers);
+    let control =
+        Control::new(&config.control, &config.cluster_secret).map_err(StartError::Control)?;
+    let (handles, work): (Vec<_>, Vec<_>) =
+        (0..lanes).map(|_| lane::queue(config.lane_queue_max)).unzip();
+    let node = Arc::new(Node {
+        groups: Groups::new(lanes, metrics.clone()),
+        table,
+        lanes: handles.into(),
+        pools: Pools::default(),
+        routers,
+        control,
+        catalogue: ArcSwap::default(),
+        shared: Shared::default(),
+        metrics,
+        unauthenticated: AtomicU32::new(0),
+        doors: Tasks::new(),
+        tasks: Tasks::new(),
+        links: Tasks::new(),
+        news: Notify::new(),
+        is_draining: AtomicBool::new(false),
+        config,
+    });
+    let addresses = accept::addresses(&listeners)?;
+    accept::open(&node, listeners)?;
+    for (index, queue) in work.into_iter().enumerate() {
+        node.links.spawn("lane", lane::run(node.clone(), index, queue));
+    }
+    node.links.spawn("control watch", control::watch(node.clone()));
+    node.links
+        .spawn("control report", control::report(node.clone(), advertised(&node, &addresses)));
+    routers::start(&node, queues);
+    Ok(Running { node, addresses })
+}
+
+fn advertised(node: &Node, addresses: &[(&'static str, SocketAddr)]) -> Vec<AccessPoint> {
+    let point = |&(protocol, address): &(&'static str, SocketAddr)| {
+        let host = node
+            .config
+            .advertised_host
+            .clone()
+            .unwrap_or_else(|| reachable(address.ip()).to_string());
+        let is_plain = protocol == Dialled::Tcp.name() || protocol == Dialled::Ws.name();
+        AccessPoint {
+            protocol: protocol.to_owned(),
+            host,
+            port: address.port().into(),
+            server_name: if is_plain { String::new() } else { node.config.server_name.clone() },
+        }
+    };
+    addresses.iter().map(point).collect()
+}
+
+/// A listener on all addresses is reached here by loopback; elsewhere `advertised_host` says how.
+fn reachable(ip: IpAddr) -> IpAddr {
+    if ip.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { ip }
+}
+
+impl Running {
+    /// The bound addresses, each with its protocol: `tcp`, `tls`, `quic`, `ws`, `wss`.
+    pub fn addresses(&self) -> &[(&'static str, SocketAddr)] {
+        &self.addresses
+    }
+
+    /// The first address of a protocol.
+    pub fn address(&self, protocol: &str) -> Option<SocketAddr> {
+        self.addresses.iter().find(|(name, _)| *name == protocol).map(|&(_, address)| address)
+    }
+
+    /// Whether logins can succeed: the catalogue is known and a router is there.
+    pub fn is_ready(&self) -> bool {
+        self.node.is_ready()
+    }
+
+    /// Takes in a link over a transport of the caller's own, as if it had been accepted: for
+    /// embedding and tests. False: the node is full, and the link was dropped.
+    pub fn attach(&self, transport: Box<dyn Transport>, remote: IpAddr) -> bool {
+        accept::attach(&self.node, transport, remote)
+    }
+
+    /// Random per start; part of every connection id.
+    pub fn boot(&self) -> BootId {
+        self.node.table.boot
+    }
+
+    fn order_all(&self, order: &Signal) {
+        for slot in 0..self.node.table.slots_used() {
+            self.node.table.visit(slot, |_, connection| connection.order(order.clone()));
+        }
+    }
+
+    /// Ends the node. False: something was still there when the patience was over.
+    pub async fn shutdown(self, patience: Duration) -> bool {
+        let deadline = tokio::time::Instant::now() + patience;
+        let left = || deadline.saturating_duration_since(tokio::time::Instant::now());
+        let node = &self.node;
+        // 1. Stop being advertised.
+        node.is_draining.store(true, Ordering::Release);
+        node.news.notify_one();
+        // 2. Stop accepting.
+        let mut is_clean = node.doors.shutdown(left().min(patience / 4)).await;
+        // 3. Say goodbye; requests in flight are answered first.
+        self.order_all(&Signal::Drain);
+        // 4. Let them finish, for half of the patience; then each is told to go.
+        if !node.tasks.shutdown(left() / 2).await {
+            self.order_all(&Signal::Ordered(CloseCode::Draining, String::new()));
+            is_clean &= node.tasks.shutdown(left() / 2).await;
+        }
+        // 5. The last unbinds leave with the streams' end: give the queue a moment to run dry.
+        node.routers.flush(left().min(Duration::from_millis(500))).await;
+        // 6. Close the streams.
+        is_clean & node.links.shutdown(left()).await
+    }
+}

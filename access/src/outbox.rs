@@ -1,0 +1,195 @@
+//! What a link could not take at once: a queue bounded in bytes, empty and unallocated for nearly
+//! every connection. No lock and no socket here; the slot's lock guards it, the link empties it.
+
+use bytes::{Buf, Bytes};
+use hawser_proto::limits::OUTBOX_BYTES_MAX;
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+/// Frames gathered into one vectored write.
+const GATHER_MAX: usize = 32;
+
+/// What a waiting frame is, which decides what a full outbox does to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// A volatile push: may be dropped.
+    Droppable,
+    /// An answer or a word of the session itself: never dropped for another.
+    Always,
+}
+
+/// What happens to volatile pushes a device is too slow for; the business chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) enum SlowPolicy {
+    /// The new one is dropped.
+    #[default]
+    DropNewest,
+    /// The oldest waiting ones are dropped.
+    DropOldest,
+    /// The device is disconnected.
+    Disconnect,
+}
+
+/// The outbox had no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Full;
+
+/// The queue. 16 bytes while empty.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    waiting: Option<Box<Waiting>>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    frames: VecDeque<(Bytes, Keep)>,
+    bytes: usize,
+    /// The first frame has partly left and must leave whole.
+    first_begun: bool,
+}
+
+impl Outbox {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_none()
+    }
+
+    /// Bytes waiting.
+    #[cfg(test)]
+    fn bytes(&self) -> usize {
+        self.waiting.as_ref().map_or(0, |waiting| waiting.bytes)
+    }
+
+    /// Queues the rest of a frame of which the link took a part (or nothing) just now. Only for an
+    /// empty outbox; it takes one frame of any size.
+    pub(crate) fn begin(&mut self, rest: Bytes, keep: Keep, begun: bool) {
+        debug_assert!(self.is_empty(), "a link is only written to directly while nothing waits");
+        let bytes = rest.len();
+        let frames = VecDeque::from([(rest, keep)]);
+        self.waiting = Some(Box::new(Waiting { frames, bytes, first_begun: begun }));
+    }
+
+    /// Queues a frame behind others. `drop_oldest`: makes room by dropping older droppable ones.
+    /// Returns how many were dropped for it.
+    pub(crate) fn push(
+        &mut self,
+        frame: Bytes,
+        keep: Keep,
+        drop_oldest: bool,
+    ) -> Result<usize, Full> {
+        let Some(waiting) = &mut self.waiting else {
+            self.begin(frame, keep, false);
+            return Ok(0);
+        };
+        let mut dropped = 0;
+        if drop_oldest {
+            while waiting.bytes + frame.len() > OUTBOX_BYTES_MAX {
+                let skip = usize::from(waiting.first_begun);
+                let oldest =
+                    waiting.frames.iter().skip(skip).position(|(_, k)| *k == Keep::Droppable);
+                let Some(index) = oldest else { break };
+                if let Some((gone, _)) = waiting.frames.remove(skip + index) {
+                    waiting.bytes -= gone.len();
+                    dropped += 1;
+                }
+            }
+        }
+        // Words of the session itself may go over by half: they are few and small, and an answer that
+        // is lost would leave the device waiting.
+        let bound = match keep {
+            Keep::Droppable => OUTBOX_BYTES_MAX,
+            Keep::Always => OUTBOX_BYTES_MAX + OUTBOX_BYTES_MAX / 2,
+        };
+        if !waiting.frames.is_empty() && waiting.bytes + frame.len() > bound {
+            return Err(Full);
+        }
+        waiting.bytes += frame.len();
+        waiting.frames.push_back((frame, keep));
+        Ok(dropped)
+    }
+
+    /// The next bytes to write, gathered. Empty when nothing waits.
+    pub(crate) fn gather<'a>(&'a self, slices: &mut Vec<IoSlice<'a>>) {
+        slices.clear();
+        if let Some(waiting) = &self.waiting {
+            slices.extend(
+                waiting.frames.iter().take(GATHER_MAX).map(|(frame, _)| IoSlice::new(frame)),
+            );
+        }
+    }
+
+    /// The link took this many bytes from the front.
+    pub(crate) fn advance(&mut self, mut taken: usize) {
+        let Some(waiting) = &mut self.waiting else { return };
+        waiting.bytes -= taken.min(waiting.bytes);
+        while let Some((frame, _)) = waiting.frames.front_mut() {
+            if taken < frame.len() {
+                frame.advance(taken);
+                waiting.first_begun |= taken > 0;
+                return;
+            }
+            taken -= frame.len();
+            waiting.frames.pop_front();
+            waiting.first_begun = false;
+        }
+        self.waiting = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn frame(len: usize) -> Bytes {
+        vec![0; len].into()
+    }
+
+    #[test]
+    fn a_large_frame_is_taken_only_when_nothing_waits() {
+        let mut outbox = Outbox::default();
+        assert_eq!(outbox.push(frame(OUTBOX_BYTES_MAX * 3), Keep::Droppable, false), Ok(0));
+        assert_eq!(outbox.push(frame(1), Keep::Droppable, false), Err(Full));
+        outbox.advance(OUTBOX_BYTES_MAX * 3);
+        assert!(outbox.is_empty());
+        assert_eq!(outbox.push(frame(1), Keep::Droppable, false), Ok(0));
+    }
+
+    #[test]
+    fn the_oldest_give_way_but_never_a_begun_one_or_an_answer() {
+        let mut outbox = Outbox::default();
+        outbox.begin(frame(1000), Keep::Droppable, true);
+        outbox.push(frame(1000), Keep::Always, false).unwrap();
+        while outbox.push(frame(10_000), Keep::Droppable, false).is_ok() {}
+        assert_eq!(outbox.push(frame(10_000), Keep::Droppable, true), Ok(1));
+        let kept: Vec<_> = outbox.waiting.as_ref().unwrap().frames.iter().take(2).collect();
+        assert_eq!((kept[0].0.len(), kept[1].1), (1000, Keep::Always));
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_leave_in_order_whatever_the_link_takes(
+            sizes in prop::collection::vec(1usize..300, 1..60),
+            takes in prop::collection::vec(1usize..500, 1..200),
+        ) {
+            let mut outbox = Outbox::default();
+            let mut want = Vec::new();
+            for (n, &size) in sizes.iter().enumerate() {
+                let bytes = vec![n as u8; size];
+                want.extend_from_slice(&bytes);
+                outbox.push(bytes.into(), Keep::Always, false).unwrap();
+            }
+            let mut seen = Vec::new();
+            for take in takes.into_iter().cycle() {
+                let mut slices = Vec::new();
+                outbox.gather(&mut slices);
+                let flat: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+                if flat.is_empty() { break }
+                let taken = take.min(flat.len());
+                seen.extend_from_slice(&flat[..taken]);
+                outbox.advance(taken);
+                prop_assert_eq!(outbox.bytes(), want.len() - seen.len());
+            }
+            prop_assert_eq!(seen, want);
+        }
+    }
+}

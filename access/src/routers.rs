@@ -1,0 +1,267 @@
+//! The way to the routers: two streams to each. Control carries binds, unbinds and group reports up,
+//! kicks and membership orders down; deliveries bring pushes and take their outcomes back, apart, so
+//! that a large push never delays a kick.
+//!
+//! On the embedded store there is exactly one router. With several, each word goes to one that is up.
+
+mod control_stream;
+mod deliver_stream;
+
+use crate::node::Node;
+use crate::retry::Retry;
+use hawser_proto::id::{AppId, DeviceId, Epoch, SlotRef};
+use hawser_proto::rpc::node::{Bind, BindResult, Unbind, bind_result::Status, up::What};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// Words that may wait for one router: all sessions of a small node may end while it is away.
+const UPLINK_MAX: usize = 65_536;
+/// Items gathered into one stream message.
+const GATHER_MAX: usize = 256;
+
+/// A claim that holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bound {
+    pub(crate) epoch: Epoch,
+}
+
+/// A claim that does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unbound {
+    /// An older login of the same installation came late.
+    StaleAttempt,
+    /// A newer session took over meanwhile.
+    Superseded,
+    /// No router could be asked, or none answered in time.
+    Unavailable,
+}
+
+/// A claim on its way.
+struct Pending {
+    at: SlotRef,
+    app: AppId,
+    device: DeviceId,
+    /// Empty once nobody waits any more: the answer is then given back.
+    tell: Option<oneshot::Sender<Result<Bound, Unbound>>>,
+    /// A live session that announced itself again, with this epoch.
+    announced: Option<Epoch>,
+}
+
+struct Router {
+    uri: String,
+    queue: mpsc::Sender<What>,
+    is_up: AtomicBool,
+}
+
+/// All routers of one node.
+pub(crate) struct Routers {
+    all: Vec<Router>,
+    calls: AtomicU64,
+    pending: Mutex<HashMap<u64, Pending>>,
+}
+
+/// The receiving ends, for the tasks that keep the streams.
+pub(crate) type Queues = Vec<mpsc::Receiver<What>>;
+
+impl Routers {
+    pub(crate) fn new(uris: &[String]) -> (Self, Queues) {
+        let (all, queues) = uris
+            .iter()
+            .map(|uri| {
+                let (queue, receiver) = mpsc::channel(UPLINK_MAX);
+                (Router { uri: uri.clone(), queue, is_up: AtomicBool::new(false) }, receiver)
+            })
+            .unzip();
+        (Self { all, calls: AtomicU64::new(1), pending: Mutex::default() }, queues)
+    }
+
+    /// The router to talk to: one that is up, or else the first.
+    fn pick(&self) -> Option<&Router> {
+        self.all.iter().find(|router| router.is_up.load(Ordering::Acquire)).or(self.all.first())
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.all.iter().any(|router| router.is_up.load(Ordering::Acquire))
+    }
+
+    /// Queues a word for the router without waiting; it keeps while no stream is up. False: the queue
+    /// is full.
+    pub(crate) fn send(&self, word: What) -> bool {
+        self.pick().is_some_and(|router| router.queue.try_send(word).is_ok())
+    }
+
+    /// Waits until everything queued has been handed to a stream, for as long as the patience lasts.
+    pub(crate) async fn flush(&self, patience: Duration) {
+        let is_empty = |router: &Router| router.queue.capacity() == router.queue.max_capacity();
+        let emptied = async {
+            while !self.all.iter().all(is_empty) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        // What is left then is lost with the process, and the lease ends it at the router.
+        let _ = tokio::time::timeout(patience, emptied).await;
+    }
+
+    /// Claims a device for a connection whose identity stands in its slot. On success the epoch stands
+    /// there too.
+    pub(crate) async fn bind(
+        &self,
+        node: &Node,
+        at: SlotRef,
+        app: &AppId,
+        device: &DeviceId,
+    ) -> Result<Bound, Unbound> {
+        let Some(router) = self.pick().filter(|router| router.is_up.load(Ordering::Acquire)) else {
+            return Err(Unbound::Unavailable);
+        };
+        let (tell, answer) = oneshot::channel();
+        let call = self.calls.fetch_add(1, Ordering::Relaxed);
+        let Some(word) = bind_of(node, at, call, Epoch(0)) else {
+            return Err(Unbound::Unavailable);
+        };
+        let pending = Pending {
+            at,
+            app: app.clone(),
+            device: device.clone(),
+            tell: Some(tell),
+            announced: None,
+        };
+        self.pending.lock().insert(call, pending);
+        if router.queue.try_send(word).is_err() {
+            self.pending.lock().remove(&call);
+            node.metrics.uplink_full.inc();
+            return Err(Unbound::Unavailable);
+        }
+        let answer = tokio::time::timeout(node.config.router_call_timeout, answer).await;
+        if let Ok(Ok(answer)) = answer {
+            return answer;
+        }
+        // The entry stays until the answer comes or the stream breaks.
+        if let Some(pending) = self.pending.lock().get_mut(&call) {
+            pending.tell = None;
+        }
+        Err(Unbound::Unavailable)
+    }
+
+    /// The router's answer to a claim. The epoch is set before anything that follows on the stream is
+    /// looked at, so a kick for this very epoch finds it.
+    fn bound(&self, node: &Node, result: &BindResult) {
+        let Some(pending) = self.pending.lock().remove(&result.call) else { return };
+        let epoch = Epoch(result.epoch);
+        let verdict = match result.status() {
+            Status::Ok => Ok(Bound { epoch }),
+            Status::StaleAttempt => Err(Unbound::StaleAttempt),
+            Status::Superseded => Err(Unbound::Superseded),
+            Status::Unspecified | Status::Unavailable => Err(Unbound::Unavailable),
+        };
+        if pending.announced.is_some() {
+            if verdict.is_err_and(|why| why == Unbound::Superseded) {
+                node.supersede(pending.at);
+            }
+            return;
+        }
+        let verdict = verdict.and_then(|bound| {
+            let is_wanted = pending.tell.as_ref().is_some_and(|tell| !tell.is_closed());
+            let taken = is_wanted && node.set_epoch(pending.at, bound.epoch)?;
+            if taken {
+                return Ok(bound);
+            }
+            self.send(unbind_of(&pending.app, &pending.device, pending.at, bound.epoch));
+            Err(Unbound::Unavailable)
+        });
+        if let Some(tell) = pending.tell {
+            // Whoever waited has just gone: its connection gives the claim back when it ends.
+            let _ = tell.send(verdict);
+        }
+    }
+
+    /// Claims nobody waits for any more are forgotten with the stream that would answer them; the
+    /// others learn that there is no router.
+    fn stream_broke(&self) {
+        self.pending.lock().clear();
+    }
+
+    /// Tells a router of every live session again, after a stream broke: it may have lost them.
+    async fn announce(&self, node: &Node, queue: &mpsc::Sender<What>) {
+        for slot in 0..node.table.slots_used() {
+            let session = node.table.visit(slot, |at, connection| {
+                let identity = connection.identity.as_ref().filter(|it| it.epoch.0 != 0)?;
+                Some((at, identity.app.clone(), identity.device.clone(), identity.epoch))
+            });
+            let Some((at, app, device, epoch)) = session.flatten() else { continue };
+            let call = self.calls.fetch_add(1, Ordering::Relaxed);
+            let Some(word) = bind_of(node, at, call, epoch) else { continue };
+            let pending = Pending { at, app, device, tell: None, announced: Some(epoch) };
+            self.pending.lock().insert(call, pending);
+            if queue.send(word).await.is_err() {
+                return;
+            }
+        }
+        for word in node.groups.announcements() {
+            if queue.send(word).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn bind_of(node: &Node, at: SlotRef, call: u64, epoch: Epoch) -> Option<What> {
+    node.table
+        .with(at, |connection| {
+            let identity = connection.identity.as_ref()?;
+            Some(What::Bind(Bind {
+                call,
+                app: identity.app.as_str().to_owned(),
+                device: identity.device.as_str().to_owned(),
+                slot: at.slot,
+                generation: at.generation,
+                instance: identity.instance.to_vec().into(),
+                attempt: identity.attempt,
+                businesses: identity.businesses.iter().map(|no| no.0).collect(),
+                epoch: epoch.0,
+            }))
+        })
+        .flatten()
+}
+
+/// The word that a session has ended.
+pub(crate) fn unbind_of(app: &AppId, device: &DeviceId, at: SlotRef, epoch: Epoch) -> What {
+    What::Unbind(Unbind {
+        app: app.as_str().to_owned(),
+        device: device.as_str().to_owned(),
+        slot: at.slot,
+        generation: at.generation,
+        epoch: epoch.0,
+    })
+}
+
+/// Starts the tasks that keep the streams up.
+pub(crate) fn start(node: &Arc<Node>, queues: Queues) {
+    for (index, queue) in queues.into_iter().enumerate() {
+        node.links.spawn("router control stream", keep_control(node.clone(), index, queue));
+        node.links.spawn("router deliver stream", keep_deliver(node.clone(), index));
+    }
+}
+
+async fn keep_control(node: Arc<Node>, index: usize, mut queue: mpsc::Receiver<What>) {
+    let mut retry = Retry::new("router control", &node.links);
+    let router = &node.routers.all[index];
+    loop {
+        let goes_on = retry.go_on_after(control_stream::run(&node, router, &mut queue)).await;
+        router.is_up.store(false, Ordering::Release);
+        node.routers.stream_broke();
+        if !goes_on {
+            return;
+        }
+    }
+}
+
+async fn keep_deliver(node: Arc<Node>, index: usize) {
+    let mut retry = Retry::new("router deliver", &node.links);
+    let uri = &node.routers.all[index].uri;
+    while retry.go_on_after(deliver_stream::run(&node, uri)).await {}
+}

@@ -1,0 +1,166 @@
+//! The stream of deliveries from one router: pushes down, outcomes up.
+
+use super::GATHER_MAX;
+use crate::fanout::{Fanout, Tally};
+use crate::frame_out::FrameOut;
+use crate::lane::{Work, slow_policy};
+use crate::metrics::PushCounts;
+use crate::node::Node;
+use crate::outbox::SlowPolicy;
+use crate::table::{Target, Written};
+use hawser_chassis::grpc::{ShowBearer, channel};
+use hawser_proto::id::{AppId, BusinessNo, GroupId, SlotRef};
+use hawser_proto::rpc::node::node_client::NodeClient;
+use hawser_proto::rpc::node::{DeliverUp, Delivery, DeliveryReport, Hello};
+use hawser_proto::rpc::push::Outcome;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::sync::mpsc;
+use tonic::Status;
+
+/// Reports that may wait. Fan-outs that find no room lose their report, and the router says `unknown`.
+const REPORTS_MAX: usize = 16_384;
+/// A push call is at most 4 MiB; what a router gathers adds one more.
+const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Writes between two looks at what else the runtime has to do.
+const WRITES_PER_TURN: usize = 128;
+
+/// Runs the stream until it breaks.
+pub(super) async fn run(node: &Arc<Node>, uri: &str) -> Result<(), Status> {
+    let secret = ShowBearer::new(&node.config.cluster_secret)
+        .ok_or_else(|| Status::invalid_argument("the cluster secret cannot stand in a header"))?;
+    let channel = channel(uri).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let mut client = NodeClient::with_interceptor(channel, secret)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let (reports, waiting) = mpsc::channel(REPORTS_MAX);
+    let hello = Hello { node: node.config.node.as_str().to_owned(), boot: node.table.boot.0 };
+    let outbound = Gather { hello: Some(hello), waiting };
+    let mut inbound = client.deliver(outbound).await?.into_inner();
+    let mut writes = 0;
+    while let Some(message) = inbound.message().await? {
+        for delivery in message.deliveries {
+            writes += delivery.targets.len();
+            deliver(node, delivery, &reports).await;
+            if writes >= WRITES_PER_TURN {
+                writes = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reports as stream messages: whatever waits leaves together.
+struct Gather {
+    hello: Option<Hello>,
+    waiting: mpsc::Receiver<DeliveryReport>,
+}
+
+impl futures_util::Stream for Gather {
+    type Item = DeliverUp;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<DeliverUp>> {
+        if let Some(hello) = self.hello.take() {
+            return Poll::Ready(Some(DeliverUp { hello: Some(hello), reports: Vec::new() }));
+        }
+        let mut reports = Vec::new();
+        match self.waiting.poll_recv_many(cx, &mut reports, GATHER_MAX) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(0) => Poll::Ready(None),
+            Poll::Ready(_) => Poll::Ready(Some(DeliverUp { hello: None, reports })),
+        }
+    }
+}
+
+async fn deliver(node: &Arc<Node>, delivery: Delivery, reports: &mpsc::Sender<DeliveryReport>) {
+    let Ok(app) = AppId::new(&delivery.app) else {
+        return refuse(delivery.id, reports).await;
+    };
+    let business = BusinessNo(delivery.business);
+    let slow = node
+        .catalogue
+        .load()
+        .business(&app, business)
+        .map_or(SlowPolicy::default(), |business| slow_policy(business.slow_policy));
+    if delivery.group.is_empty() && delivery.broadcast.is_none() {
+        let report = unicast(node, delivery, slow);
+        // Waits for room: what follows on this stream waits with it, and the router's queue is bounded.
+        let _ = reports.send(report).await;
+        return;
+    }
+    let frame = FrameOut::new(delivery.frame);
+    let (lanes, metrics) = (node.lanes.len(), node.metrics.clone());
+    if let Some(broadcast) = delivery.broadcast {
+        let fanout = Fanout::new(delivery.id, frame, slow, lanes, reports.clone(), metrics);
+        let per_second = broadcast.targets_per_second.div_ceil(lanes as u32);
+        for lane in &node.lanes {
+            let (app, fanout) = (app.clone(), fanout.clone());
+            lane.send(Work::Broadcast { app, business, per_second, fanout }).await;
+        }
+        return;
+    }
+    // A delivery names groups of its own app only, so the boot check is all that is left to do here.
+    let Ok(group) = GroupId::new(&delivery.group) else {
+        return refuse(delivery.id, reports).await;
+    };
+    if delivery.boot != node.table.boot.0 {
+        return refuse(delivery.id, reports).await;
+    }
+    let key = (app, group);
+    let fanout = Fanout::new(delivery.id, frame, slow, lanes, reports.clone(), metrics);
+    let members = node.groups.members(&key);
+    for (index, lane) in node.lanes.iter().enumerate() {
+        let work = Work::Multicast { key: key.clone(), fanout: fanout.clone() };
+        if lane.try_send(work).is_err() {
+            node.metrics.lane_full.inc();
+            let dropped = members.get(index).map_or(0, |&count| u64::from(count));
+            fanout.lane_done(Tally { dropped, ..Tally::default() });
+        }
+    }
+}
+
+/// A delivery that names nobody here.
+async fn refuse(id: u64, reports: &mpsc::Sender<DeliveryReport>) {
+    let _ = reports.send(DeliveryReport { id, done: true, ..Default::default() }).await;
+}
+
+/// Writes one frame to each target in turn, at once.
+fn unicast(node: &Node, delivery: Delivery, slow: SlowPolicy) -> DeliveryReport {
+    let frame = FrameOut::new(delivery.frame);
+    let mut tally = Tally::default();
+    let mut outcomes = Vec::with_capacity(delivery.targets.len());
+    for target in &delivery.targets {
+        let named = Target {
+            boot: delivery.boot,
+            at: SlotRef { slot: target.slot, generation: target.generation },
+            app: &delivery.app,
+            device: &target.device,
+            epoch: target.epoch,
+        };
+        let outcome = match node.table.push(named, &frame, slow) {
+            Ok(written) => {
+                tally.count(written);
+                match written {
+                    Written::Taken | Written::Queued => Outcome::Written,
+                    Written::Overflow => Outcome::Overflow,
+                    Written::Gone => Outcome::Stale,
+                }
+            }
+            Err(_) => Outcome::Stale,
+        };
+        outcomes.push(outcome as u32);
+    }
+    let Tally { written, queued, dropped } = tally;
+    node.metrics.pushes(PushCounts { written, queued, dropped });
+    DeliveryReport {
+        id: delivery.id,
+        outcomes,
+        members: tally.members(),
+        written,
+        queued,
+        dropped,
+        done: true,
+    }
+}

@@ -1,0 +1,184 @@
+//! The session machine: what a frame, a verdict or an order means now. Pure: no socket, no clock, no
+//! task, and no idea which transport the device dialled over. `conn` feeds it and does what it says.
+
+mod state;
+
+use crate::reader::Malformed;
+use crate::table::Signal;
+use bytes::Bytes;
+use hawser_proto::code::{CloseCode, ErrorCode};
+use hawser_proto::frame::DeviceFrame;
+use hawser_proto::limits::LOGIN_FRAME_BYTES_MAX;
+use hawser_proto::params;
+use state::{Input, Reaction, State};
+
+/// What can happen to a session.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The device sent a frame.
+    Frame(DeviceFrame),
+    /// The device sent bytes that are none.
+    Malformed(Malformed),
+    /// The login holds and the router has claimed the device for this connection.
+    Bound { frame_bytes_max: usize },
+    /// The login does not hold.
+    Refused(CloseCode, String),
+    /// A deadline passed, or someone wants the session to end.
+    Signal(Signal),
+    /// The device said goodbye in its transport's way.
+    Goodbye,
+    /// The link is over.
+    Ended,
+}
+
+/// What `conn` does about it: exactly one thing per event.
+#[derive(Debug)]
+pub(crate) enum Action {
+    Nothing,
+    Authenticate(Box<params::Login>),
+    Admit,
+    Pong {
+        nonce: u64,
+    },
+    Refresh {
+        request_id: u64,
+    },
+    Forward(params::Request, Bytes),
+    Join(params::Join),
+    Leave(params::Leave),
+    /// Answer the request with this error, and go on.
+    RefuseRequest {
+        request_id: u64,
+        code: ErrorCode,
+    },
+    /// Wait for what is in flight, then close with `draining`.
+    Drain,
+    /// Say goodbye with this code, and end.
+    Close {
+        code: CloseCode,
+        reason: String,
+    },
+    /// Nobody is there to say goodbye to.
+    Vanish,
+}
+
+/// One session, from accept to close.
+#[derive(Debug)]
+pub(crate) struct Session {
+    state: State,
+    frame_bytes_max: usize,
+}
+
+impl Session {
+    pub(crate) fn new() -> Self {
+        Self { state: State::AwaitLogin, frame_bytes_max: LOGIN_FRAME_BYTES_MAX }
+    }
+
+    /// Limit of the next frame, in bytes.
+    pub(crate) fn frame_bytes_max(&self) -> usize {
+        self.frame_bytes_max
+    }
+
+    /// How the session ended, once it has.
+    pub(crate) fn closed(&self) -> Option<Option<CloseCode>> {
+        match self.state {
+            State::Closed(code) => Some(code),
+            State::AwaitLogin | State::Binding | State::Active | State::Draining => None,
+        }
+    }
+
+    /// Decides; touches nothing.
+    pub(crate) fn handle(&mut self, event: Event) -> Action {
+        match event {
+            Event::Frame(frame) => self.on_frame(frame),
+            Event::Malformed(malformed) => {
+                self.close_by(Input::Malformed(malformed.code), &malformed.reason)
+            }
+            Event::Bound { frame_bytes_max } => match self.state.on(Input::Bound) {
+                Reaction::Admit => {
+                    self.frame_bytes_max = frame_bytes_max;
+                    Action::Admit
+                }
+                other => plain(other, ""),
+            },
+            Event::Refused(code, reason) => self.close_by(Input::Refused(code), &reason),
+            Event::Signal(Signal::Drain) => plain(self.state.on(Input::Drain), ""),
+            Event::Signal(signal) => {
+                let (code, reason) = match signal {
+                    Signal::LoginDeadline => (CloseCode::LoginTimeout, String::new()),
+                    Signal::Idle => (CloseCode::IdleTimeout, String::new()),
+                    Signal::Slow => (CloseCode::SlowDevice, String::new()),
+                    Signal::TokenExpired => (CloseCode::TokenExpired, String::new()),
+                    Signal::Ordered(code, reason) => (code, reason),
+                    // Taken by the arm above.
+                    Signal::Drain => (CloseCode::Draining, String::new()),
+                };
+                self.close_by(Input::Ordered(code), &reason)
+            }
+            Event::Goodbye => plain(self.state.on(Input::Bye), ""),
+            Event::Ended => plain(self.state.on(Input::Ended), ""),
+        }
+    }
+
+    fn close_by(&mut self, input: Input, reason: &str) -> Action {
+        plain(self.state.on(input), reason)
+    }
+
+    fn on_frame(&mut self, frame: DeviceFrame) -> Action {
+        match frame {
+            DeviceFrame::Login(login) => match self.state.on(Input::Login) {
+                Reaction::Authenticate => Action::Authenticate(Box::new(login)),
+                other => plain(other, ""),
+            },
+            DeviceFrame::Ping(ping) => match self.state.on(Input::Ping) {
+                Reaction::Pong => Action::Pong { nonce: ping.nonce },
+                other => plain(other, ""),
+            },
+            DeviceFrame::Refresh(refresh) => match self.state.on(Input::Refresh) {
+                Reaction::Refresh => Action::Refresh { request_id: refresh.request_id },
+                other => plain(other, ""),
+            },
+            DeviceFrame::Bye(_) => plain(self.state.on(Input::Bye), ""),
+            DeviceFrame::Request(request, body) => match self.state.on(Input::Request) {
+                Reaction::Forward => Action::Forward(request, body),
+                Reaction::RefuseRequest => Action::RefuseRequest {
+                    request_id: request.request_id,
+                    code: ErrorCode::Unavailable,
+                },
+                other => plain(other, ""),
+            },
+            DeviceFrame::Join(join) => match self.state.on(Input::Join) {
+                Reaction::Join => Action::Join(join),
+                other => plain(other, ""),
+            },
+            DeviceFrame::Leave(leave) => match self.state.on(Input::Leave) {
+                Reaction::Leave => Action::Leave(leave),
+                other => plain(other, ""),
+            },
+            DeviceFrame::Ignored(_) => plain(self.state.on(Input::Ignorable), ""),
+        }
+    }
+}
+
+/// Reactions that need nothing of the event. The others were taken by their events above; the state
+/// table has no cell that pairs them differently, and a test walks all of it.
+fn plain(reaction: Reaction, reason: &str) -> Action {
+    match reaction {
+        Reaction::Close(code) => {
+            let reason =
+                if reason.is_empty() { code.meaning().to_owned() } else { reason.to_owned() };
+            Action::Close { code, reason }
+        }
+        Reaction::Vanish => Action::Vanish,
+        Reaction::Drain => Action::Drain,
+        Reaction::Nothing
+        | Reaction::Authenticate
+        | Reaction::Admit
+        | Reaction::Pong
+        | Reaction::Refresh
+        | Reaction::Forward
+        | Reaction::RefuseRequest
+        | Reaction::Join
+        | Reaction::Leave => Action::Nothing,
+    }
+}

@@ -1,0 +1,199 @@
+//! The states of a session, and the answer to every input in every state.
+//!
+//! ```text
+//!              LOGIN            bound              drain
+//! AwaitLogin ────────► Binding ────────► Active ─────────► Draining
+//!     │                   │                 │                  │
+//!     └───────────────────┴────────┬────────┴──────────────────┘
+//!                                  ▼ bad bytes, wrong frame, deadline, order, BYE, end of the link
+//!                            Closed(cause)
+//! ```
+//! Source: WIRE.md, "States".
+
+use hawser_proto::code::CloseCode;
+
+/// Where a session stands. `Closed` remembers its cause; `None`: the link just ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    AwaitLogin,
+    Binding,
+    Active,
+    Draining,
+    Closed(Option<CloseCode>),
+}
+
+/// What happens, without its contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Input {
+    Login,
+    Ping,
+    Refresh,
+    Bye,
+    Request,
+    Join,
+    Leave,
+    Ignorable,
+    Malformed(CloseCode),
+    Bound,
+    Refused(CloseCode),
+    Ordered(CloseCode),
+    Drain,
+    Ended,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reaction {
+    Nothing,
+    Authenticate,
+    Admit,
+    Pong,
+    Refresh,
+    Forward,
+    RefuseRequest,
+    Join,
+    Leave,
+    Drain,
+    Close(CloseCode),
+    Vanish,
+}
+
+impl State {
+    /// One step. Every pair is written out: a new state or input must be thought through.
+    pub(super) fn on(&mut self, input: Input) -> Reaction {
+        use CloseCode as Code;
+        use Input as I;
+        use Reaction as R;
+        use State as S;
+        let (next, reaction) = match (*self, input) {
+            (S::AwaitLogin, I::Login) => (S::Binding, R::Authenticate),
+            (
+                S::AwaitLogin,
+                I::Ping | I::Refresh | I::Request | I::Join | I::Leave | I::Ignorable,
+            ) => close(Code::LoginRequired),
+            (S::AwaitLogin, I::Bye) => close(Code::Goodbye),
+            (S::AwaitLogin, I::Malformed(code) | I::Ordered(code)) => close(code),
+            // Nobody asked for a verdict.
+            (S::AwaitLogin, I::Bound | I::Refused(_)) => close(Code::Internal),
+            (S::AwaitLogin, I::Drain) => close(Code::Draining),
+            (S::AwaitLogin, I::Ended) => (S::Closed(None), R::Vanish),
+
+            // Frames wait in the link while the login is checked, so these do not happen.
+            (
+                S::Binding,
+                I::Login | I::Ping | I::Refresh | I::Request | I::Join | I::Leave | I::Ignorable,
+            ) => close(Code::UnexpectedFrame),
+            (S::Binding, I::Bye) => close(Code::Goodbye),
+            (S::Binding, I::Malformed(code) | I::Refused(code) | I::Ordered(code)) => close(code),
+            (S::Binding, I::Bound) => (S::Active, R::Admit),
+            (S::Binding, I::Drain) => close(Code::Draining),
+            (S::Binding, I::Ended) => (S::Closed(None), R::Vanish),
+
+            (S::Active | S::Draining, I::Login) => close(Code::LoginTwice),
+            (S::Active | S::Draining, I::Ping) => (*self, R::Pong),
+            (S::Active | S::Draining, I::Refresh) => (*self, R::Refresh),
+            (S::Active | S::Draining, I::Bye) => close(Code::Goodbye),
+            (S::Active, I::Request) => (S::Active, R::Forward),
+            (S::Draining, I::Request) => (S::Draining, R::RefuseRequest),
+            (S::Active | S::Draining, I::Join) => (*self, R::Join),
+            (S::Active | S::Draining, I::Leave) => (*self, R::Leave),
+            (S::Active | S::Draining, I::Ignorable) => (*self, R::Nothing),
+            (S::Active | S::Draining, I::Malformed(code) | I::Ordered(code)) => close(code),
+            // A second verdict on a login that is done.
+            (S::Active | S::Draining, I::Bound | I::Refused(_)) => close(Code::Internal),
+            (S::Active, I::Drain) => (S::Draining, R::Drain),
+            (S::Draining, I::Drain) => (S::Draining, R::Nothing),
+            (S::Active | S::Draining, I::Ended) => (S::Closed(None), R::Vanish),
+
+            (
+                S::Closed(cause),
+                I::Login
+                | I::Ping
+                | I::Refresh
+                | I::Bye
+                | I::Request
+                | I::Join
+                | I::Leave
+                | I::Ignorable
+                | I::Malformed(_)
+                | I::Bound
+                | I::Refused(_)
+                | I::Ordered(_)
+                | I::Drain
+                | I::Ended,
+            ) => (S::Closed(cause), R::Nothing),
+        };
+        *self = next;
+        reaction
+    }
+}
+
+fn close(code: CloseCode) -> (State, Reaction) {
+    (State::Closed(Some(code)), Reaction::Close(code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt::Write as _;
+
+    const STATES: [State; 5] = [
+        State::AwaitLogin,
+        State::Binding,
+        State::Active,
+        State::Draining,
+        State::Closed(Some(CloseCode::Goodbye)),
+    ];
+    const INPUTS: [Input; 14] = [
+        Input::Login,
+        Input::Ping,
+        Input::Refresh,
+        Input::Bye,
+        Input::Request,
+        Input::Join,
+        Input::Leave,
+        Input::Ignorable,
+        Input::Malformed(CloseCode::BadFrame),
+        Input::Bound,
+        Input::Refused(CloseCode::TokenInvalid),
+        Input::Ordered(CloseCode::Superseded),
+        Input::Drain,
+        Input::Ended,
+    ];
+
+    /// The whole table, as a page that is reviewed like code.
+    #[test]
+    fn the_table_is_as_printed() {
+        let mut page = String::new();
+        for state in STATES {
+            for input in INPUTS {
+                let mut next = state;
+                let reaction = next.on(input);
+                writeln!(page, "{state:?} + {input:?} => {reaction:?}, {next:?}").unwrap();
+            }
+            page.push('\n');
+        }
+        if std::env::var_os("UPDATE_TABLES").is_some() {
+            std::fs::write("src/session/state.txt", &page).unwrap();
+        }
+        assert_eq!(page, include_str!("state.txt"), "UPDATE_TABLES=1 rewrites the page");
+    }
+
+    #[test]
+    fn nothing_leaves_a_closed_session_and_every_close_says_so() {
+        for state in STATES {
+            for input in INPUTS {
+                let mut next = state;
+                let reaction = next.on(input);
+                match reaction {
+                    Reaction::Close(code) => assert_eq!(next, State::Closed(Some(code))),
+                    Reaction::Vanish => assert_eq!(next, State::Closed(None)),
+                    _ => assert_eq!(
+                        matches!(next, State::Closed(_)),
+                        matches!(state, State::Closed(_))
+                    ),
+                }
+            }
+        }
+    }
+}

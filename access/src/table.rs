@@ -1,0 +1,726 @@
+//! The slot array: where connections live, and the one place that writes to them.
+//!
+//! One rule for every writer, be it a lane, an answer or a pong: enter the slot's short lock, compare
+//! identity, write, or append if the outbox is not empty. The connection's task drains the outbox
+//! under the same lock, and freeing the slot takes it too. So a push that was meant for another
+//! connection, another life of the slot or another process never passes.
+
+use crate::config::Guards;
+use crate::frame_out::{Form, FrameOut, close_message};
+use crate::link::{Dialled, Link};
+use crate::metrics::{Metrics, StaleReason};
+use crate::outbox::{Keep, Outbox, SlowPolicy};
+use bytes::Bytes;
+use hawser_proto::code::{CloseCode, ErrorCode};
+use hawser_proto::frame::NodeFrame;
+use hawser_proto::id::{AppId, BootId, BusinessId, BusinessNo, DeviceId, Epoch, SlotRef};
+use hawser_proto::limits::{CLOCK_LEEWAY, REQUESTS_IN_FLIGHT_MAX};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+/// Slots allocated together.
+const CHUNK: usize = 1024;
+
+/// What came of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// The kernel (or the transport) took all of it.
+    Taken,
+    /// It waits in the bounded outbox.
+    Queued,
+    /// Dropped: the device is slower than its senders.
+    Overflow,
+    /// The connection is closing.
+    Gone,
+}
+
+/// Why a connection should end, seen by someone other than its own task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Signal {
+    /// The login was not done in time.
+    LoginDeadline,
+    /// Nothing was heard for the idle time-out.
+    Idle,
+    /// The link took no byte for the write time-out, or its business disconnects slow devices.
+    Slow,
+    /// The token's time is over.
+    TokenExpired,
+    /// The node wants to go: finish what is in flight.
+    Drain,
+    /// The router, an operator or a shutdown wants it to end.
+    Ordered(CloseCode, String),
+}
+
+/// Who a session is, once the login is under way.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) app: AppId,
+    pub(crate) device: DeviceId,
+    /// 0 while the router has not answered.
+    pub(crate) epoch: Epoch,
+    /// A kick that overtook the router's answer to our own bind.
+    pub(crate) kicked_epoch: Option<(Epoch, CloseCode)>,
+    pub(crate) instance: [u8; 16],
+    pub(crate) attempt: u64,
+    /// Businesses this session serves, sorted.
+    pub(crate) businesses: Arc<[BusinessNo]>,
+    pub(crate) client: Arc<ClientFacts>,
+    pub(crate) login_at_ms: u64,
+    /// Businesses the token allows; `None`: all of the app.
+    pub(crate) token_businesses: Option<Box<[BusinessId]>>,
+    pub(crate) token_issued_at_ms: u64,
+    pub(crate) token_expires_at_ms: u64,
+}
+
+/// What a device said of itself; equal ones are shared.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct ClientFacts {
+    pub(crate) sdk: String,
+    pub(crate) platform: String,
+    pub(crate) app_version: String,
+}
+
+/// One connection, in its slot.
+///
+/// Memory of an idle one: this box (about 200 bytes), the identity's box (about 170) and the device
+/// id, the connection's task (about 700), and what tokio keeps per socket (about 300).
+pub(crate) struct Connection {
+    link: Link,
+    pub(crate) form: Form,
+    pub(crate) dialled: Dialled,
+    pub(crate) remote: IpAddr,
+    outbox: Outbox,
+    /// The connection's task, when it waits.
+    waker: Waker,
+    signal: Option<Signal>,
+    /// The goodbye was written: nothing may follow it.
+    is_closing: bool,
+    pub(crate) identity: Option<Box<Identity>>,
+    /// Requests and refreshes handed over and not answered.
+    in_flight: u16,
+    /// Attributes that businesses wrote into the session.
+    pub(crate) attributes: Option<Box<HashMap<BusinessNo, HashMap<String, String>>>>,
+    /// Wheel time (ms) when something was last heard.
+    heard_ms: u32,
+    /// Wheel time (ms) when the link last took a byte while some were waiting.
+    stalled_since_ms: u32,
+    /// Before login: wheel time (ms) until which it must be done. After it: the idle time-out.
+    deadline_ms: u32,
+    /// Wheel time (ms) of the next look at the deadlines: the one entry of this connection that counts.
+    scheduled_ms: u32,
+    /// To be closed once nothing is in flight.
+    is_draining: bool,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        link: Link,
+        form: Form,
+        dialled: Dialled,
+        remote: IpAddr,
+        login_deadline_ms: u32,
+    ) -> Self {
+        Self {
+            link,
+            form,
+            dialled,
+            remote,
+            outbox: Outbox::default(),
+            waker: Waker::noop().clone(),
+            signal: None,
+            is_closing: false,
+            identity: None,
+            in_flight: 0,
+            attributes: None,
+            heard_ms: 0,
+            stalled_since_ms: 0,
+            deadline_ms: login_deadline_ms,
+            scheduled_ms: login_deadline_ms,
+            is_draining: false,
+        }
+    }
+
+    /// Tells the connection's task that it should end. The first reason stays.
+    pub(crate) fn order(&mut self, signal: Signal) {
+        if self.signal.is_none() && !self.is_closing {
+            self.signal = Some(signal);
+            self.waker.wake_by_ref();
+        }
+    }
+
+    /// Whether a look at `due_ms` is sooner than the one that is planned; then it is planned.
+    fn schedule(&mut self, due_ms: u32) -> bool {
+        let is_sooner = due_ms < self.scheduled_ms;
+        self.scheduled_ms = self.scheduled_ms.min(due_ms);
+        is_sooner
+    }
+
+    /// A request was handed over, if there is room for one more.
+    pub(crate) fn begin_request(&mut self) -> Result<(), ErrorCode> {
+        if usize::from(self.in_flight) >= REQUESTS_IN_FLIGHT_MAX {
+            return Err(ErrorCode::TooManyRequests);
+        }
+        self.in_flight += 1;
+        Ok(())
+    }
+
+    /// A request was answered. The last one of a draining connection lets it go.
+    pub(crate) fn end_request(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.drain_if_quiet();
+    }
+
+    /// Closes with `draining` once nothing is in flight.
+    pub(crate) fn drain(&mut self) {
+        self.is_draining = true;
+        self.drain_if_quiet();
+    }
+
+    fn drain_if_quiet(&mut self) {
+        if self.is_draining && self.in_flight == 0 {
+            self.order(Signal::Ordered(CloseCode::Draining, String::new()));
+        }
+    }
+
+    fn write(&mut self, frame: &FrameOut, keep: Keep, slow: SlowPolicy, now_ms: u32) -> Written {
+        if self.is_closing {
+            return Written::Gone;
+        }
+        self.write_bytes(frame.bytes(self.form), keep, slow, now_ms)
+    }
+
+    fn write_bytes(&mut self, bytes: &Bytes, keep: Keep, slow: SlowPolicy, now_ms: u32) -> Written {
+        if self.outbox.is_empty() {
+            match self.link.try_write(&self.waker, bytes) {
+                Ok(taken) if taken == bytes.len() && !self.link.is_holding() => {
+                    return Written::Taken;
+                }
+                Ok(taken) if taken == bytes.len() => {}
+                Ok(taken) => self.outbox.begin(bytes.slice(taken..), keep, taken > 0),
+                Err(again) if again.kind() == io::ErrorKind::WouldBlock => {
+                    self.outbox.begin(bytes.clone(), keep, false);
+                }
+                // The task finds out the same way, and ends.
+                Err(_) => {
+                    self.waker.wake_by_ref();
+                    return Written::Gone;
+                }
+            }
+            self.stalled_since_ms = now_ms;
+            self.waker.wake_by_ref();
+            return Written::Queued;
+        }
+        match self.outbox.push(bytes.clone(), keep, slow == SlowPolicy::DropOldest) {
+            Ok(_) => Written::Queued,
+            Err(_) if keep == Keep::Always || slow == SlowPolicy::Disconnect => {
+                self.order(Signal::Slow);
+                Written::Overflow
+            }
+            Err(_) => Written::Overflow,
+        }
+    }
+
+    /// When the next deadline is, or which one is over.
+    fn next_deadline(
+        &self,
+        now_ms: u32,
+        wall_ms: u64,
+        write_timeout_ms: u32,
+    ) -> Result<u32, Signal> {
+        let Some(identity) = self.identity.as_ref().filter(|identity| identity.epoch.0 != 0) else {
+            let is_over = now_ms >= self.deadline_ms;
+            return if is_over { Err(Signal::LoginDeadline) } else { Ok(self.deadline_ms) };
+        };
+        let idle_ms = self.heard_ms.saturating_add(self.deadline_ms);
+        if now_ms >= idle_ms {
+            return Err(Signal::Idle);
+        }
+        let leeway_ms = CLOCK_LEEWAY.as_millis() as u64;
+        let token_ms =
+            identity.token_expires_at_ms.saturating_add(leeway_ms).saturating_sub(wall_ms);
+        if token_ms == 0 {
+            return Err(Signal::TokenExpired);
+        }
+        let token_ms = now_ms.saturating_add(token_ms.min(u64::from(u32::MAX)) as u32);
+        if self.outbox.is_empty() && !self.link.is_holding() {
+            return Ok(idle_ms.min(token_ms));
+        }
+        let stall_ms = self.stalled_since_ms.saturating_add(write_timeout_ms);
+        if now_ms >= stall_ms { Err(Signal::Slow) } else { Ok(idle_ms.min(token_ms).min(stall_ms)) }
+    }
+
+    /// Empties the outbox as far as the link takes it. Pending while something is left.
+    fn poll_drain(&mut self, cx: &mut Context<'_>, now_ms: u32) -> Poll<io::Result<()>> {
+        while !self.outbox.is_empty() || self.link.is_holding() {
+            std::task::ready!(self.link.poll_flush(cx))?;
+            let mut pieces = Vec::new();
+            self.outbox.gather(&mut pieces);
+            if pieces.is_empty() {
+                continue;
+            }
+            match self.link.try_write_gathered(cx.waker(), &pieces) {
+                Ok(taken) => {
+                    drop(pieces);
+                    self.outbox.advance(taken);
+                    self.stalled_since_ms = now_ms;
+                }
+                Err(again) if again.kind() == io::ErrorKind::WouldBlock => {}
+                Err(failed) => return Poll::Ready(Err(failed)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[derive(Default)]
+struct Slot {
+    state: Mutex<SlotState>,
+}
+
+#[derive(Default)]
+struct SlotState {
+    /// Odd while taken.
+    generation: u32,
+    connection: Option<Box<Connection>>,
+}
+
+/// Whom a push or an order names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target<'a> {
+    pub(crate) boot: u64,
+    pub(crate) at: SlotRef,
+    pub(crate) app: &'a str,
+    pub(crate) device: &'a str,
+    pub(crate) epoch: u64,
+}
+
+/// What woke a connection's task.
+#[derive(Debug)]
+pub(crate) enum Wake {
+    /// This many bytes were read.
+    Bytes(usize),
+    /// Someone wants it to end.
+    Signal(Signal),
+    /// The peer ended its side, or the link broke.
+    Ended,
+}
+
+/// What the wheel should do with a connection it looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Check {
+    /// Look again at this wheel time (ms).
+    Again(u32),
+    /// The connection has gone, or was just told to end.
+    Forget,
+}
+
+/// All slots of one node.
+pub(crate) struct Table {
+    pub(crate) boot: BootId,
+    chunks: Box<[OnceLock<Box<[Slot]>>]>,
+    free: Mutex<Free>,
+    slots_max: u32,
+    guards: Guards,
+    metrics: Arc<Metrics>,
+    /// Per lane: connections whose deadlines its wheel should look at (new, or with an outbox that began
+    /// to fill).
+    watched: Box<[Mutex<Vec<(SlotRef, u32)>>]>,
+    started: Instant,
+    /// Milliseconds since `started`, set by the lanes: no clock is read per packet.
+    now_ms: AtomicU32,
+    wall_offset_ms: AtomicU64,
+    write_timeout_ms: u32,
+}
+
+#[derive(Default)]
+struct Free {
+    /// Freed slots, the last first: few slots stay hot.
+    reusable: Vec<u32>,
+    never_used: u32,
+}
+
+impl Table {
+    pub(crate) fn new(
+        boot: BootId,
+        slots_max: u32,
+        lanes: usize,
+        guards: Guards,
+        write_timeout: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let chunks = (slots_max as usize).div_ceil(CHUNK);
+        let table = Self {
+            boot,
+            chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
+            free: Mutex::default(),
+            slots_max,
+            guards,
+            metrics,
+            watched: (0..lanes).map(|_| Mutex::default()).collect(),
+            started: Instant::now(),
+            now_ms: AtomicU32::new(0),
+            wall_offset_ms: AtomicU64::new(0),
+            write_timeout_ms: write_timeout.as_millis() as u32,
+        };
+        table.tick();
+        table
+    }
+
+    /// Reads the clock for everyone; called by the lanes each wheel tick.
+    pub(crate) fn tick(&self) -> u32 {
+        let now_ms = self.started.elapsed().as_millis() as u32;
+        self.now_ms.store(now_ms, Ordering::Relaxed);
+        let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let wall_ms = wall.map_or(0, |since| since.as_millis() as u64);
+        self.wall_offset_ms.store(wall_ms.saturating_sub(now_ms.into()), Ordering::Relaxed);
+        now_ms
+    }
+
+    /// Wheel time, in ms: coarse, never goes back.
+    pub(crate) fn now_ms(&self) -> u32 {
+        self.now_ms.load(Ordering::Relaxed)
+    }
+
+    /// Wheel time right now, for deadlines that start now.
+    pub(crate) fn exact_ms(&self) -> u32 {
+        self.started.elapsed().as_millis() as u32
+    }
+
+    /// Milliseconds since 1970, coarse.
+    pub(crate) fn wall_ms(&self) -> u64 {
+        self.wall_offset_ms.load(Ordering::Relaxed) + u64::from(self.now_ms())
+    }
+
+    /// The lane a slot belongs to, for life.
+    pub(crate) fn lane_of(&self, slot: u32) -> usize {
+        slot as usize % self.watched.len()
+    }
+
+    fn slot(&self, slot: u32) -> Option<&Slot> {
+        self.chunks.get(slot as usize / CHUNK)?.get()?.get(slot as usize % CHUNK)
+    }
+
+    /// Takes a slot. `None`: the node is full.
+    pub(crate) fn insert(&self, connection: Connection) -> Option<SlotRef> {
+        let slot = {
+            let mut free = self.free.lock();
+            match free.reusable.pop() {
+                Some(slot) => slot,
+                None if free.never_used < self.slots_max => {
+                    free.never_used += 1;
+                    free.never_used - 1
+                }
+                None => return None,
+            }
+        };
+        let chunk = &self.chunks[slot as usize / CHUNK];
+        let slots = chunk.get_or_init(|| (0..CHUNK).map(|_| Slot::default()).collect());
+        let mut state = slots[slot as usize % CHUNK].state.lock();
+        state.generation = state.generation.wrapping_add(1);
+        let due_ms = connection.scheduled_ms;
+        state.connection = Some(Box::new(connection));
+        let at = SlotRef { slot, generation: state.generation };
+        drop(state);
+        self.watch(at, due_ms);
+        Some(at)
+    }
+
+    /// Frees a slot, and returns what lived there. The lock is taken, so no writer is in the middle.
+    pub(crate) fn remove(&self, at: SlotRef) -> Option<Box<Connection>> {
+        let slot = self.slot(at.slot)?;
+        let mut state = slot.state.lock();
+        if state.generation != at.generation {
+            return None;
+        }
+        let gone = state.connection.take()?;
+        state.generation = state.generation.wrapping_add(1);
+        drop(state);
+        self.free.lock().reusable.push(at.slot);
+        Some(gone)
+    }
+
+    /// Looks into a connection, under its lock. `None`: it has gone.
+    pub(crate) fn with<R>(
+        &self,
+        at: SlotRef,
+        look: impl FnOnce(&mut Connection) -> R,
+    ) -> Option<R> {
+        let mut state = self.slot(at.slot)?.state.lock();
+        if state.generation != at.generation {
+            return None;
+        }
+        state.connection.as_deref_mut().map(look)
+    }
+
+    /// Writes a frame of the session itself: an answer, a pong, a word about a group.
+    pub(crate) fn write(&self, at: SlotRef, frame: &NodeFrame) -> Written {
+        let frame = FrameOut::from(frame);
+        self.write_shared(at, &frame, Keep::Always, SlowPolicy::DropNewest)
+    }
+
+    /// Writes a frame that others get too. Only for whoever knows that `at` is the right connection
+    /// by its generation: its own task, its lane.
+    pub(crate) fn write_shared(
+        &self,
+        at: SlotRef,
+        frame: &FrameOut,
+        keep: Keep,
+        slow: SlowPolicy,
+    ) -> Written {
+        let now_ms = self.now_ms();
+        let written = self.with(at, |connection| connection.write(frame, keep, slow, now_ms));
+        self.watch_if_queued(at, written.unwrap_or(Written::Gone))
+    }
+
+    /// Writes raw bytes of the transport's own framing (a WebSocket pong).
+    pub(crate) fn write_raw(&self, at: SlotRef, bytes: &Bytes) -> Written {
+        let now_ms = self.now_ms();
+        let written = self.with(at, |connection| {
+            if connection.is_closing {
+                return Written::Gone;
+            }
+            connection.write_bytes(bytes, Keep::Always, SlowPolicy::DropNewest, now_ms)
+        });
+        self.watch_if_queued(at, written.unwrap_or(Written::Gone))
+    }
+
+    fn watch_if_queued(&self, at: SlotRef, written: Written) -> Written {
+        if written == Written::Queued {
+            self.look_by(at, self.now_ms().saturating_add(self.write_timeout_ms));
+        }
+        written
+    }
+
+    /// Enters the slot that a push or an order names, if everything it names is still so. The reason
+    /// of a refusal is counted.
+    pub(crate) fn with_target<R>(
+        &self,
+        target: Target<'_>,
+        enter: impl FnOnce(&mut Connection) -> R,
+    ) -> Result<R, StaleReason> {
+        let entered = self.enter_target(target, enter);
+        if let Err(reason) = entered {
+            self.metrics.stale(reason);
+        }
+        entered
+    }
+
+    fn enter_target<R>(
+        &self,
+        target: Target<'_>,
+        enter: impl FnOnce(&mut Connection) -> R,
+    ) -> Result<R, StaleReason> {
+        if self.guards.boot && target.boot != self.boot.0 {
+            return Err(StaleReason::Boot);
+        }
+        let Some(slot) = self.slot(target.at.slot) else { return Err(StaleReason::Free) };
+        let mut state = slot.state.lock();
+        if self.guards.generation && state.generation != target.at.generation {
+            return Err(StaleReason::Generation);
+        }
+        let Some(connection) = state.connection.as_deref_mut() else {
+            return Err(StaleReason::Free);
+        };
+        let Some(identity) = &connection.identity else { return Err(StaleReason::Free) };
+        let is_same =
+            identity.app.as_str() == target.app && identity.device.as_str() == target.device;
+        if self.guards.identity && !is_same {
+            return Err(StaleReason::Identity);
+        }
+        if self.guards.epoch && identity.epoch.0 != target.epoch {
+            return Err(StaleReason::Epoch);
+        }
+        Ok(enter(connection))
+    }
+
+    /// Writes a push to the session it names, or refuses it as stale.
+    pub(crate) fn push(
+        &self,
+        target: Target<'_>,
+        frame: &FrameOut,
+        slow: SlowPolicy,
+    ) -> Result<Written, StaleReason> {
+        let now_ms = self.now_ms();
+        let written = self.with_target(target, |connection| {
+            connection.write(frame, Keep::Droppable, slow, now_ms)
+        })?;
+        Ok(self.watch_if_queued(target.at, written))
+    }
+
+    /// The login is done: from now on silence is what ends the connection.
+    pub(crate) fn start_idle(&self, at: SlotRef, idle_timeout: Duration) {
+        let now_ms = self.exact_ms();
+        let idle_ms = idle_timeout.as_millis() as u32;
+        self.with(at, |connection| {
+            connection.heard_ms = now_ms;
+            connection.deadline_ms = idle_ms;
+        });
+        self.look_by(at, now_ms.saturating_add(idle_ms));
+    }
+
+    /// Makes sure the deadlines are looked at by `due_ms`.
+    fn look_by(&self, at: SlotRef, due_ms: u32) {
+        if self.with(at, |connection| connection.schedule(due_ms)) == Some(true) {
+            self.watch(at, due_ms);
+        }
+    }
+
+    /// Asks the slot's lane to look at this connection's deadlines.
+    fn watch(&self, at: SlotRef, due_ms: u32) {
+        self.watched[self.lane_of(at.slot)].lock().push((at, due_ms));
+    }
+
+    /// Takes what [`Table::watch`] gathered for a lane: connections, and when to look at them.
+    pub(crate) fn take_watched(&self, lane: usize) -> Vec<(SlotRef, u32)> {
+        std::mem::take(&mut *self.watched[lane].lock())
+    }
+
+    /// Compares a connection's deadlines with the time, and tells it to end when one is over.
+    /// `horizon_ms`: the latest time an entry of the wheel can stand for.
+    pub(crate) fn check(&self, at: SlotRef, now_ms: u32, horizon_ms: u32) -> Check {
+        let wall_ms = self.wall_ms();
+        let checked = self.with(at, |connection| {
+            // An entry that a sooner one has replaced; that one has planned the next.
+            if connection.scheduled_ms > now_ms || connection.is_closing {
+                return Check::Forget;
+            }
+            match connection.next_deadline(now_ms, wall_ms, self.write_timeout_ms) {
+                Ok(next_ms) => {
+                    connection.scheduled_ms = next_ms.min(horizon_ms);
+                    Check::Again(connection.scheduled_ms)
+                }
+                Err(over) => {
+                    connection.order(over);
+                    Check::Forget
+                }
+            }
+        });
+        checked.unwrap_or(Check::Forget)
+    }
+
+    /// Waits for the next thing in a connection's life. Reads into `scratch`.
+    pub(crate) fn poll_wake(
+        &self,
+        at: SlotRef,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+    ) -> Poll<Wake> {
+        let now_ms = self.now_ms();
+        let woken = self.with(at, |connection| {
+            if !connection.waker.will_wake(cx.waker()) {
+                connection.waker = cx.waker().clone();
+            }
+            if let Some(signal) = connection.signal.take() {
+                return Poll::Ready(Wake::Signal(signal));
+            }
+            if let Poll::Ready(Err(_)) = connection.poll_drain(cx, now_ms) {
+                return Poll::Ready(Wake::Ended);
+            }
+            match connection.link.poll_read(cx, scratch) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(Wake::Ended),
+                Poll::Ready(Ok(read)) => {
+                    connection.heard_ms = now_ms;
+                    Poll::Ready(Wake::Bytes(read))
+                }
+            }
+        });
+        woken.unwrap_or(Poll::Ready(Wake::Ended))
+    }
+
+    /// Writes the goodbye: nothing may follow it. Queued bytes leave first.
+    pub(crate) fn begin_close(&self, at: SlotRef, code: CloseCode, reason: &str, retry_ms: u32) {
+        let frame = FrameOut::from(&NodeFrame::close(code, reason, retry_ms));
+        let now_ms = self.now_ms();
+        self.with(at, |connection| {
+            if connection.is_closing {
+                return;
+            }
+            connection.write(&frame, Keep::Always, SlowPolicy::DropNewest, now_ms);
+            if connection.form == Form::WebSocket {
+                let close = close_message(code.number());
+                connection.write_bytes(&close, Keep::Always, SlowPolicy::DropNewest, now_ms);
+            }
+            connection.is_closing = true;
+            connection.signal = None;
+        });
+    }
+
+    /// Gets the last bytes out, ends our side, and waits for the peer's end, so that the goodbye is
+    /// not lost in a reset. Stops early when the peer keeps talking: `patience_bytes`.
+    pub(crate) fn poll_linger(
+        &self,
+        at: SlotRef,
+        cx: &mut Context<'_>,
+        linger: &mut Linger,
+        scratch: &mut [u8],
+    ) -> Poll<()> {
+        let now_ms = self.now_ms();
+        let done = self.with(at, |connection| {
+            if !linger.is_finished {
+                match connection.poll_drain(cx, now_ms) {
+                    Poll::Ready(Ok(())) => {
+                        connection.link.finish();
+                        linger.is_finished = true;
+                    }
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Pending => {}
+                }
+            }
+            loop {
+                match connection.link.poll_read(cx, scratch) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                    Poll::Ready(Ok(read)) => {
+                        linger.patience_bytes = linger.patience_bytes.saturating_sub(read);
+                        if linger.patience_bytes == 0 {
+                            return Poll::Ready(());
+                        }
+                    }
+                }
+            }
+        });
+        done.unwrap_or(Poll::Ready(()))
+    }
+
+    /// The link is over.
+    pub(crate) fn end_link(&self, at: SlotRef, code: u16) {
+        self.with(at, |connection| connection.link.close(code));
+    }
+
+    /// Slots that were ever used: what a walk over all connections goes through.
+    pub(crate) fn slots_used(&self) -> u32 {
+        self.free.lock().never_used
+    }
+
+    /// Looks into whatever connection lives in a slot now.
+    pub(crate) fn visit<R>(
+        &self,
+        slot: u32,
+        look: impl FnOnce(SlotRef, &mut Connection) -> R,
+    ) -> Option<R> {
+        let mut state = self.slot(slot)?.state.lock();
+        let at = SlotRef { slot, generation: state.generation };
+        state.connection.as_deref_mut().map(|connection| look(at, connection))
+    }
+}
+
+/// State of a connection's end.
+#[derive(Debug)]
+pub(crate) struct Linger {
+    is_finished: bool,
+    patience_bytes: usize,
+}
+
+impl Linger {
+    /// A peer that sends this much after our goodbye is not listening.
+    pub(crate) fn new() -> Self {
+        Self { is_finished: false, patience_bytes: 4 * 1024 * 1024 }
+    }
+}
