@@ -7,6 +7,7 @@ use hawser_proto::code::CloseCode;
 use hawser_proto::frame::{DeviceFrame, Kind};
 use hawser_proto::limits::{FRAME_BYTES_MAX_DEFAULT, LOGIN_FRAME_BYTES_MAX};
 use hawser_proto::params;
+use prost::Message as _;
 use std::collections::HashMap;
 
 fn refused(
@@ -193,17 +194,13 @@ fn rules() -> Vec<Case> {
         change(&mut login);
         DeviceFrame::Login(login)
     };
-    let many = |n: usize| (0..n).map(|i| (format!("k{i}"), String::new())).collect();
-    let crowded: HashMap<String, String> = many(33);
-    // A map has no order of its own; the vector must have one.
-    let mut crowd = params::Request { request_id: 1, business: 1, ..Default::default() };
-    let mut crowd_bytes = prost_bytes(&crowd);
-    let mut keys: Vec<_> = crowded.into_iter().collect();
-    keys.sort();
-    for (key, value) in keys {
-        crowd = params::Request::default();
-        crowd.metadata.insert(key, value);
-        crowd_bytes.extend(prost_bytes(&crowd));
+    // A map has no order of its own, but a vector has: one entry after the other.
+    let named = params::Request { request_id: 1, business: 1, ..Default::default() };
+    let mut crowded = named.encode_to_vec();
+    for key in 0..33 {
+        let metadata = HashMap::from([(format!("k{key:02}"), String::new())]);
+        let entry = params::Request { metadata, ..Default::default() };
+        crowded.extend(entry.encode_to_vec());
     }
     vec![
         bad(
@@ -233,7 +230,7 @@ fn rules() -> Vec<Case> {
             "bad_request_metadata_entries",
             "33 entries of metadata",
             CloseCode::BadFrame,
-            raw(Kind::Request as u8, 0, &crowd_bytes, b""),
+            raw(Kind::Request as u8, 0, &crowded, b""),
         ),
         bad(
             "bad_refresh_id",
@@ -261,8 +258,4 @@ fn rules() -> Vec<Case> {
             DeviceFrame::Leave(params::Leave { request_id: 4, group: "g".repeat(1025) }),
         ),
     ]
-}
-
-fn prost_bytes(message: &impl prost::Message) -> Vec<u8> {
-    message.encode_to_vec()
 }

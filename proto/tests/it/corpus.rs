@@ -18,12 +18,12 @@ fn targets() -> Vec<Target> {
             named(case.name, &[&[head[3], head[6], head[7]], rest].concat())
         })
         .collect();
-    (vec![
+    vec![
         ("decode", fuzz::decode as fn(&[u8]), decode),
         ("parse", fuzz::parse, parse),
         ("stream_splits", fuzz::stream_splits, streams(&cases)),
         ("token", fuzz::token, texts()),
-    ]) as _
+    ]
 }
 
 /// All good frames of a side glued together, alone and with each bad end.
@@ -33,7 +33,7 @@ fn streams(cases: &[vectors::Case]) -> Vec<(String, Vec<u8>)> {
             Expect::Frames(frames) => Some(frames),
             _ => None,
         });
-        frames.flatten().filter(|frame| wanted(frame)).flat_map(|f| f.encode()).collect()
+        frames.flatten().filter(|frame| wanted(frame)).flat_map(Frame::encode).collect()
     };
     let device = glued(|frame| matches!(frame, Frame::Device(_)));
     let node = glued(|frame| matches!(frame, Frame::Node(_)));
@@ -66,7 +66,9 @@ fn the_corpus_is_made_from_the_vectors() {
 #[test]
 fn every_seed_passes_its_target() {
     for (_, run, seeds) in targets() {
-        seeds.iter().for_each(|(_, bytes)| run(bytes));
+        for (_, bytes) in &seeds {
+            run(bytes);
+        }
     }
 }
 
@@ -123,7 +125,9 @@ proptest! {
         TARGETS.with(|targets| {
             let (_, run, seeds) = &targets[target];
             let mut bytes = seeds[seed.index(seeds.len())].1.clone();
-            changes.into_iter().for_each(|change| apply(&mut bytes, change));
+            for change in changes {
+                apply(&mut bytes, change);
+            }
             run(&bytes);
         });
     }

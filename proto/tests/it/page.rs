@@ -2,6 +2,7 @@
 
 use crate::{check_file, root};
 use hawser_proto::limits as l;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 fn page() -> String {
@@ -22,7 +23,7 @@ fn filled(page: &str) -> (String, Vec<String>) {
         };
         let fence = lines.next().filter(|l| l.starts_with("```")).expect("a block follows");
         let content = std::fs::read_to_string(root().join(file)).unwrap();
-        out += &format!("{fence}\n{content}```\n");
+        writeln!(out, "{fence}\n{content}```").unwrap();
         assert!(lines.by_ref().any(|l| l == "```"), "the block of {file} ends");
         files.push(file.to_owned());
     }
@@ -90,7 +91,7 @@ fn the_page_prints_every_limit() {
             let value = values.iter().find(|(n, _)| *n == name);
             let (_, value) = value.unwrap_or_else(|| panic!("{name} is not in this test's list"));
             let doc = docs.join(" ");
-            expected += &format!("| `{}` | {value} | {doc} |\n", name.to_lowercase());
+            writeln!(expected, "| `{}` | {value} | {doc} |", name.to_lowercase()).unwrap();
             docs.clear();
         }
     }

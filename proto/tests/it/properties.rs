@@ -276,7 +276,13 @@ proptest! {
     fn no_length_reserves_memory(
         kind in any::<u8>(),
         params_len in any::<u16>(),
-        body_len in prop_oneof![any::<u32>(), Just(u32::MAX), 0u32..70_000],
+        // Small, any, and those whose low bytes alone would pass.
+        body_len in prop_oneof![
+            any::<u32>(),
+            Just(u32::MAX),
+            0u32..70_000,
+            (1u32..=255).prop_map(|high| high << 24),
+        ],
         limit in prop_oneof![Just(4096usize), Just(65_536), Just(1_048_576)],
     ) {
         let head = crate::cases::head(kind, 0, params_len, body_len);

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hawser_proto::code::CloseCode;
 use hawser_proto::token::{AUDIENCE, Claims, ISSUER, SigningKey, TokenError, VerifyingKey, verify};
 use proptest::prelude::*;
+use std::fmt::Write as _;
 
 /// The key of RFC 8032, section 7.1, test 1. It signs nothing but examples.
 const SEED: &str = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
@@ -75,14 +76,14 @@ pub(crate) fn the_example_proof_is_what_the_page_says_and_holds() {
         let string =
             format!("hawser-access-v1\ndemo\nweb-1\n1800000000\n0123456789abcdef\n{device_key}");
         let signature = hex::encode(hmac::sign(&secret, string.as_bytes()));
-        text += &format!("string            {}\n", string.replace('\n', "\\n"));
-        text += &format!("signature         {signature}\n");
+        writeln!(text, "string            {}", string.replace('\n', "\\n")).unwrap();
+        writeln!(text, "signature         {signature}").unwrap();
         if !device_key.is_empty() {
             let signature = pair.sign(string.as_bytes());
             let public = UnparsedPublicKey::new(&ED25519, hex::decode(PUBLIC).unwrap());
             public.verify(string.as_bytes(), signature.as_ref()).unwrap();
-            text += &format!("device_key        {device_key}\n");
-            text += &format!("device_signature  {}\n", URL_SAFE_NO_PAD.encode(signature));
+            writeln!(text, "device_key        {device_key}").unwrap();
+            writeln!(text, "device_signature  {}", URL_SAFE_NO_PAD.encode(signature)).unwrap();
         }
     }
     check_file("tests/vectors/proof.txt", text.as_bytes());

@@ -166,8 +166,9 @@ fn no_vector_is_left_over_and_no_kind_is_left_out() {
     assert_eq!(names.len(), cases.len(), "a name is used twice");
     let files: BTreeSet<String> = std::fs::read_dir(root().join("tests/vectors"))
         .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".hex"))
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "hex"))
+        .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
         .collect();
     assert_eq!(files, names);
 
