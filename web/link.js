@@ -101,30 +101,30 @@ export class Link {
     if (this.#ended) return;
     clearTimeout(this.#pongTimer);
     this.#pongTimer = undefined;
-    if (!(data instanceof ArrayBuffer)) return this.#lost("the node sent text");
+    if (!(data instanceof ArrayBuffer)) return this.#lost("the node sent text", "later");
     try {
-      const frame = decodeFrame(new Uint8Array(data));
+      const frame = decodeFrame(new Uint8Array(data), { from: "node" });
       if (frame.params === null) return; // from a later release, and may be skipped
       if (frame.kind !== Kind.CLOSE) return this.#onFrame(frame);
       const { code, reason, retryAfterMs } = frame.params;
       this.#end(code, reason, retryAfterMs);
     } catch (failure) {
-      this.#lost(`the node sent no frame of ours: ${/** @type {Error} */ (failure).message}`);
+      this.#lost(`the node sent no frame of ours: ${/** @type {Error} */ (failure).message}`, "later");
     }
   }
 
-  /** @param {string} reason */
-  #lost(reason) {
-    this.#end(1006, reason, 0);
+  /** @param {string} reason @param {import("./codes.js").Retry} [retry] */
+  #lost(reason, retry) {
+    this.#end(1006, reason, 0, retry);
   }
 
-  /** @param {number} code @param {string} reason @param {number} retryAfterMs */
-  #end(code, reason, retryAfterMs) {
+  /** @param {number} code @param {string} reason @param {number} retryAfterMs @param {import("./codes.js").Retry} [retry] */
+  #end(code, reason, retryAfterMs, retry = retryOf(code)) {
     if (this.#ended) return;
     this.#ended = true;
     for (const timer of [this.#loginTimer, this.#heartbeat, this.#pongTimer]) clearTimeout(timer);
     this.#socket.onmessage = null;
     this.#socket.close();
-    this.#settle({ code, reason, retry: retryOf(code), retryAfterMs });
+    this.#settle({ code, reason, retry, retryAfterMs });
   }
 }

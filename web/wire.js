@@ -191,11 +191,11 @@ export function encodeFrame(kind, params, body = new Uint8Array(0)) {
 }
 
 /**
- * Reads a message that must be exactly one frame.
- * @param {Uint8Array} message
+ * Reads a message that must be exactly one frame. `from: "node"` refuses what only devices send.
+ * @param {Uint8Array} message @param {{ from?: "node" }} [rule]
  * @returns {Frame}
  */
-export function decodeFrame(message) {
+export function decodeFrame(message, { from } = {}) {
   if (message.length < HEADER_BYTES) throw new FrameError("shorter than a header");
   const header = new DataView(message.buffer, message.byteOffset, message.byteLength);
   if (message[0] !== MAGIC[0] || message[1] !== MAGIC[1]) throw new FrameError("bad magic");
@@ -207,9 +207,10 @@ export function decodeFrame(message) {
     throw new FrameError("a message must hold exactly one frame");
   }
   const body = message.subarray(paramsEnd);
+  if (from === "node" && kind < 0x80) throw new FrameError(`kind ${kind} is not sent by nodes`);
   const schema = schemas.get(kind);
   if (!schema) {
-    if ((kind & 0xe0) === 0xe0) return { kind, params: null, body };
+    if ((kind & 0x60) === 0x60) return { kind, params: null, body };
     throw new FrameError(`unknown kind ${kind}`);
   }
   try {

@@ -67,7 +67,7 @@ test("bad frames are refused", () => {
     "one byte more": new Uint8Array([...good, 0]),
     magic: changed(0, 0x78),
     version: changed(2, 2),
-    "unknown kind": changed(3, 0x99),
+    "unknown kind": changed(3, 0x91),
     "required flag": changed(4, 1),
     "a length of 4 GiB": changed(8, 0xff, 0xff, 0xff, 0xff),
     "a number without an end": changed(12, 0xff, 0xff, 0xff),
