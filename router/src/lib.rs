@@ -1,1 +1,27 @@
 //! Who is where: routes, groups, the push API.
+//!
+//! [`start`] serves `hawser.push.v1` to business backends and `hawser.node.v1` to access nodes. The
+//! [`table`] and [`groups`] decide and know no stream; [`nodes`] keeps lives and leases; [`node`] is
+//! the shell towards access nodes, [`push`] the one towards backends; [`writer`] alone writes to the
+//! [`store`]. A router never sees a device's socket and never reads a payload.
+
+mod answer;
+mod auth;
+mod clock;
+mod config;
+mod core;
+mod groups;
+mod key;
+mod metrics;
+mod node;
+mod nodes;
+mod push;
+mod refusal;
+mod server;
+mod store;
+mod table;
+mod watch;
+mod writer;
+
+pub use config::Config;
+pub use server::{Listeners, Running, StartError, start};

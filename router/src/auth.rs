@@ -1,0 +1,115 @@
+//! Who calls: a business key, and what it may do.
+//!
+//! App and business come from the key and from nowhere else, so no field of any call can reach another
+//! tenant. What a key resolves to is kept until the catalogue changes.
+
+use crate::refusal::Refusal;
+use aws_lc_rs::digest::{SHA256, digest};
+use foldhash::fast::RandomState;
+use hawser_chassis::secret::bearer;
+use hawser_proto::catalogue::Catalogue;
+use hawser_proto::code::ErrorCode;
+use hawser_proto::id::{AppId, BusinessId, BusinessNo};
+use hawser_proto::limits::{FRAME_BYTES_MAX, FRAME_BYTES_MAX_DEFAULT};
+use hawser_proto::rpc::control::Scope;
+use parking_lot::RwLock;
+use std::collections::HashMap;
+use std::sync::Arc;
+use tonic::metadata::MetadataMap;
+
+/// SHA-256 of a business key's text.
+pub(crate) type KeyDigest = [u8; 32];
+
+/// What a good key stands for.
+#[derive(Clone, Debug)]
+pub(crate) struct Credential {
+    pub(crate) app: AppId,
+    pub(crate) business: BusinessId,
+    pub(crate) number: BusinessNo,
+    /// Largest frame the app allows.
+    pub(crate) frame_bytes_max: usize,
+    scopes: Vec<i32>,
+    /// 0: never.
+    expires_at_ms: u64,
+    enabled: bool,
+}
+
+/// A catalogue with what its keys were found to stand for. Replaced as a whole when the catalogue
+/// changes.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) catalogue: Catalogue,
+    /// Only keys that exist get in, so it is as bounded as the catalogue.
+    resolved: RwLock<HashMap<KeyDigest, Arc<Credential>, RandomState>>,
+}
+
+/// The digest of the key that a call shows.
+pub(crate) fn shown(metadata: &MetadataMap) -> Result<KeyDigest, Refusal> {
+    let missing = || Refusal::new(ErrorCode::Unauthenticated, "the business key is missing");
+    let header = metadata.get("authorization").ok_or_else(missing)?;
+    let key = header.to_str().ok().and_then(bearer).ok_or_else(missing)?;
+    let digest = digest(&SHA256, key.as_bytes());
+    digest.as_ref().try_into().map_err(|_| missing())
+}
+
+impl Known {
+    /// A new catalogue, with nothing resolved yet.
+    pub(crate) fn new(catalogue: Catalogue) -> Self {
+        Self { catalogue, resolved: RwLock::default() }
+    }
+
+    /// What the key stands for, if it is good at `now_ms` and reaches the scope.
+    pub(crate) fn credential(
+        &self,
+        key: &KeyDigest,
+        scope: Scope,
+        now_ms: u64,
+    ) -> Result<Arc<Credential>, Refusal> {
+        let known = self.resolved.read().get(key).cloned();
+        let credential = match known {
+            Some(credential) => credential,
+            None => self.resolve(key, now_ms)?,
+        };
+        if credential.expires_at_ms != 0 && credential.expires_at_ms <= now_ms {
+            return Err(Refusal::new(ErrorCode::Unauthenticated, "the business key has expired"));
+        }
+        if !credential.enabled {
+            return Err(Refusal::new(ErrorCode::Disabled, "the app or business is switched off"));
+        }
+        if !credential.scopes.contains(&scope.into()) {
+            let name = scope.as_str_name().trim_start_matches("SCOPE_").to_ascii_lowercase();
+            let detail = format!("the key does not have the scope {name}");
+            return Err(Refusal::new(ErrorCode::PermissionDenied, detail));
+        }
+        Ok(credential)
+    }
+
+    fn resolve(&self, digest: &KeyDigest, now_ms: u64) -> Result<Arc<Credential>, Refusal> {
+        if self.catalogue.revision == 0 {
+            return Err(Refusal::new(ErrorCode::Unavailable, "the catalogue is not known yet"));
+        }
+        let unknown = || Refusal::new(ErrorCode::Unauthenticated, "the business key is not known");
+        let key = self.catalogue.key(digest, now_ms).ok_or_else(unknown)?;
+        let app = AppId::new(&key.app).map_err(|_| unknown())?;
+        let business = BusinessId::new(&key.business).map_err(|_| unknown())?;
+        let entry = self.catalogue.app(&app);
+        let number = self.catalogue.number(&app, &business);
+        let served = number.and_then(|number| self.catalogue.business(&app, number));
+        let enabled = entry.is_some_and(|app| app.enabled) && served.is_some_and(|it| it.enabled);
+        let frame_bytes_max = match entry.map_or(0, |app| app.frame_bytes_max) {
+            0 => FRAME_BYTES_MAX_DEFAULT,
+            bytes => (bytes as usize).min(FRAME_BYTES_MAX),
+        };
+        let credential = Arc::new(Credential {
+            app,
+            business,
+            number: number.unwrap_or(BusinessNo(0)),
+            frame_bytes_max,
+            scopes: key.scopes.clone(),
+            expires_at_ms: key.expires_at_ms.max(0).cast_unsigned(),
+            enabled,
+        });
+        self.resolved.write().insert(*digest, credential.clone());
+        Ok(credential)
+    }
+}

@@ -1,0 +1,41 @@
+//! Configuration of a router.
+
+use hawser_chassis::secret::Secret;
+use hawser_proto::limits::{NODE_CALL_TIMEOUT, NODE_LEASE};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What a router is told at start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its name, for access nodes and control.
+    pub name: String,
+    /// Where the embedded store lives. One router per folder.
+    pub data_dir: PathBuf,
+    /// Control's internal port, `http://host:port`. Control may be down; the last catalogue stays.
+    pub control: String,
+    /// Shown to control and asked of access nodes.
+    pub cluster_secret: Secret,
+    /// How long an access node is believed to be alive after it was last heard; it sends word every
+    /// third of this. Longer forgives longer pauses, and names dead sessions longer. Default 10 s.
+    pub node_lease: Duration,
+    /// How long a push or question waits for an access node. Default 1 s.
+    pub call_timeout: Duration,
+    /// How long a broadcast waits for a node that reports no progress. Default 10 s.
+    pub broadcast_patience: Duration,
+}
+
+impl Config {
+    /// The defaults for all but what has none.
+    pub fn new(name: &str, data_dir: PathBuf, control: &str, cluster_secret: Secret) -> Self {
+        Self {
+            name: name.to_owned(),
+            data_dir,
+            control: control.to_owned(),
+            cluster_secret,
+            node_lease: NODE_LEASE,
+            call_timeout: NODE_CALL_TIMEOUT,
+            broadcast_patience: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! What all calls and streams of one router share.
+
+use crate::auth::{Credential, KeyDigest, Known};
+use crate::clock::Clock;
+use crate::groups::Groups;
+use crate::metrics::Metrics;
+use crate::nodes::Nodes;
+use crate::refusal::Refusal;
+use crate::store::Store;
+use crate::table::{SHARDS, Table};
+use crate::writer::WriterHandle;
+use arc_swap::ArcSwap;
+use hawser_chassis::shutdown::Tasks;
+use hawser_proto::rpc::control::Scope;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+use tracing::{info, warn};
+
+/// How often the table is swept, a shard at a time, and the gauges are refreshed.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Everything of one router. No lock in it is held across an await.
+pub(crate) struct Core {
+    pub(crate) name: String,
+    pub(crate) boot: u64,
+    pub(crate) node_lease: Duration,
+    pub(crate) call_timeout: Duration,
+    pub(crate) broadcast_patience: Duration,
+    pub(crate) clock: Clock,
+    pub(crate) known: ArcSwap<Known>,
+    pub(crate) revision: watch::Sender<u64>,
+    pub(crate) table: Arc<Table>,
+    pub(crate) nodes: Arc<Nodes>,
+    pub(crate) groups: Arc<Groups>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) writer: WriterHandle,
+    pub(crate) metrics: Metrics,
+    pub(crate) tasks: Tasks,
+}
+
+impl Core {
+    /// Who calls with this key, if it is good and reaches the scope.
+    pub(crate) fn caller(&self, key: &KeyDigest, scope: Scope) -> Result<Arc<Credential>, Refusal> {
+        self.known.load().credential(key, scope, self.clock.now_ms())
+    }
+
+    /// Ends leases in time, sweeps the table, refreshes gauges.
+    pub(crate) async fn tick(self: Arc<Self>) {
+        let lease_check = (self.node_lease / 10).clamp(Duration::from_millis(10), SWEEP_INTERVAL);
+        let mut leases = tokio::time::interval(lease_check);
+        let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+        leases.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let stop = self.tasks.stop_signal();
+        let mut shard = 0;
+        loop {
+            tokio::select! {
+                _ = leases.tick() => self.expire(),
+                _ = sweep.tick() => {
+                    self.sweep(shard);
+                    shard = (shard + 1) % SHARDS;
+                }
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    fn expire(&self) {
+        for life in self.nodes.expire(self.clock.steady_ms()) {
+            let routes = life.routes();
+            warn!(node = %life.node, boot = %life.boot, routes, "lease ended");
+        }
+    }
+
+    fn sweep(&self, shard: usize) {
+        let view = self.nodes.view(self.clock.steady_ms());
+        let live = |owner: &crate::table::Owner| view.owner(owner).is_some();
+        let dead = self.table.sweep(shard, self.clock.now_ms(), live);
+        if dead > 0 {
+            info!(shard, dead, "routes of dead nodes swept");
+        }
+        let (mut nodes, mut routes, mut pending) = (0, 0, 0);
+        for life in view.lives() {
+            nodes += 1;
+            routes += life.routes();
+            pending += life.deliver().map_or(0, |stream| stream.pending());
+        }
+        self.metrics.nodes.set(nodes);
+        self.metrics.routes.set(routes.cast_signed());
+        self.metrics.pending.set(pending as i64);
+        self.metrics.groups.set(self.groups.len() as i64);
+        self.metrics.writes_waiting.set(self.table.writes_waiting() as i64);
+    }
+}

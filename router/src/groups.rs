@@ -1,0 +1,376 @@
+//! Group → business and access nodes.
+//!
+//! Who owns a group is durable: decided and written by [`crate::writer`]. Which nodes have members is
+//! what the nodes reported, in memory only; after a restart they report again. No stream is touched
+//! here: what nodes are to be told goes out through closures, in the order in which it was decided.
+
+use crate::key::Key;
+use crate::store::{GroupChange, GroupMeta, KeyBytes};
+use crate::table::LifeNo;
+use foldhash::fast::RandomState;
+use hawser_proto::id::BusinessNo;
+use parking_lot::{Mutex, RwLock};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// One group.
+#[derive(Debug)]
+pub(crate) struct Group {
+    /// The business that created it; nobody else pushes to it.
+    pub(crate) owner: BusinessNo,
+    /// Milliseconds since 1970.
+    pub(crate) created_ms: u64,
+    spread: Mutex<Spread>,
+}
+
+#[derive(Debug, Default)]
+struct Spread {
+    deleted: bool,
+    nodes: Vec<Presence>,
+    rate: Rate,
+}
+
+/// The last word of one node life on this group. One that has no members any more stays, so that a
+/// report that was overtaken is still recognised.
+#[derive(Debug)]
+struct Presence {
+    life: LifeNo,
+    seq: u64,
+    present: bool,
+}
+
+/// What became of a node's report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reported {
+    /// Taken; the group belongs to this business.
+    Taken(BusinessNo),
+    /// A later one was here before.
+    Stale,
+    /// There is no such group.
+    NoGroup,
+}
+
+/// A change that somebody wants.
+#[derive(Clone, Debug)]
+pub(crate) enum Wanted {
+    /// A new group. `gone`: the number of a business that is no more; its group may be replaced.
+    Create { key: Key, owner: BusinessNo, now_ms: u64, gone: Option<BusinessNo> },
+    /// No group any more.
+    Delete { key: Key, owner: BusinessNo },
+}
+
+/// What a change made.
+#[derive(Clone, Debug)]
+pub(crate) enum Changed {
+    /// The new group.
+    Created(Arc<Group>),
+    /// It is gone.
+    Deleted,
+}
+
+/// Why a change was not made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refused {
+    /// The name is taken.
+    #[error("the group exists")]
+    Exists,
+    /// There is no such group.
+    #[error("there is no such group")]
+    NoGroup,
+    /// It belongs to another business.
+    #[error("the group belongs to another business")]
+    NotOwner,
+}
+
+/// Told which nodes had reported members of a group that is no more.
+pub(crate) type Dropped = Box<dyn Fn(&Key, &[LifeNo]) + Send + Sync>;
+
+/// All groups.
+pub(crate) struct Groups {
+    all: RwLock<HashMap<KeyBytes, Arc<Group>, RandomState>>,
+}
+
+impl Groups {
+    /// The groups that the store knows, without members.
+    pub(crate) fn new(stored: Vec<(KeyBytes, GroupMeta)>) -> Self {
+        let all = stored.into_iter().map(|(key, meta)| (key, Arc::new(Group::new(&meta))));
+        Self { all: RwLock::new(all.collect()) }
+    }
+
+    /// The group with this name in its app.
+    pub(crate) fn find(&self, key: &Key) -> Option<Arc<Group>> {
+        self.all.read().get(key.as_bytes()).cloned()
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.all.read().len()
+    }
+
+    /// A node says that it has members of the group, or none any more. `act` runs under the group's
+    /// lock, so that its answer leaves before word of a later deletion.
+    pub(crate) fn report(
+        &self,
+        key: &Key,
+        life: LifeNo,
+        seq: u64,
+        present: bool,
+        act: impl FnOnce(Reported),
+    ) {
+        let Some(group) = self.find(key) else { return act(Reported::NoGroup) };
+        let mut spread = group.spread.lock();
+        if spread.deleted {
+            return act(Reported::NoGroup);
+        }
+        match spread.nodes.iter_mut().find(|node| node.life == life) {
+            Some(node) if seq < node.seq => return act(Reported::Stale),
+            Some(node) => (node.seq, node.present) = (seq, present),
+            None => spread.nodes.push(Presence { life, seq, present }),
+        }
+        act(Reported::Taken(group.owner));
+    }
+
+    /// Starts to decide on changes. Only the writer does, one decision at a time.
+    pub(crate) fn decide(&self) -> Decision<'_> {
+        Decision { groups: self, planned: HashMap::new() }
+    }
+
+    /// Makes a decided change true, after the store has it. `dropped` runs under the lock of all
+    /// groups, so that its word leaves before a new group of the same name can be reported.
+    pub(crate) fn apply(&self, wanted: &Wanted, dropped: &Dropped) -> Changed {
+        let mut all = self.all.write();
+        match wanted {
+            Wanted::Create { key, owner, now_ms, .. } => {
+                let meta = GroupMeta { owner: owner.0, created_ms: *now_ms };
+                let group = Arc::new(Group::new(&meta));
+                if let Some(replaced) = all.insert(key.as_bytes().into(), group.clone()) {
+                    dropped(key, &replaced.delete());
+                }
+                Changed::Created(group)
+            }
+            Wanted::Delete { key, .. } => {
+                if let Some(group) = all.remove(key.as_bytes()) {
+                    dropped(key, &group.delete());
+                }
+                Changed::Deleted
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Groups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Groups").field("len", &self.len()).finish()
+    }
+}
+
+impl Group {
+    fn new(meta: &GroupMeta) -> Self {
+        Self {
+            owner: BusinessNo(meta.owner),
+            created_ms: meta.created_ms,
+            spread: Mutex::default(),
+        }
+    }
+
+    /// The nodes that have members. What dead ones said is forgotten on the way.
+    pub(crate) fn nodes(&self, is_alive: impl Fn(LifeNo) -> bool) -> Vec<LifeNo> {
+        let mut spread = self.spread.lock();
+        spread.nodes.retain(|node| is_alive(node.life));
+        spread.nodes.iter().filter(|node| node.present).map(|node| node.life).collect()
+    }
+
+    /// Notes a push to the group.
+    pub(crate) fn pushed(&self, steady_ms: u64) {
+        self.spread.lock().rate.note(steady_ms);
+    }
+
+    /// Pushes per second over about the last minute.
+    pub(crate) fn pushes_per_second(&self, steady_ms: u64) -> f64 {
+        self.spread.lock().rate.per_second(steady_ms)
+    }
+
+    fn delete(&self) -> Vec<LifeNo> {
+        let mut spread = self.spread.lock();
+        spread.deleted = true;
+        std::mem::take(&mut spread.nodes).into_iter().map(|node| node.life).collect()
+    }
+}
+
+/// Changes decided together: each sees what the ones before it will have made.
+pub(crate) struct Decision<'a> {
+    groups: &'a Groups,
+    planned: HashMap<KeyBytes, Option<GroupMeta>>,
+}
+
+impl Decision<'_> {
+    /// What the store is to be told if the change is to be made.
+    pub(crate) fn take(&mut self, wanted: &Wanted) -> Result<Vec<GroupChange>, Refused> {
+        match wanted {
+            Wanted::Create { key, owner, now_ms, gone } => {
+                let mut changes = Vec::with_capacity(2);
+                if let Some(existing) = self.meta(key) {
+                    if *gone != Some(BusinessNo(existing.owner)) {
+                        return Err(Refused::Exists);
+                    }
+                    changes.push(GroupChange::Delete(*key, existing));
+                }
+                let meta = GroupMeta { owner: owner.0, created_ms: *now_ms };
+                self.planned.insert(key.as_bytes().into(), Some(meta.clone()));
+                changes.push(GroupChange::Put(*key, meta));
+                Ok(changes)
+            }
+            Wanted::Delete { key, owner } => {
+                let existing = self.meta(key).ok_or(Refused::NoGroup)?;
+                if existing.owner != owner.0 {
+                    return Err(Refused::NotOwner);
+                }
+                self.planned.insert(key.as_bytes().into(), None);
+                Ok(vec![GroupChange::Delete(*key, existing)])
+            }
+        }
+    }
+
+    fn meta(&self, key: &Key) -> Option<GroupMeta> {
+        if let Some(planned) = self.planned.get(key.as_bytes()) {
+            return planned.clone();
+        }
+        let group = self.groups.find(key)?;
+        Some(GroupMeta { owner: group.owner.0, created_ms: group.created_ms })
+    }
+}
+
+/// Events per second over a sliding minute, from two counters: the minute that runs, and of the one
+/// before it the part that still lies in the last 60 s, taken as even.
+#[derive(Debug, Default)]
+struct Rate {
+    minute: u64,
+    running: u64,
+    before: u64,
+}
+
+impl Rate {
+    const MINUTE_MS: u64 = 60_000;
+
+    fn note(&mut self, now_ms: u64) {
+        self.turn(now_ms);
+        self.running += 1;
+    }
+
+    fn per_second(&mut self, now_ms: u64) -> f64 {
+        self.turn(now_ms);
+        let left = 1.0 - (now_ms % Self::MINUTE_MS) as f64 / Self::MINUTE_MS as f64;
+        (self.running as f64 + self.before as f64 * left) / 60.0
+    }
+
+    fn turn(&mut self, now_ms: u64) {
+        let minute = now_ms / Self::MINUTE_MS;
+        if minute != self.minute {
+            self.before = if minute == self.minute + 1 { self.running } else { 0 };
+            (self.minute, self.running) = (minute, 0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hawser_proto::id::AppId;
+
+    const OWNER: BusinessNo = BusinessNo(1);
+    const OTHER: BusinessNo = BusinessNo(2);
+    const NODE: LifeNo = LifeNo(7);
+
+    fn key(id: &str) -> Key {
+        Key::group(&AppId::new("demo").unwrap(), id).unwrap()
+    }
+
+    fn create(id: &str, owner: BusinessNo) -> Wanted {
+        Wanted::Create { key: key(id), owner, now_ms: 5, gone: None }
+    }
+
+    fn nobody() -> Dropped {
+        Box::new(|_, _| panic!("nobody had members"))
+    }
+
+    fn make(groups: &Groups, id: &str) -> Arc<Group> {
+        match groups.apply(&create(id, OWNER), &nobody()) {
+            Changed::Created(group) => group,
+            Changed::Deleted => unreachable!("a creation was wanted"),
+        }
+    }
+
+    fn report(groups: &Groups, seq: u64, present: bool) -> Reported {
+        let mut said = None;
+        groups.report(&key("room"), NODE, seq, present, |what| said = Some(what));
+        said.unwrap()
+    }
+
+    #[test]
+    fn changes_decided_together_see_each_other() {
+        let groups = Groups::new(Vec::new());
+        let mut decision = groups.decide();
+        let delete = |owner| Wanted::Delete { key: key("room"), owner };
+        assert_eq!(decision.take(&delete(OWNER)).unwrap_err(), Refused::NoGroup);
+        assert_eq!(decision.take(&create("room", OWNER)).unwrap().len(), 1);
+        assert_eq!(decision.take(&create("room", OTHER)).unwrap_err(), Refused::Exists);
+        assert_eq!(decision.take(&create("room", OWNER)).unwrap_err(), Refused::Exists);
+        assert_eq!(decision.take(&delete(OTHER)).unwrap_err(), Refused::NotOwner);
+        assert_eq!(decision.take(&delete(OWNER)).unwrap().len(), 1);
+        assert_eq!(decision.take(&create("room", OTHER)).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_group_whose_business_is_no_more_can_be_replaced() {
+        let groups = Groups::new(Vec::new());
+        make(&groups, "room");
+        let now_ms = 6;
+        let wanted = Wanted::Create { key: key("room"), owner: OTHER, now_ms, gone: Some(OWNER) };
+        assert_eq!(groups.decide().take(&wanted).unwrap().len(), 2);
+        report(&groups, 1, true);
+        groups.apply(
+            &wanted,
+            &(Box::new(|_: &Key, nodes: &[LifeNo]| assert_eq!(nodes, [NODE])) as Dropped),
+        );
+        assert_eq!(groups.find(&key("room")).unwrap().owner, OTHER);
+    }
+
+    #[test]
+    fn a_report_that_was_overtaken_is_refused() {
+        let groups = Groups::new(Vec::new());
+        let group = make(&groups, "room");
+        assert_eq!(report(&groups, 1, true), Reported::Taken(OWNER));
+        assert_eq!(report(&groups, 3, true), Reported::Taken(OWNER));
+        assert_eq!(report(&groups, 2, false), Reported::Stale);
+        assert_eq!(group.nodes(|_| true), [NODE]);
+        assert_eq!(report(&groups, 4, false), Reported::Taken(OWNER));
+        assert_eq!(report(&groups, 3, true), Reported::Stale, "it left meanwhile");
+        assert_eq!(group.nodes(|_| true), []);
+    }
+
+    #[test]
+    fn the_deleted_are_told_of_and_dead_nodes_forgotten() {
+        let groups = Groups::new(Vec::new());
+        let group = make(&groups, "room");
+        report(&groups, 1, true);
+        assert_eq!(group.nodes(|life| life != NODE), []);
+        report(&groups, 1, true);
+        let delete = Wanted::Delete { key: key("room"), owner: OWNER };
+        groups.apply(
+            &delete,
+            &(Box::new(|_: &Key, nodes: &[LifeNo]| assert_eq!(nodes, [NODE])) as Dropped),
+        );
+        assert_eq!(report(&groups, 2, true), Reported::NoGroup);
+        assert_eq!(groups.len(), 0);
+    }
+
+    #[test]
+    fn the_rate_slides_over_a_minute() {
+        let mut rate = Rate::default();
+        (0..60).for_each(|second| rate.note(second * 1000));
+        assert!((rate.per_second(59_999) - 1.0).abs() < 0.02);
+        assert!((rate.per_second(90_000) - 0.5).abs() < 0.02);
+        assert!(rate.per_second(300_000).abs() < f64::EPSILON);
+    }
+}

@@ -1,0 +1,381 @@
+//! The control stream of one node: logins and group reports up, their answers and kicks down, and
+//! questions that the push API waits on.
+
+use crate::core::Core;
+use crate::groups::Reported;
+use crate::key::Key;
+use crate::node::outgoing::{Gather, Outgoing};
+use crate::nodes::Life;
+use crate::table::{Displaced, Login, Owner, Serves, Verdict};
+use hawser_proto::code::{CloseCode, ErrorCode};
+use hawser_proto::id::{AppId, SlotRef};
+use hawser_proto::rpc::node::bind_result::Status as BindStatus;
+use hawser_proto::rpc::node::{
+    Bind, BindResult, ControlDown, ControlUp, Down, GroupReport, GroupResult, Kick, Unbind, Up,
+    Welcome, down, up,
+};
+use parking_lot::Mutex;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
+use tracing::{debug, info};
+
+/// Messages that may wait for one node: some 300 bytes each. A node that lets so much lie is cut off,
+/// for a kick that is lost would leave two sessions; it comes back and tells of its sessions again.
+const DOWN_WAITING_MAX: usize = 8_192;
+/// Questions to one node that may be open.
+const QUESTIONS_MAX: usize = 16_384;
+
+/// What tonic sends to the node.
+pub(crate) type ControlDownStream = Outgoing<GatherControl>;
+
+/// The way to one node on its control stream.
+pub(crate) struct ControlStream {
+    down: mpsc::Sender<Down>,
+    stop: CancellationToken,
+    next_call: AtomicU64,
+    questions: Mutex<HashMap<u64, oneshot::Sender<up::What>>>,
+}
+
+/// Why a node gave no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum AskError {
+    /// Too much waits for it.
+    #[error("too much waits for the access node")]
+    Full,
+    /// It has no stream, or it broke.
+    #[error("the access node cannot be heard")]
+    Gone,
+    /// Not in time.
+    #[error("the access node did not answer in time")]
+    Timeout,
+}
+
+/// Joins what waits into one message.
+pub(crate) struct GatherControl;
+
+impl Gather for GatherControl {
+    type Item = Down;
+    type Message = ControlDown;
+
+    fn gather(&mut self, waiting: &mut VecDeque<Down>) -> ControlDown {
+        ControlDown { welcome: None, items: waiting.drain(..).collect() }
+    }
+}
+
+impl ControlStream {
+    fn new(stop: CancellationToken) -> (Arc<Self>, mpsc::Receiver<Down>) {
+        let (down, queue) = mpsc::channel(DOWN_WAITING_MAX);
+        let questions = Mutex::default();
+        (Arc::new(Self { down, stop, next_call: AtomicU64::new(1), questions }), queue)
+    }
+
+    /// A stream that leads nowhere.
+    #[cfg(test)]
+    pub(crate) fn loose() -> Arc<Self> {
+        Self::new(CancellationToken::new()).0
+    }
+
+    /// Ends the stream. Whoever waits for an answer is told that the node is gone.
+    pub(crate) fn cut(&self) {
+        self.stop.cancel();
+        self.questions.lock().clear();
+    }
+
+    /// Sends word that must not be lost. A node that cannot take it is cut off.
+    pub(crate) fn tell(&self, what: down::What) {
+        if self.down.try_send(Down { what: Some(what) }).is_err() {
+            self.cut();
+        }
+    }
+
+    /// Asks the node and waits for its answer. Dropped: the answer is thrown away.
+    pub(crate) async fn ask(
+        &self,
+        deadline: Instant,
+        question: impl FnOnce(u64) -> down::What,
+    ) -> Result<up::What, AskError> {
+        let call = self.next_call.fetch_add(1, Ordering::Relaxed);
+        let (answer, answered) = oneshot::channel();
+        {
+            let mut questions = self.questions.lock();
+            if self.stop.is_cancelled() {
+                return Err(AskError::Gone);
+            }
+            if questions.len() >= QUESTIONS_MAX {
+                return Err(AskError::Full);
+            }
+            questions.insert(call, answer);
+        }
+        let _forget = Forget { stream: self, call };
+        self.down.try_send(Down { what: Some(question(call)) }).map_err(|_| AskError::Full)?;
+        match tokio::time::timeout_at(deadline.into(), answered).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(AskError::Gone),
+            Err(_) => Err(AskError::Timeout),
+        }
+    }
+
+    fn answered(&self, call: u64, answer: up::What) {
+        if let Some(waiting) = self.questions.lock().remove(&call) {
+            let _ = waiting.send(answer);
+        }
+    }
+}
+
+/// An open question that ends with its asker.
+struct Forget<'a> {
+    stream: &'a ControlStream,
+    call: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.stream.questions.lock().remove(&self.call);
+    }
+}
+
+/// Takes a control stream into service: what the node sends is read by a task of its own.
+pub(crate) fn open(
+    core: &Arc<Core>,
+    life: Arc<Life>,
+    first: ControlUp,
+    inbound: Streaming<ControlUp>,
+) -> ControlDownStream {
+    let (stream, queue) = ControlStream::new(core.tasks.stop_signal().child_token());
+    let stamp = core.nodes.attach_control(&life, stream.clone(), core.clock.steady_ms());
+    let welcome = Welcome {
+        lease_ms: core.node_lease.as_millis() as u32,
+        router: core.name.clone(),
+        router_boot: core.boot,
+    };
+    info!(node = %life.node, boot = %life.boot, "control stream opened");
+    let reader = Reader { core: core.clone(), life, stream, stamp };
+    core.tasks.spawn("node control stream", reader.run(first, inbound));
+    let first = ControlDown { welcome: Some(welcome), items: Vec::new() };
+    Outgoing::new(Some(first), queue, GatherControl)
+}
+
+struct Reader {
+    core: Arc<Core>,
+    life: Arc<Life>,
+    stream: Arc<ControlStream>,
+    stamp: u16,
+}
+
+impl Reader {
+    async fn run(self, first: ControlUp, mut inbound: Streaming<ControlUp>) {
+        let stop = self.stream.stop.clone();
+        let goodbye = tokio::select! {
+            goodbye = self.read(first, &mut inbound) => goodbye,
+            () = stop.cancelled() => false,
+        };
+        self.life.detach_control(&self.stream, goodbye);
+        self.stream.cut();
+        info!(node = %self.life.node, boot = %self.life.boot, goodbye, "control stream ended");
+    }
+
+    /// Reads until the stream ends. True: the node ended it in good order.
+    async fn read(&self, first: ControlUp, inbound: &mut Streaming<ControlUp>) -> bool {
+        let mut message = first;
+        loop {
+            if !self.core.nodes.renew(&self.life, self.core.clock.steady_ms()) {
+                info!(node = %self.life.node, "heard after its lease had ended");
+                return false;
+            }
+            for item in message.items {
+                if self.handle(item).await.is_err() {
+                    return false;
+                }
+            }
+            message = match inbound.message().await {
+                Ok(Some(message)) => message,
+                Ok(None) => return true,
+                Err(status) => {
+                    debug!(node = %self.life.node, %status, "control stream broke");
+                    return false;
+                }
+            };
+        }
+    }
+
+    /// Handles one item. Err: the stream can no longer be answered.
+    async fn handle(&self, item: Up) -> Result<(), ()> {
+        match item.what {
+            Some(up::What::Bind(bind)) => {
+                // Room for the answer first: it is sent under a lock, and must not be lost.
+                let permit = self.stream.down.reserve().await.map_err(|_| ())?;
+                self.bind(bind, permit);
+            }
+            Some(up::What::Unbind(unbind)) => self.unbind(&unbind),
+            Some(up::What::Group(report)) => {
+                let permit = self.stream.down.reserve().await.map_err(|_| ())?;
+                self.report(report, permit);
+            }
+            Some(up::What::MembershipDone(done)) => {
+                self.stream.answered(done.call, up::What::MembershipDone(done));
+            }
+            Some(up::What::Session(session)) => {
+                self.stream.answered(session.call, up::What::Session(session));
+            }
+            Some(up::What::GroupCounted(counted)) => {
+                self.stream.answered(counted.call, up::What::GroupCounted(counted));
+            }
+            Some(up::What::KickDone(done)) => {
+                self.stream.answered(done.call, up::What::KickDone(done));
+            }
+            // Every message renews; an item of a later release is skipped.
+            Some(up::What::Lease(_)) | None => {}
+        }
+        Ok(())
+    }
+
+    fn bind(&self, bind: Bind, permit: mpsc::Permit<'_, Down>) {
+        let started = Instant::now();
+        let (core, call) = (&self.core, bind.call);
+        let result = |status: BindStatus, epoch| {
+            let result = BindResult { call, status: status.into(), epoch };
+            Down { what: Some(down::What::BindResult(result)) }
+        };
+        let Some((app, key, instance)) = read_bind(&bind) else {
+            core.metrics.binds.malformed.inc();
+            return permit.send(result(BindStatus::Unavailable, 0));
+        };
+        let now_ms = core.clock.now_ms();
+        let steady_ms = core.clock.steady_ms();
+        let view = core.nodes.view(steady_ms);
+        let at = SlotRef { slot: bind.slot, generation: bind.generation };
+        let login = Login {
+            owner: Owner { life: self.life.no, stamp: self.stamp, at },
+            instance,
+            attempt: bind.attempt,
+            serves: Serves::new(&bind.businesses),
+        };
+        let mut permit = Some(permit);
+        let mut answer = |status, epoch| {
+            if let Some(permit) = permit.take() {
+                permit.send(result(status, epoch));
+            }
+        };
+        let act = |verdict| match verdict {
+            Verdict::Bound { epoch, fresh, displaced } => {
+                if fresh {
+                    self.life.count(&app, true);
+                }
+                core.metrics.binds.ok.inc();
+                answer(BindStatus::Ok, epoch);
+                if let Some(displaced) = displaced {
+                    self.supersede(&view, &app, &bind.device, displaced);
+                }
+            }
+            Verdict::Stale => {
+                core.metrics.binds.stale.inc();
+                answer(BindStatus::StaleAttempt, 0);
+            }
+            Verdict::Superseded { epoch } => {
+                core.metrics.binds.superseded.inc();
+                answer(BindStatus::Superseded, epoch);
+            }
+        };
+        let live = |owner: &Owner| view.owner(owner).is_some();
+        let decided = if bind.epoch == 0 {
+            core.table.claim(&key, login, now_ms, live, act)
+        } else {
+            core.nodes.await_announcements(&self.life, steady_ms);
+            core.table.announce(&key, bind.epoch, login, now_ms, live, act)
+        };
+        if let Err(source) = decided {
+            core.metrics.binds.unavailable.inc();
+            debug!(%source, "a login could not be decided");
+            answer(BindStatus::Unavailable, 0);
+        }
+        core.metrics.bind_seconds.observe(started.elapsed().as_secs_f64());
+    }
+
+    /// Tells the older connection that a newer login took over. A node that cannot be heard learns it
+    /// when it tells of its sessions again.
+    fn supersede(
+        &self,
+        view: &crate::nodes::View,
+        app: &AppId,
+        device: &str,
+        displaced: Displaced,
+    ) {
+        let Some(life) = view.life(displaced.owner.life) else { return };
+        life.count(app, false);
+        let Some(stream) = life.control().filter(|_| displaced.live) else { return };
+        self.core.metrics.superseded.inc();
+        stream.tell(down::What::Kick(Kick {
+            call: 0,
+            app: app.to_string(),
+            device: device.to_owned(),
+            slot: displaced.owner.at.slot,
+            generation: displaced.owner.at.generation,
+            epoch: displaced.epoch,
+            code: CloseCode::Superseded.number().into(),
+            reason: "a newer login of this device took over".to_owned(),
+            boot: life.boot.0,
+        }));
+    }
+
+    fn unbind(&self, unbind: &Unbind) {
+        let Ok(app) = AppId::new(&unbind.app) else { return };
+        let Ok(key) = Key::device(&app, &unbind.device) else { return };
+        let at = SlotRef { slot: unbind.slot, generation: unbind.generation };
+        let now_ms = self.core.clock.now_ms();
+        if self.core.table.release(&key, self.life.no, at, unbind.epoch, now_ms) {
+            self.life.count(&app, false);
+            self.core.metrics.unbinds.inc();
+        } else {
+            self.core.metrics.unbinds_stale.inc();
+        }
+    }
+
+    fn report(&self, report: GroupReport, permit: mpsc::Permit<'_, Down>) {
+        let key = AppId::new(&report.app).and_then(|app| Key::group(&app, &report.group));
+        let mut permit = Some(permit);
+        let act = |reported| {
+            let (status, business) = match reported {
+                Reported::Taken(owner) => (0, owner.0),
+                Reported::NoGroup => (ErrorCode::GroupNotFound.number(), 0),
+                Reported::Stale => {
+                    self.core.metrics.group_reports_stale.inc();
+                    (ErrorCode::Unavailable.number(), 0)
+                }
+            };
+            // Word of a leave is not answered.
+            if let Some(permit) = permit.take().filter(|_| report.present) {
+                let (call, app, group) = (report.call, report.app.clone(), report.group.clone());
+                let result = GroupResult { call, app, group, status, business };
+                permit.send(Down { what: Some(down::What::GroupResult(result)) });
+            }
+        };
+        match key {
+            Ok(key) => {
+                let (life, seq) = (self.life.no, report.seq);
+                self.core.groups.report(&key, life, seq, report.present, act);
+            }
+            Err(_) => {
+                let mut act = act;
+                act(Reported::NoGroup);
+            }
+        }
+    }
+}
+
+/// Checks what a bind brings. `None`: the node sent something that no device could have made it send.
+fn read_bind(bind: &Bind) -> Option<(AppId, Key, [u8; 16])> {
+    let app = AppId::new(&bind.app).ok()?;
+    let key = Key::device(&app, &bind.device).ok()?;
+    let instance = bind.instance.as_ref().try_into().ok()?;
+    Some((app, key, instance))
+}
+
+/// How long a caller waits for a node, as the moment when it stops.
+pub(crate) fn deadline(patience: Duration) -> Instant {
+    Instant::now() + patience
+}

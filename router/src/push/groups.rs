@@ -1,0 +1,227 @@
+//! Group calls: create, delete, describe, list, and membership by the server.
+
+use crate::auth::Credential;
+use crate::core::Core;
+use crate::groups::{Changed, Group, Wanted};
+use crate::key::Key;
+use crate::node::control::deadline;
+use crate::nodes::Life;
+use crate::push::presence::locate;
+use crate::refusal::Refusal;
+use futures_util::future::join_all;
+use hawser_proto::code::ErrorCode;
+use hawser_proto::frame::cut;
+use hawser_proto::id::DeviceId;
+use hawser_proto::limits::TARGETS_PER_CALL_MAX;
+use hawser_proto::rpc::node::{CountGroup, Membership, Target, down, membership::Change, up};
+use hawser_proto::rpc::push::{
+    GroupInfo, GroupNode, ListGroupsRequest, ListGroupsResponse, MembershipRequest,
+    MembershipResponse, MembershipResult,
+};
+use std::sync::Arc;
+use std::time::Instant;
+
+const PAGE_DEFAULT: usize = 100;
+const PAGE_MAX: usize = 1_000;
+
+/// The group with this id, if it belongs to the caller's business.
+pub(crate) fn owned(
+    core: &Core,
+    by: &Credential,
+    group: &str,
+) -> Result<(Key, Arc<Group>), Refusal> {
+    let key = Key::group(&by.app, group).map_err(|why| Refusal::id("group", why))?;
+    let found = core
+        .groups
+        .find(&key)
+        .ok_or_else(|| Refusal::new(ErrorCode::GroupNotFound, "there is no such group"))?;
+    if found.owner != by.number {
+        let detail = "the group belongs to another business";
+        return Err(Refusal::new(ErrorCode::PermissionDenied, detail));
+    }
+    Ok((key, found))
+}
+
+/// Makes a group that belongs to the caller's business.
+pub(crate) async fn create(
+    core: &Core,
+    by: &Credential,
+    group: &str,
+) -> Result<GroupInfo, Refusal> {
+    let key = Key::group(&by.app, group).map_err(|why| Refusal::id("group", why))?;
+    // The group of a business that was deleted would otherwise hold its name for ever.
+    let gone = core
+        .groups
+        .find(&key)
+        .map(|existing| existing.owner)
+        .filter(|&owner| core.known.load().catalogue.business(&by.app, owner).is_none());
+    let now_ms = core.clock.now_ms();
+    let wanted = Wanted::Create { key, owner: by.number, now_ms, gone };
+    match core.writer.change(wanted).await? {
+        Changed::Created(made) => Ok(info(core, by, group, &made, Vec::new())),
+        Changed::Deleted => Err(Refusal::new(ErrorCode::Internal, "a group was to be created")),
+    }
+}
+
+/// Ends a group of the caller's business; its members are told.
+pub(crate) async fn delete(core: &Core, by: &Credential, group: &str) -> Result<(), Refusal> {
+    let key = Key::group(&by.app, group).map_err(|why| Refusal::id("group", why))?;
+    core.writer.change(Wanted::Delete { key, owner: by.number }).await?;
+    Ok(())
+}
+
+/// A group of the caller's business, with its members counted by the nodes.
+pub(crate) async fn describe(
+    core: &Core,
+    by: &Credential,
+    group: &str,
+) -> Result<GroupInfo, Refusal> {
+    let (_, found) = owned(core, by, group)?;
+    let nodes = count(core, by, group, &found, deadline(core.call_timeout)).await;
+    Ok(info(core, by, group, &found, nodes))
+}
+
+/// Groups of the caller's business, in order, a page at a time.
+pub(crate) async fn list(
+    core: &Core,
+    by: &Credential,
+    request: ListGroupsRequest,
+) -> Result<ListGroupsResponse, Refusal> {
+    let page = match request.page_size as usize {
+        0 => PAGE_DEFAULT,
+        size => size.min(PAGE_MAX),
+    };
+    let (store, app, owner) = (core.store.clone(), by.app.clone(), by.number.0);
+    let after = request.page_token;
+    let read = move || store.groups_of(app.as_str(), owner, &after, page);
+    let broken = |_| Refusal::new(ErrorCode::Unavailable, "the store cannot be asked");
+    let ids = tokio::task::spawn_blocking(read)
+        .await
+        .map_err(|_| Refusal::new(ErrorCode::Internal, "the list was not read"))?;
+    let ids = ids.map_err(broken)?;
+    let next_page_token = match ids.last() {
+        Some(last) if ids.len() == page => last.clone(),
+        _ => String::new(),
+    };
+    let until = deadline(core.call_timeout);
+    let described = ids.iter().map(|id| async move {
+        // Gone meanwhile: left out.
+        let (_, group) = owned(core, by, id).ok()?;
+        let nodes = count(core, by, id, &group, until).await;
+        Some(info(core, by, id, &group, nodes))
+    });
+    let groups = join_all(described).await.into_iter().flatten().collect();
+    Ok(ListGroupsResponse { groups, next_page_token })
+}
+
+fn info(core: &Core, by: &Credential, id: &str, group: &Group, nodes: Vec<GroupNode>) -> GroupInfo {
+    GroupInfo {
+        group: id.to_owned(),
+        business: by.business.to_string(),
+        created_ms: group.created_ms.cast_signed(),
+        members: nodes.iter().map(|node| node.members).sum(),
+        nodes,
+        pushes_per_second: group.pushes_per_second(core.clock.steady_ms()),
+    }
+}
+
+/// Asks each node that has members. Those that do not answer in time are left out.
+async fn count(
+    core: &Core,
+    by: &Credential,
+    id: &str,
+    group: &Group,
+    until: Instant,
+) -> Vec<GroupNode> {
+    let lives: Vec<Arc<Life>> = {
+        let view = core.nodes.view(core.clock.steady_ms());
+        let nodes = group.nodes(|life| view.life(life).is_some());
+        nodes.into_iter().filter_map(|no| view.life(no).cloned()).collect()
+    };
+    let asked = lives.iter().map(|life| async move {
+        let (app, group) = (by.app.to_string(), id.to_owned());
+        let question = |call| down::What::CountGroup(CountGroup { call, app, group });
+        match life.control()?.ask(until, question).await {
+            Ok(up::What::GroupCounted(counted)) => {
+                Some(GroupNode { node: life.node.to_string(), members: counted.members })
+            }
+            _ => None,
+        }
+    });
+    join_all(asked).await.into_iter().flatten().collect()
+}
+
+/// Joins, leaves or kicks online devices, on whatever nodes they are.
+pub(crate) async fn change(
+    core: &Core,
+    by: &Credential,
+    request: MembershipRequest,
+    change: Change,
+) -> Result<MembershipResponse, Refusal> {
+    if request.devices.len() > TARGETS_PER_CALL_MAX {
+        return Err(Refusal::too_large("more than 1,000 devices in one call"));
+    }
+    for (index, device) in request.devices.iter().enumerate() {
+        DeviceId::check(device).map_err(|why| Refusal::id(&format!("devices[{index}]"), why))?;
+    }
+    owned(core, by, &request.group)?;
+    let reason = cut(&request.reason);
+    let mut statuses = vec![0; request.devices.len()];
+    let mut bundles: Vec<(Arc<Life>, Vec<usize>, Vec<Target>)> = Vec::new();
+    {
+        let view = core.nodes.view(core.clock.steady_ms());
+        for (index, device) in request.devices.iter().enumerate() {
+            let Some(found) = locate(core, &view, by, device) else {
+                statuses[index] = ErrorCode::DeviceOffline.number();
+                continue;
+            };
+            if !found.serves.contains(&by.number) {
+                statuses[index] = ErrorCode::PermissionDenied.number();
+                continue;
+            }
+            let target = found.target(device);
+            match bundles.iter_mut().find(|(life, ..)| life.no == found.life.no) {
+                Some((_, at, targets)) => {
+                    at.push(index);
+                    targets.push(target);
+                }
+                None => bundles.push((found.life, vec![index], vec![target])),
+            }
+        }
+    }
+    let until = deadline(core.call_timeout);
+    let (app, group, reason) = (by.app.as_str(), request.group.as_str(), reason.as_str());
+    let asked = bundles.into_iter().map(|(life, at, targets)| async move {
+        let question = |call| {
+            down::What::Membership(Membership {
+                call,
+                boot: life.boot.0,
+                app: app.to_owned(),
+                group: group.to_owned(),
+                business: by.number.0,
+                change: change.into(),
+                reason: reason.to_owned(),
+                targets,
+            })
+        };
+        let answer = match life.control() {
+            Some(stream) => stream.ask(until, question).await.map_err(Refusal::from),
+            None => Err(crate::node::control::AskError::Gone.into()),
+        };
+        (at, answer)
+    });
+    for (at, answer) in join_all(asked).await {
+        for (order, index) in at.into_iter().enumerate() {
+            statuses[index] = match &answer {
+                Ok(up::What::MembershipDone(done)) => {
+                    done.statuses.get(order).copied().unwrap_or(ErrorCode::Internal.number())
+                }
+                Ok(_) => ErrorCode::Internal.number(),
+                Err(refusal) => refusal.code.number(),
+            };
+        }
+    }
+    let results = request.devices.into_iter().zip(statuses);
+    let results = results.map(|(device, status)| MembershipResult { device, status }).collect();
+    Ok(MembershipResponse { results })
+}

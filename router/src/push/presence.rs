@@ -1,0 +1,173 @@
+//! Presence calls: who is online, what is known of a session, and its end by the business.
+
+use crate::auth::Credential;
+use crate::core::Core;
+use crate::key::Key;
+use crate::node::control::{AskError, deadline};
+use crate::nodes::{Life, View};
+use crate::refusal::Refusal;
+use hawser_proto::code::{CloseCode, ErrorCode};
+use hawser_proto::frame::cut;
+use hawser_proto::id::{BusinessNo, ConnId, SlotRef};
+use hawser_proto::limits::TARGETS_PER_CALL_MAX;
+use hawser_proto::rpc::node::{DescribeSession, Kick, SessionDescribed, Target, down, up};
+use hawser_proto::rpc::push::{
+    DeviceInfo, DevicePresence, DisconnectRequest, DisconnectResponse, PresenceRequest,
+    PresenceResponse, PresenceState,
+};
+use std::sync::Arc;
+
+/// Where a device's session is.
+pub(crate) struct Located {
+    pub(crate) life: Arc<Life>,
+    pub(crate) serves: Vec<BusinessNo>,
+    at: SlotRef,
+    epoch: u64,
+    since_ms: u64,
+}
+
+impl Located {
+    /// Names the session to its node.
+    pub(crate) fn target(&self, device: &str) -> Target {
+        let SlotRef { slot, generation } = self.at;
+        Target { slot, generation, epoch: self.epoch, device: device.to_owned() }
+    }
+
+    fn state(&self) -> PresenceState {
+        if self.life.is_heard() { PresenceState::Online } else { PresenceState::Unknown }
+    }
+}
+
+/// The live session of a device. `None` also for a malformed id: callers have checked the form.
+pub(crate) fn locate(core: &Core, view: &View, by: &Credential, device: &str) -> Option<Located> {
+    let key = Key::device(&by.app, device).ok()?;
+    let (owner, epoch, since_ms, serves) = core.table.look(&key, |owner, route| {
+        (owner, route.epoch, route.at_ms, route.serves.iter().collect())
+    })?;
+    let life = view.owner(&owner)?.clone();
+    Some(Located { life, serves, at: owner.at, epoch, since_ms })
+}
+
+/// Online state of many devices.
+pub(crate) fn presence(
+    core: &Core,
+    by: &Credential,
+    request: PresenceRequest,
+) -> Result<PresenceResponse, Refusal> {
+    if request.devices.len() > TARGETS_PER_CALL_MAX {
+        return Err(Refusal::too_large("more than 1,000 devices in one call"));
+    }
+    let view = core.nodes.view(core.clock.steady_ms());
+    let mut devices = Vec::with_capacity(request.devices.len());
+    for (index, device) in request.devices.into_iter().enumerate() {
+        let key = Key::device(&by.app, &device)
+            .map_err(|why| Refusal::id(&format!("devices[{index}]"), why))?;
+        let found = core.table.look(&key, |owner, route| (owner, route.epoch, route.at_ms));
+        let live =
+            found.and_then(|(owner, epoch, at_ms)| Some((view.owner(&owner)?, epoch, at_ms)));
+        let (state, epoch, since_ms) = match live {
+            Some((life, epoch, at_ms)) if life.is_heard() => {
+                (PresenceState::Online, epoch, at_ms.cast_signed())
+            }
+            Some((_, epoch, at_ms)) => (PresenceState::Unknown, epoch, at_ms.cast_signed()),
+            None => (PresenceState::Offline, 0, 0),
+        };
+        devices.push(DevicePresence { device, state: state.into(), epoch, since_ms });
+    }
+    Ok(PresenceResponse { devices })
+}
+
+/// What is known of a device's session, its node asked.
+pub(crate) async fn describe(
+    core: &Core,
+    by: &Credential,
+    device: String,
+) -> Result<DeviceInfo, Refusal> {
+    Key::device(&by.app, &device).map_err(|why| Refusal::id("device", why))?;
+    let offline =
+        |device| DeviceInfo { device, state: PresenceState::Offline.into(), ..Default::default() };
+    let located = {
+        let view = core.nodes.view(core.clock.steady_ms());
+        locate(core, &view, by, &device)
+    };
+    let Some(found) = located else { return Ok(offline(device)) };
+    let (boot, app) = (found.life.boot.0, by.app.to_string());
+    let target = Some(found.target(&device));
+    let question = |call| down::What::DescribeSession(DescribeSession { call, boot, app, target });
+    let asked = match found.life.control() {
+        Some(stream) => stream.ask(deadline(core.call_timeout), question).await,
+        None => Err(AskError::Gone),
+    };
+    let session = match asked {
+        Ok(up::What::Session(session)) if session.found => session,
+        Ok(_) => return Ok(offline(device)),
+        // Its lease holds, so it may well be there: what the route says is still worth telling.
+        Err(_) => return Ok(told(core, by, device, &found, PresenceState::Unknown, None)),
+    };
+    let state = found.state();
+    Ok(told(core, by, device, &found, state, Some(session)))
+}
+
+fn told(
+    core: &Core,
+    by: &Credential,
+    device: String,
+    found: &Located,
+    state: PresenceState,
+    session: Option<SessionDescribed>,
+) -> DeviceInfo {
+    let known = core.known.load();
+    let name = |&number: &BusinessNo| {
+        known.catalogue.business(&by.app, number).map(|business| business.business.clone())
+    };
+    let session = session.unwrap_or_default();
+    let (node, boot, at) = (found.life.node.clone(), found.life.boot, found.at);
+    DeviceInfo {
+        device,
+        state: state.into(),
+        connection_id: ConnId { node, boot, at }.to_string(),
+        node: found.life.node.to_string(),
+        epoch: found.epoch,
+        since_ms: found.since_ms.cast_signed(),
+        transport: session.transport,
+        remote_ip: session.remote_ip,
+        platform: session.platform,
+        sdk: session.sdk,
+        app_version: session.app_version,
+        businesses: found.serves.iter().filter_map(name).collect(),
+        groups: session.groups,
+    }
+}
+
+/// Closes the session of a device.
+pub(crate) async fn disconnect(
+    core: &Core,
+    by: &Credential,
+    request: DisconnectRequest,
+) -> Result<DisconnectResponse, Refusal> {
+    Key::device(&by.app, &request.device).map_err(|why| Refusal::id("device", why))?;
+    let located = {
+        let view = core.nodes.view(core.clock.steady_ms());
+        locate(core, &view, by, &request.device)
+    };
+    let Some(found) = located else { return Ok(DisconnectResponse { was_online: false }) };
+    let code = if request.eject { CloseCode::Ejected } else { CloseCode::Disconnected };
+    let question = |call| {
+        down::What::Kick(Kick {
+            call,
+            app: by.app.to_string(),
+            device: request.device,
+            slot: found.at.slot,
+            generation: found.at.generation,
+            epoch: found.epoch,
+            code: code.number().into(),
+            reason: cut(&request.reason),
+            boot: found.life.boot.0,
+        })
+    };
+    let stream = found.life.control().ok_or(AskError::Gone)?;
+    match stream.ask(deadline(core.call_timeout), question).await? {
+        up::What::KickDone(done) => Ok(DisconnectResponse { was_online: done.matched }),
+        _ => Err(Refusal::new(ErrorCode::Internal, "the access node answered something else")),
+    }
+}

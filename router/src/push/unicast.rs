@@ -1,0 +1,200 @@
+//! Pushes to devices by name: one, or a batch with one body or one each.
+//!
+//! [`submit`] never waits: it checks everything, looks up the routes, and queues one delivery per node
+//! (one body) or per target (a body each). [`Submitted::wait`] gathers what the nodes report.
+
+use crate::answer::{Outcomes, Waiter};
+use crate::auth::Credential;
+use crate::core::Core;
+use crate::key::Key;
+use crate::node::deliver::{NotSent, Sent};
+use crate::nodes::Life;
+use crate::push::message;
+use crate::refusal::Refusal;
+use bytes::Bytes;
+use hawser_proto::id::{DeviceId, IdError};
+use hawser_proto::limits::TARGETS_PER_CALL_MAX;
+use hawser_proto::rpc::node::{Delivery, Target};
+use hawser_proto::rpc::push::{
+    BatchUnicastRequest, BatchUnicastResponse, Outcome, OutcomeCount, UnicastRequest,
+};
+use std::sync::Arc;
+use std::time::Instant;
+
+const OUTCOMES: usize = Outcome::Unknown as usize + 1;
+
+/// A batch on its way.
+pub(crate) struct Submitted {
+    outcomes: Arc<Outcomes>,
+    sent: Vec<Sent>,
+    deadline: Instant,
+    tag: u64,
+    push_id: Bytes,
+}
+
+/// The frames of a batch.
+enum Frames {
+    One(Bytes),
+    Each(Vec<Bytes>),
+}
+
+/// Targets of one call on one node, each with its place in the call.
+struct Bundle {
+    life: Arc<Life>,
+    targets: Vec<Target>,
+    at: Vec<u32>,
+}
+
+/// A push to one device is a batch of one.
+pub(crate) fn single(request: UnicastRequest) -> BatchUnicastRequest {
+    BatchUnicastRequest {
+        message: request.message,
+        devices: vec![request.device],
+        targets: Vec::new(),
+        class: request.class,
+        tag: 0,
+        push_id: request.push_id,
+    }
+}
+
+/// Checks the batch and sends it on its way. On an error nothing was sent.
+pub(crate) fn submit(
+    core: &Core,
+    by: &Credential,
+    request: BatchUnicastRequest,
+) -> Result<Submitted, Refusal> {
+    let targets = request.devices.len() + request.targets.len();
+    if targets > TARGETS_PER_CALL_MAX {
+        return Err(Refusal::too_large("more than 1,000 targets in one call"));
+    }
+    message::check_class(request.class)?;
+    let push_id = message::push_id(request.push_id)?;
+    let (devices, frames) = if request.targets.is_empty() {
+        check_ids("devices", request.devices.iter().map(String::as_str))?;
+        let frame = message::push_frame(request.message, push_id.clone(), by)?;
+        (request.devices, Frames::One(frame))
+    } else if request.message.is_some() || !request.devices.is_empty() {
+        return Err(Refusal::invalid("either message and devices, or targets"));
+    } else {
+        check_ids("targets", request.targets.iter().map(|target| target.device.as_str()))?;
+        let mut devices = Vec::with_capacity(targets);
+        let mut frames = Vec::with_capacity(targets);
+        for target in request.targets {
+            let id = match target.push_id {
+                id if id.is_empty() => push_id.clone(),
+                id => message::push_id(id)?,
+            };
+            frames.push(message::push_frame(target.message, id, by)?);
+            devices.push(target.device);
+        }
+        (devices, Frames::Each(frames))
+    };
+    let (outcomes, sent) = send(core, by, devices, frames);
+    let deadline = Instant::now() + core.call_timeout;
+    Ok(Submitted { outcomes, sent, deadline, tag: request.tag, push_id })
+}
+
+fn check_ids<'a>(field: &str, ids: impl Iterator<Item = &'a str>) -> Result<(), Refusal> {
+    for (index, id) in ids.enumerate() {
+        DeviceId::check(id)
+            .map_err(|why: IdError| Refusal::id(&format!("{field}[{index}]"), why))?;
+    }
+    Ok(())
+}
+
+fn send(
+    core: &Core,
+    by: &Credential,
+    devices: Vec<String>,
+    frames: Frames,
+) -> (Arc<Outcomes>, Vec<Sent>) {
+    let view = core.nodes.view(core.clock.steady_ms());
+    let mut known = vec![Outcome::Offline as i32; devices.len()];
+    let mut bundles: Vec<Bundle> = Vec::new();
+    let mut missing = 0;
+    for (index, device) in devices.into_iter().enumerate() {
+        let Ok(key) = Key::device(&by.app, &device) else { continue };
+        let found = core.table.look(&key, |owner, route| {
+            route.serves.contains(by.number).then_some((owner, route.epoch))
+        });
+        let Some((owner, epoch)) = found.flatten() else { continue };
+        let Some(life) = view.owner(&owner) else { continue };
+        missing += 1;
+        known[index] = Outcome::Unknown as i32;
+        let (slot, generation) = (owner.at.slot, owner.at.generation);
+        let target = Target { slot, generation, epoch, device };
+        match bundles.iter_mut().find(|bundle| bundle.life.no == life.no) {
+            Some(bundle) => {
+                bundle.targets.push(target);
+                bundle.at.push(index as u32);
+            }
+            None => bundles.push(Bundle {
+                life: life.clone(),
+                targets: vec![target],
+                at: vec![index as u32],
+            }),
+        }
+    }
+    let outcomes = Outcomes::new(known, missing);
+    let mut sent = Vec::with_capacity(bundles.len());
+    for bundle in bundles {
+        let at: Arc<[u32]> = bundle.at.into();
+        let delivery = |frame: &Bytes, targets| Delivery {
+            id: 0,
+            boot: bundle.life.boot.0,
+            app: by.app.to_string(),
+            business: by.number.0,
+            frame: frame.clone(),
+            targets,
+            group: String::new(),
+            broadcast: None,
+        };
+        let deliveries = match &frames {
+            Frames::One(frame) => {
+                let waiter = Waiter::Targets { call: outcomes.clone(), at: at.clone() };
+                vec![(delivery(frame, bundle.targets), waiter)]
+            }
+            Frames::Each(frames) => {
+                let each = bundle.targets.into_iter().zip(at.iter());
+                each.map(|(target, &at)| {
+                    let waiter = Waiter::Target { call: outcomes.clone(), at };
+                    (delivery(&frames[at as usize], vec![target]), waiter)
+                })
+                .collect()
+            }
+        };
+        let done = bundle.life.deliver().map_or(Err(NotSent::Gone), |to| to.send(deliveries));
+        match done {
+            Ok(one) => sent.push(one),
+            Err(NotSent::Full) => {
+                core.metrics.queue_full.inc_by(at.len() as u64);
+                outcomes.settle(&at, &vec![Outcome::Overflow as u32; at.len()]);
+            }
+            // Its lease holds, but it cannot be heard: the session may well be there.
+            Err(NotSent::Gone) => outcomes.settle(&at, &[]),
+        }
+    }
+    (outcomes, sent)
+}
+
+impl Submitted {
+    /// Waits for the reports, at most until the deadline; what is missing then is `unknown`.
+    pub(crate) async fn wait(mut self, core: &Core) -> BatchUnicastResponse {
+        let (outcomes, complete) = self.outcomes.wait(self.deadline).await;
+        if complete {
+            self.sent.drain(..).for_each(Sent::settled);
+        }
+        let mut counts = [0u64; OUTCOMES];
+        for &outcome in &outcomes {
+            counts[outcome as usize % OUTCOMES] += 1;
+        }
+        let mut totals = Vec::with_capacity(2);
+        for (number, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+            let outcome = Outcome::try_from(number as i32).unwrap_or(Outcome::Unknown);
+            core.metrics.count_outcomes(outcome, count);
+            totals.push(OutcomeCount { outcome: outcome.into(), count });
+        }
+        let (tag, push_id) = (self.tag, self.push_id);
+        BatchUnicastResponse { tag, outcomes, totals, push_id, ..Default::default() }
+    }
+}
