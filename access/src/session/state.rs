@@ -69,9 +69,8 @@ impl State {
             (S::AwaitLogin, I::Login) => (S::Binding, R::Authenticate),
             (
                 S::AwaitLogin,
-                I::Ping | I::Refresh | I::Request | I::Join | I::Leave | I::Ignorable,
+                I::Ping | I::Refresh | I::Bye | I::Request | I::Join | I::Leave | I::Ignorable,
             ) => close(Code::LoginRequired),
-            (S::AwaitLogin, I::Bye) => close(Code::Goodbye),
             (S::AwaitLogin, I::Malformed(code) | I::Ordered(code)) => close(code),
             // Nobody asked for a verdict.
             (S::AwaitLogin, I::Bound | I::Refused(_)) => close(Code::Internal),
