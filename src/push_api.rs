@@ -1,0 +1,46 @@
+//! Calls to the push API, as a business's backend would make them.
+
+use crate::failure::{Failure, Outcome, chain};
+use hawser_chassis::grpc::{ShowBearer, channel};
+use hawser_chassis::secret::Secret;
+use hawser_proto::rpc::push::push_client::PushClient;
+use std::time::Duration;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The push API with a business key shown at every call.
+pub(crate) type PushApi = PushClient<InterceptedService<Channel, ShowBearer>>;
+
+/// The push API at `address` (`http://host:port`). Connects at the first call.
+pub(crate) fn connect(address: &str, key: &str) -> Outcome<PushApi> {
+    if !address.starts_with("http://") {
+        return Err(Failure::usage(format!("{address} is not of the form http://host:port")));
+    }
+    let channel = channel(address)
+        .map_err(|failure| Failure::usage(format!("{address}: {}", chain(&failure))))?;
+    let bearer = ShowBearer::new(&Secret::new(key))
+        .ok_or_else(|| Failure::usage("the business key holds characters that no key has"))?;
+    Ok(PushClient::with_interceptor(channel, bearer))
+}
+
+/// A request with the deadline of this tool.
+pub(crate) fn request<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(CALL_TIMEOUT);
+    request
+}
+
+/// What a gRPC error means to the one who typed the command.
+pub(crate) fn refused(status: &Status) -> Failure {
+    let published = status.metadata().get("hawser-code").and_then(|code| code.to_str().ok());
+    match (published, status.code()) {
+        (Some(code), _) => Failure::refused(code, status.message()),
+        (None, Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded) => {
+            Failure::unreachable(format!("cannot reach the push API: {}", chain(status)))
+        }
+        (None, code) => Failure::refused(&format!("grpc {code:?}"), status.message()),
+    }
+}

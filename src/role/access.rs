@@ -1,0 +1,156 @@
+//! `hawser access`.
+
+use super::text::SecretAt;
+use super::{Admin, Role, Surroundings, cannot_start};
+use crate::bind;
+use crate::failure::{Failure, Outcome, chain};
+use hawser_access::{Config, Listeners};
+use hawser_chassis::shutdown::Tasks;
+use hawser_chassis::tls::Certificate;
+use hawser_proto::id::NodeId;
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An access node's configuration file; what is left out has its default.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    node: String,
+    cluster: Option<String>,
+    region: Option<String>,
+    carrier: Option<String>,
+    control: String,
+    routers: Vec<String>,
+    cluster_secret: SecretAt,
+    advertised_host: Option<String>,
+    server_name: Option<String>,
+    connections_max: Option<u32>,
+    lanes: Option<usize>,
+    certificate: Option<CertificateFiles>,
+    listen: Listen,
+    admin: Admin,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CertificateFiles {
+    chain: PathBuf,
+    key: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listen {
+    #[serde(default)]
+    tcp: Vec<SocketAddr>,
+    #[serde(default)]
+    tls: Vec<SocketAddr>,
+    #[serde(default)]
+    quic: Vec<SocketAddr>,
+    #[serde(default)]
+    ws: Vec<SocketAddr>,
+    #[serde(default)]
+    wss: Vec<SocketAddr>,
+}
+
+impl File {
+    /// What the form alone cannot say.
+    pub(super) fn check(&self) -> Outcome {
+        self.node()?;
+        let listen = &self.listen;
+        let secure = !(listen.tls.is_empty() && listen.quic.is_empty() && listen.wss.is_empty());
+        let plain = !(listen.tcp.is_empty() && listen.ws.is_empty());
+        if !secure && !plain {
+            return Err(Failure::usage("[listen] names no address: nobody could connect"));
+        }
+        if secure && self.certificate.is_none() {
+            return Err(Failure::usage("tls, quic and wss need a [certificate]"));
+        }
+        if self.routers.is_empty() {
+            return Err(Failure::usage("routers is empty: nobody could log in"));
+        }
+        Ok(())
+    }
+
+    fn node(&self) -> Outcome<NodeId> {
+        NodeId::new(&self.node).map_err(|failure| Failure::usage(format!("node: {failure}")))
+    }
+
+    fn config(&self) -> Outcome<Config> {
+        self.check()?;
+        let secret = self.cluster_secret.read()?;
+        let mut config = Config::new(self.node()?, &self.control, &self.routers, secret);
+        for (field, given) in [
+            (&mut config.cluster, &self.cluster),
+            (&mut config.region, &self.region),
+            (&mut config.carrier, &self.carrier),
+            (&mut config.server_name, &self.server_name),
+        ] {
+            if let Some(given) = given {
+                field.clone_from(given);
+            }
+        }
+        config.advertised_host.clone_from(&self.advertised_host);
+        config.connections_max = self.connections_max.unwrap_or(config.connections_max);
+        config.lanes = self.lanes.unwrap_or(config.lanes);
+        if let Some(files) = &self.certificate {
+            let loaded = Certificate::load(&files.chain, &files.key);
+            config.certificate = Some(loaded.map_err(|failure| Failure::usage(chain(&failure)))?);
+        }
+        Ok(config)
+    }
+}
+
+fn all(addresses: &[SocketAddr], name: &str) -> Outcome<Vec<tokio::net::TcpListener>> {
+    let bound = addresses.iter().map(|at| bind::tcp(*at, name, &format!("listen.{name}")));
+    bound.collect()
+}
+
+/// Runs an access node until the process is told to stop. SIGHUP reads the certificate again.
+pub(super) async fn run(file: File) -> Outcome {
+    let config = file.config()?;
+    let quic = file.listen.quic.iter().map(|at| bind::udp(*at, "quic", "listen.quic"));
+    let listeners = Listeners {
+        tcp: all(&file.listen.tcp, "tcp")?,
+        tls: all(&file.listen.tls, "tls")?,
+        ws: all(&file.listen.ws, "ws")?,
+        wss: all(&file.listen.wss, "wss")?,
+        quic: quic.collect::<Outcome<_>>()?,
+    };
+    let around = Surroundings::start(&file.admin)?;
+    if let Some(certificate) = config.certificate.clone() {
+        reload_on_hangup(&around.tasks, certificate);
+    }
+    let access = hawser_access::start(config, listeners, &around.registry)
+        .await
+        .map_err(|failure| cannot_start(Role::Access, &failure))?;
+    around.until_terminated().await;
+    let calm = access.shutdown(PATIENCE).await;
+    around.end(calm).await
+}
+
+fn reload_on_hangup(tasks: &Tasks, certificate: Certificate) {
+    let stop = tasks.stop_signal();
+    tasks.spawn("certificate", async move {
+        let mut hangups = match signal(SignalKind::hangup()) {
+            Ok(hangups) => hangups,
+            Err(failure) => return warn!(%failure, "cannot listen for SIGHUP"),
+        };
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = hangups.recv() => {}
+            }
+            match certificate.reload() {
+                Ok(()) => info!("certificate read again"),
+                Err(failure) => warn!(failure = chain(&failure), "the old certificate stays"),
+            }
+        }
+    });
+}

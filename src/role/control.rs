@@ -1,0 +1,90 @@
+//! `hawser control`.
+
+use super::text::{SecretAt, Span};
+use super::{Admin, Role, Surroundings, cannot_start};
+use crate::bind;
+use crate::failure::{Failure, Outcome};
+use hawser_control::{Backoff, Config, Listeners, MasterKey};
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Control's configuration file; what is left out has its default.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    listen: SocketAddr,
+    internal_listen: SocketAddr,
+    data_dir: PathBuf,
+    admin_token: SecretAt,
+    cluster_secret: SecretAt,
+    master_key: SecretAt,
+    public_url: Option<String>,
+    token_ttl: Option<Span>,
+    signing_activation_delay: Option<Span>,
+    allow_open_access: Option<bool>,
+    node_freshness: Option<Span>,
+    node_report_interval: Option<Span>,
+    reconnect_window: Option<Span>,
+    access_refresh: Option<Span>,
+    audit_retention: Option<Span>,
+    backoff: Option<BackoffFile>,
+    admin: Admin,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BackoffFile {
+    base: Span,
+    max: Span,
+    factor: f64,
+    jitter: f64,
+}
+
+impl File {
+    fn config(&self) -> Outcome<Config> {
+        let master_key = MasterKey::from_hex(self.master_key.read()?.expose())
+            .ok_or_else(|| Failure::usage("the master key is not 64 hexadecimal digits"))?;
+        let (admin_token, cluster_secret) = (self.admin_token.read()?, self.cluster_secret.read()?);
+        let mut config =
+            Config::new(self.data_dir.clone(), admin_token, cluster_secret, master_key);
+        config.public_url.clone_from(&self.public_url);
+        config.allow_open_access = self.allow_open_access.unwrap_or(config.allow_open_access);
+        for (field, given) in [
+            (&mut config.token_ttl, self.token_ttl),
+            (&mut config.signing_activation_delay, self.signing_activation_delay),
+            (&mut config.node_freshness, self.node_freshness),
+            (&mut config.node_report_interval, self.node_report_interval),
+            (&mut config.reconnect_window, self.reconnect_window),
+            (&mut config.access_refresh, self.access_refresh),
+            (&mut config.audit_retention, self.audit_retention),
+        ] {
+            if let Some(Span(given)) = given {
+                *field = given;
+            }
+        }
+        if let Some(BackoffFile { base, max, factor, jitter }) = &self.backoff {
+            config.backoff = Backoff { base: base.0, max: max.0, factor: *factor, jitter: *jitter };
+        }
+        Ok(config)
+    }
+}
+
+/// Runs control until the process is told to stop.
+pub(super) async fn run(file: File) -> Outcome {
+    let config = file.config()?;
+    let listeners = Listeners {
+        http: bind::tcp(file.listen, "the HTTP API", "listen")?,
+        internal: bind::tcp(file.internal_listen, "the internal port", "internal_listen")?,
+    };
+    let around = Surroundings::start(&file.admin)?;
+    let control = hawser_control::start(config, listeners, &around.registry)
+        .await
+        .map_err(|failure| cannot_start(Role::Control, &failure))?;
+    around.until_terminated().await;
+    let calm = control.shutdown(PATIENCE).await;
+    around.end(calm).await
+}
