@@ -50,7 +50,13 @@ export class Link {
     this.closed = new Promise((resolve) => (this.#settle = resolve));
     this.#loginTimer = setTimeout(() => this.#lost("the login took too long"), LOGIN_TIMEOUT_MS);
     socket.binaryType = "arraybuffer";
-    socket.onopen = () => !this.#ended && socket.send(login);
+    let opened = false;
+    socket.onopen = () => {
+      opened = true;
+      if (!this.#ended) socket.send(login);
+    };
+    // Some runtimes report a dial that failed by this alone.
+    socket.onerror = () => opened || this.#lost("the connection could not be made");
     socket.onmessage = (event) => this.#received(event.data);
     socket.onclose = (event) => {
       const known = event.code >= 4000 && event.code <= 4499;

@@ -18,6 +18,8 @@ export class Way {
   #answer = null;
   #askedAt = 0;
   #tokenExpiresAt = 0;
+  /** Which address is next: the one that worked last, until it fails. */
+  #turn = 0;
   /** Dials that failed since the last answer or session. */
   #failures = 0;
   /** What was dialled last, and how many others there were. @type {{ node: string, others: number } | null} */
@@ -47,7 +49,7 @@ export class Way {
     }
     const good = points.filter((point) => !this.#isAvoided(point));
     const ordered = [...good, ...points.filter((point) => this.#isAvoided(point))];
-    const point = ordered[this.#failures % ordered.length];
+    const point = ordered[this.#turn % ordered.length];
     this.#dialled = { node: nodeOf(point), others: points.length - 1 };
     const startAfterMs = asked ? (answer.start_after_ms ?? 0) : 0;
     return { url: urlOf(point), token: answer.token, startAfterMs };
@@ -84,6 +86,7 @@ export class Way {
     this.#askedAt = Date.now();
     // Only differences of the server's times are used: this device's clock may be wrong.
     this.#tokenExpiresAt = this.#askedAt + this.#answer.expires_at_ms - this.#answer.issued_at_ms;
+    this.#turn = 0;
     this.#failures = 0;
     return true;
   }
@@ -103,9 +106,13 @@ export class Way {
     const dialled = this.#dialled;
     this.#dialled = null;
     if (ended.onlineMs > 0) this.#failures = 0;
-    else if (dialled) this.#failures += 1;
+    else if (dialled) {
+      this.#failures += 1;
+      this.#turn += 1;
+    }
     if (ended.retry === "new token") this.#answer = null;
     if (ended.retry === "elsewhere" && dialled) {
+      this.#turn = 0;
       this.#avoided.clear();
       this.#avoided.set(dialled.node, Date.now() + AVOID_MS);
       if (dialled.others === 0) this.#askedAt = -Infinity;

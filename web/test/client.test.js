@@ -235,12 +235,20 @@ test("addresses that do not answer take turns, and then control is asked again",
     await settle();
     const socket = house.sockets.at(-1);
     urls.push(socket.url);
-    socket.break();
+    if (i % 2 === 0) socket.onerror();
+    else socket.break();
     await pass(10_000);
   }
   const [ws, wss] = ["ws://127.0.0.1:7102/", "wss://[::1]:7103/"];
   assert.deepEqual(urls, [ws, wss, ws, wss]);
   assert.equal(house.accessCalls.length, 3, "after each round");
+  house.sockets.at(-1).break();
+  await pass(1);
+  const { socket } = await house.login();
+  assert.equal(socket.url, wss);
+  socket.break();
+  await pass(1_000);
+  assert.equal((await house.login()).socket.url, wss, "what worked last comes first");
   client.close();
 });
 
