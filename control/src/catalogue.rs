@@ -208,3 +208,6 @@ impl Catalogue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
