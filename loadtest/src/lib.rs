@@ -1,1 +1,0 @@
-//! Devices by the thousand, benchmarks beside the bare kernel, and the churn test.
