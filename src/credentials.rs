@@ -77,21 +77,21 @@ impl Credentials {
         write_private(&path(data_dir), &text)
     }
 
-    /// The app to use: the named one, or the only one there is.
+    /// The app to use: the named one, the only one there is, or the one of `hawser dev`.
     pub(crate) fn app(&self, named: Option<&str>) -> Outcome<String> {
         if let Some(app) = named {
             return Ok(app.to_owned());
         }
-        only(&self.apps)
+        only(&self.apps, DEV_APP)
             .ok_or_else(|| Failure::usage("which app? say --app NAME or set HAWSER_APP"))
     }
 
-    /// The business of an app to use: the named one, or the only one there is.
+    /// The business of an app to use: the named one, the only one there is, or that of `hawser dev`.
     pub(crate) fn business(&self, app: &str, named: Option<&str>) -> Outcome<String> {
         if let Some(business) = named {
             return Ok(business.to_owned());
         }
-        self.apps.get(app).and_then(|app| only(&app.businesses)).ok_or_else(|| {
+        self.apps.get(app).and_then(|app| only(&app.businesses, DEV_BUSINESS)).ok_or_else(|| {
             Failure::usage("which business? say --business NAME or set HAWSER_BUSINESS")
         })
     }
@@ -102,9 +102,15 @@ impl Credentials {
     }
 }
 
-fn only<T>(map: &BTreeMap<String, T>) -> Option<String> {
+/// The app that `hawser dev` makes.
+pub(crate) const DEV_APP: &str = "demo";
+/// The business of that app.
+pub(crate) const DEV_BUSINESS: &str = "chat";
+
+/// The only name there is, or the preferred one of several.
+fn only<T>(map: &BTreeMap<String, T>, preferred: &str) -> Option<String> {
     let mut names = map.keys();
-    names.next().filter(|_| map.len() == 1).cloned()
+    names.find(|name| map.len() == 1 || *name == preferred).cloned()
 }
 
 /// Writes a file that only its owner may read, and replaces an older one in one step.
@@ -159,6 +165,9 @@ mod tests {
         assert_eq!(credentials.app(None).expect("the only one"), "demo");
         assert_eq!(credentials.business("demo", None).expect("the only one"), "chat");
         credentials.apps.entry("other".into()).or_default();
+        assert_eq!(credentials.app(None).expect("that of dev"), "demo");
+        credentials.apps.entry("third".into()).or_default();
+        credentials.apps.remove("demo");
         assert!(credentials.app(None).is_err());
         assert_eq!(credentials.app(Some("x")).expect("named"), "x");
     }

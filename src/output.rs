@@ -11,14 +11,18 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// One thing: its fields below each other, in the order of `columns`, then the rest.
+    /// One thing: its fields below each other, names and keys first.
     pub(crate) fn thing(self, thing: &Value) {
         if self.json {
             return print_json(thing);
         }
         let mut table = plain();
-        for (name, value) in thing.as_object().into_iter().flatten() {
-            table.add_row([name.replace('_', " "), text(value)]);
+        let mut fields: Vec<_> = thing.as_object().into_iter().flatten().collect();
+        fields.sort_by_key(|(name, _)| {
+            LEADING.iter().position(|leading| leading == name).unwrap_or(LEADING.len())
+        });
+        for (name, value) in fields {
+            table.add_row([title(name), cell(name, value)]);
         }
         print_table(&table);
     }
@@ -33,9 +37,9 @@ impl Output {
             return;
         }
         let mut table = plain();
-        table.set_header(columns.iter().map(|name| name.replace('_', " ").to_uppercase()));
+        table.set_header(columns.iter().map(|name| title(name).to_uppercase()));
         for thing in things {
-            table.add_row(columns.iter().map(|name| text(&thing[*name])));
+            table.add_row(columns.iter().map(|name| cell(name, &thing[*name])));
         }
         print_table(&table);
     }
@@ -55,6 +59,61 @@ impl Output {
             println!("{sentence}");
         }
     }
+}
+
+/// Fields that come first, in this order.
+const LEADING: &[&str] = &[
+    "app",
+    "business",
+    "group",
+    "device",
+    "number",
+    "enabled",
+    "state",
+    "key_id",
+    "key",
+    "owner_key_id",
+    "owner_key",
+    "secret_id",
+    "client_secret",
+];
+
+/// A field's name for people. Points in time lose their unit, since they are shown as such.
+fn title(name: &str) -> String {
+    let name =
+        if is_time(name) { name.trim_end_matches("_ms").trim_end_matches("_at") } else { name };
+    name.replace('_', " ")
+}
+
+/// Whether the field holds milliseconds since 1970, not a span.
+fn is_time(name: &str) -> bool {
+    name.ends_with("_at_ms") || ["created_ms", "since_ms", "active_from_ms"].contains(&name)
+}
+
+fn cell(name: &str, value: &Value) -> String {
+    match value.as_u64() {
+        Some(0) if is_time(name) => "-".to_owned(),
+        Some(ms) if is_time(name) => utc(ms),
+        _ => text(value),
+    }
+}
+
+/// `2026-11-21 23:59:07 UTC`.
+fn utc(ms: u64) -> String {
+    let (seconds, days) = (ms / 1_000 % 86_400, ms / 86_400_000);
+    // Civil date from days since 1970, after Howard Hinnant's `civil_from_days`: years begin in March,
+    // so that the leap day is the last of its year.
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }
 
 fn plain() -> Table {
@@ -94,6 +153,24 @@ fn text(value: &Value) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn times_are_shown_as_such() {
+        for (ms, wanted) in [
+            (0, "1970-01-01 00:00:00 UTC"),
+            (951_782_400_000, "2000-02-29 00:00:00 UTC"),
+            (1_795_305_599_999, "2026-11-21 23:59:59 UTC"),
+            (4_102_444_800_000, "2100-01-01 00:00:00 UTC"),
+        ] {
+            assert_eq!(utc(ms), wanted);
+        }
+        assert_eq!(
+            (title("created_at_ms"), title("heartbeat_ms")),
+            ("created".into(), "heartbeat ms".into())
+        );
+        assert_eq!(cell("expires_at_ms", &json!(0)), "-");
+        assert_eq!(cell("heartbeat_ms", &json!(25_000)), "25000");
+    }
 
     #[test]
     fn values_read_well_in_a_cell() {

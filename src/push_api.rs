@@ -39,8 +39,14 @@ pub(crate) fn refused(status: &Status) -> Failure {
     match (published, status.code()) {
         (Some(code), _) => Failure::refused(code, status.message()),
         (None, Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded) => {
-            Failure::unreachable(format!("cannot reach the push API: {}", chain(status)))
+            let why = root(status).map_or_else(|| status.message().to_owned(), ToString::to_string);
+            Failure::unreachable(format!("cannot reach the push API: {why}"))
         }
         (None, code) => Failure::refused(&format!("grpc {code:?}"), status.message()),
     }
+}
+
+/// The innermost error, which says what really happened.
+fn root(status: &Status) -> Option<&(dyn std::error::Error + 'static)> {
+    std::iter::successors(std::error::Error::source(status), |error| error.source()).last()
 }

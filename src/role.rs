@@ -129,12 +129,20 @@ fn load<T: serde::de::DeserializeOwned>(file: &Path) -> Outcome<T> {
     hawser_chassis::config::load(file).map_err(|failure| match failure {
         // The library's own text repeats the line, which may hold a secret that should not be there.
         ConfigError::Parse { path, source } => {
-            let text = source.to_string();
-            let place = text.lines().next().unwrap_or_default();
-            Failure::usage(format!("{}: {place}: {}", path.display(), source.message()))
+            let place = source.span().and_then(|span| place(&path, span.start)).unwrap_or_default();
+            Failure::usage(format!("{}{place}: {}", path.display(), source.message()))
         }
         other => Failure::usage(chain(&other)),
     })
+}
+
+/// Line and key at an offset of a file.
+fn place(path: &Path, offset: usize) -> Option<String> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let before = text.get(..offset)?;
+    let line = before.matches('\n').count() + 1;
+    let key = text.lines().nth(line - 1)?.split_once('=').map(|(key, _)| key.trim());
+    Some(key.map_or_else(|| format!(", line {line}"), |key| format!(", line {line}, {key}")))
 }
 
 /// What surrounds a service: its logs, its admin port, and whether it wants traffic.

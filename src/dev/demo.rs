@@ -14,10 +14,8 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// The demo app.
-pub(super) const APP: &str = "demo";
-/// Its business.
-pub(super) const BUSINESS: &str = "chat";
+/// The demo app and its business.
+pub(super) use crate::credentials::{DEV_APP as APP, DEV_BUSINESS as BUSINESS};
 /// The business's group.
 pub(super) const GROUP: &str = "lobby";
 

@@ -156,7 +156,7 @@ fn info(group: &rpc::GroupInfo) -> Value {
         "business": group.business,
         "members": group.members,
         "created_ms": group.created_ms,
-        "pushes_per_second": group.pushes_per_second,
+        "pushes_per_second": (group.pushes_per_second * 100.0).round() / 100.0,
         "nodes": group.nodes.iter().map(node).collect::<Vec<_>>(),
     })
 }

@@ -1,5 +1,4 @@
 use super::*;
-use clap::ValueEnum as _;
 
 fn check(role: Role, text: &str) -> Result<(), String> {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -33,7 +32,7 @@ fn mistakes_are_refused_and_named() {
     };
     for (role, from, to, wanted) in [
         (Role::Control, "data_dir", "data_dri", "unknown field `data_dri`"),
-        (Role::Control, "0.0.0.0:8080", "0.0.0.0", "listen"),
+        (Role::Control, "0.0.0.0:8080", "0.0.0.0", "line 5, listen: invalid socket address"),
         (Role::Control, "env:HAWSER_ADMIN_TOKEN", "a-secret-in-a-file", "env:NAME"),
         (Role::Control, "#token_ttl = \"1h\"", "token_ttl = 3600", "token_ttl"),
         (Role::Control, "#log_format = \"text\"", "log_format = \"xml\"", "log_format"),

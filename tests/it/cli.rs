@@ -1,0 +1,111 @@
+//! What the command line says and refuses.
+
+use crate::process::{Said, run};
+use std::path::Path;
+
+/// Compares with a file of `tests/it/help/`; with HAWSER_WRITE_HELP=1 it writes the file instead.
+fn assert_help(name: &str, line: &[&str]) {
+    let said = run(line);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/it/help/{name}.txt"));
+    if std::env::var_os("HAWSER_WRITE_HELP").is_some() {
+        std::fs::write(&path, &said.out).expect("written");
+    }
+    let kept = std::fs::read_to_string(&path).expect("there is a file for each help page");
+    assert_eq!(
+        said.out, kept,
+        "{name}: if the change is meant, run again with HAWSER_WRITE_HELP=1"
+    );
+}
+
+#[test]
+fn help_teaches() {
+    assert_help("hawser", &["--help"]);
+    for command in ["dev", "control", "access", "router"] {
+        assert_help(command, &[command, "--help"]);
+    }
+    for (group, commands) in [
+        ("config", &["check", "example"] as &[&str]),
+        ("push", &["unicast", "batch", "multicast", "broadcast"]),
+        ("group", &["create", "delete", "list", "show", "join", "leave", "kick"]),
+        ("device", &["show", "presence", "disconnect"]),
+        ("app", &["create", "list", "show", "update", "delete", "rotate-secret", "owner-key"]),
+        ("business", &["create", "list", "show", "update", "delete", "key"]),
+        ("token", &["issue", "revoke"]),
+        ("node", &["list"]),
+        ("signing-key", &["rotate"]),
+    ] {
+        assert_help(group, &[group, "--help"]);
+        // The pages of single commands are not kept, but each must be there and say something.
+        for command in commands {
+            let said = run(&[group, command, "--help"]);
+            assert_eq!(said.code, Some(0), "{group} {command}: {}", said.err);
+            assert!(said.out.contains("Usage: hawser"), "{group} {command}");
+        }
+    }
+    assert_help("push_unicast", &["push", "unicast", "--help"]);
+}
+
+fn fails(line: &[&str], code: i32, wanted: &str) -> Said {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = folder.path().to_str().expect("UTF-8");
+    let said = run(&[line, &["--data-dir", data]].concat());
+    assert_eq!(said.code, Some(code), "{line:?}: {}{}", said.out, said.err);
+    assert!(said.err.contains(wanted), "{line:?}: {}", said.err);
+    assert_eq!(said.out, "", "{line:?}");
+    said
+}
+
+#[test]
+fn mistakes_are_told_in_one_sentence_with_code_2() {
+    for (line, wanted) in [
+        (&["push", "unicast", "--device", "d", "x"] as &[&str], "--push or HAWSER_PUSH"),
+        (&["push", "unicast", "x"], "--device"),
+        (&["push", "unicast", "--device", "d", "x", "--body-file", "f"], "cannot be used with"),
+        (&["push", "unicast", "--device", "d", "--metadata", "x"], "KEY=VALUE"),
+        (&["push", "batch", "x"], "--targets"),
+        (
+            &["push", "multicast", "--group", "g", "x", "--push", "http://h:1"],
+            "--key or HAWSER_KEY",
+        ),
+        (&["app", "list"], "--token or HAWSER_TOKEN"),
+        (&["app", "list", "--token", "t"], "--control or HAWSER_CONTROL"),
+        (&["app", "list", "--token", "t", "--control", "ftp://h"], "http://host:port"),
+        (&["app", "delete", "a"], "--yes"),
+        (&["app", "update", "a", "--token", "t"], "nothing to change"),
+        (&["business", "list"], "which app"),
+        (&["token", "revoke", "--app", "a"], "--device"),
+        (&["app", "create", "a", "--proof", "magic"], "possible values"),
+        (&["config", "check", "router", "/nowhere.toml"], "cannot read /nowhere.toml"),
+        (&["control", "--config", "/nowhere.toml"], "cannot read /nowhere.toml"),
+        (&["nonsense"], "unrecognized subcommand"),
+    ] {
+        fails(line, 2, wanted);
+    }
+}
+
+#[test]
+fn a_server_that_is_not_there_is_code_3_and_json_errors_are_json() {
+    // A port that was free a moment ago, on an address that is only this machine's.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let gone = format!("http://{}", listener.local_addr().expect("bound"));
+    drop(listener);
+    fails(&["app", "list", "--token", "t", "--control", &gone], 3, "cannot reach control");
+    let push = ["push", "unicast", "--device", "d", "x", "--key", "k", "--push", &gone];
+    fails(&push, 3, "cannot reach the push API");
+    let said = fails(&[&push as &[&str], &["--json"]].concat(), 3, "error");
+    let told: serde_json::Value = serde_json::from_str(&said.err).expect("one JSON object");
+    assert!(told["error"]["message"].as_str().expect("a sentence").contains("cannot reach"));
+}
+
+#[test]
+fn a_port_in_use_is_named_with_its_flag() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("bound").port().to_string();
+    let flags = ["control", "push", "admin", "tcp", "tls", "quic", "ws", "wss"];
+    let rest = flags.map(|name| [format!("--{name}-port"), "0".to_owned()]).concat();
+    let mut line = vec!["dev", "--page-port", &port];
+    line.extend(rest.iter().map(String::as_str));
+    let said = fails(&line, 3, "the port is in use");
+    assert!(said.err.contains(&port) && said.err.contains("--page-port"), "{}", said.err);
+}

@@ -1,0 +1,7 @@
+//! The binary from outside: what it says of itself, and `hawser dev` as a real process with the
+//! operator's commands and a device against it.
+
+mod cli;
+mod dev;
+mod process;
+mod services;

@@ -1,0 +1,108 @@
+//! Running the binary: commands to their end, and `hawser dev` until it is told to stop.
+
+use serde_json::Value;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Longest time for a process to come up or to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The binary under test, with nothing of this environment.
+pub(crate) fn hawser() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hawser"));
+    for name in ["CONTROL", "TOKEN", "KEY", "PUSH", "APP", "BUSINESS", "DATA"] {
+        command.env_remove(format!("HAWSER_{name}"));
+    }
+    command.env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+/// What a finished command said.
+pub(crate) struct Said {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Said {
+    fn of(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).expect("output is UTF-8"),
+            err: String::from_utf8(output.stderr).expect("errors are UTF-8"),
+        }
+    }
+
+    /// Its standard output as JSON.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.out)
+            .unwrap_or_else(|failure| panic!("{failure}: {}{}", self.out, self.err))
+    }
+}
+
+/// Runs a command line to its end.
+pub(crate) fn run(line: &[&str]) -> Said {
+    Said::of(hawser().args(line).output().expect("the binary runs"))
+}
+
+/// `hawser dev --ports random` over a data directory.
+pub(crate) struct Dev {
+    child: Child,
+    /// What it printed when it was ready.
+    pub(crate) at: Value,
+}
+
+impl Dev {
+    /// Starts it and waits until it says that it is ready.
+    pub(crate) fn start(data_dir: &Path) -> Self {
+        let mut child = hawser()
+            .args(["dev", "--ports", "random", "--json", "--data-dir"])
+            .arg(data_dir)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let mut line = String::new();
+        let stdout = child.stdout.as_mut().expect("it is piped");
+        BufReader::new(stdout).read_line(&mut line).expect("it is read");
+        let at = serde_json::from_str(&line).unwrap_or_else(|_| {
+            let mut said = String::new();
+            let _ = child.stderr.as_mut().expect("it is piped").read_to_string(&mut said);
+            panic!("hawser dev did not come up: {line}{said}")
+        });
+        Self { child, at }
+    }
+
+    /// An address it printed.
+    pub(crate) fn at(&self, name: &str) -> &str {
+        self.at[name].as_str().expect("an address")
+    }
+
+    /// Ends it as a supervisor would, and returns its exit code and what it had to complain about.
+    pub(crate) fn terminate(mut self) -> (Option<i32>, String) {
+        let id = self.child.id().to_string();
+        let told = Command::new("kill").args(["-TERM", &id]).status().expect("kill runs");
+        assert!(told.success());
+        let deadline = Instant::now() + PATIENCE;
+        let status = loop {
+            match self.child.try_wait().expect("it is our child") {
+                Some(status) => break status,
+                None if Instant::now() > deadline => panic!("hawser dev does not end"),
+                None => std::thread::sleep(Duration::from_millis(10)),
+            }
+        };
+        let mut said = String::new();
+        let stderr = self.child.stderr.as_mut().expect("it is piped");
+        stderr.read_to_string(&mut said).expect("it is read");
+        (status.code(), said)
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
