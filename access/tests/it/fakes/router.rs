@@ -1,0 +1,400 @@
+//! A router that grants, refuses, delays or ignores, as a test says.
+
+use super::{listen, secret};
+use crate::eventually;
+use hawser_chassis::grpc::{self, RequireBearer};
+use hawser_proto::code::{CloseCode, ErrorCode};
+use hawser_proto::rpc::node as wire;
+use hawser_proto::rpc::node::bind_result::Status as BindStatus;
+use hawser_proto::rpc::node::node_server::{self, NodeServer};
+use hawser_proto::rpc::node::{ControlDown, ControlUp, DeliverDown, DeliverUp, down, up};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming};
+
+pub type ControlSender = mpsc::Sender<Result<ControlDown, Status>>;
+pub type DeliverSender = mpsc::Sender<Result<DeliverDown, Status>>;
+
+/// Where a device is, or was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub boot: u64,
+    pub app: String,
+    pub device: String,
+    pub slot: u32,
+    pub generation: u32,
+    pub epoch: u64,
+}
+
+impl Route {
+    pub fn target(&self) -> wire::Target {
+        wire::Target {
+            slot: self.slot,
+            generation: self.generation,
+            epoch: self.epoch,
+            device: self.device.clone(),
+        }
+    }
+}
+
+/// What becomes of binds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binding {
+    Grant,
+    /// Kept back until [`Router::answer_held`].
+    Hold,
+    Refuse(BindStatus),
+}
+
+/// What the node said, in order, with the boot it said it as.
+pub type Word = (u64, up::What);
+
+#[derive(Default)]
+struct State {
+    streams: HashMap<u64, (Option<ControlSender>, Option<DeliverSender>)>,
+    routes: HashMap<(String, String), Route>,
+    /// Groups that exist: (app, group) to the owner's number.
+    groups: HashMap<(String, String), u32>,
+    held: Vec<(u64, wire::Bind)>,
+    words: Vec<Word>,
+    reports: Vec<wire::DeliveryReport>,
+    hellos: u64,
+}
+
+type OnRoute = Box<dyn Fn(&Route) + Send + Sync>;
+
+pub struct Router {
+    pub uri: String,
+    state: Mutex<State>,
+    binding: Mutex<Binding>,
+    answers_groups: Mutex<bool>,
+    epoch: AtomicU64,
+    calls: AtomicU64,
+    /// Told of each granted route; words are not kept then.
+    on_route: Option<OnRoute>,
+}
+
+impl Router {
+    pub async fn start() -> Arc<Self> {
+        Self::start_with(None).await
+    }
+
+    pub async fn start_with(on_route: Option<OnRoute>) -> Arc<Self> {
+        let (listener, _, uri) = listen().await;
+        let router = Arc::new(Self {
+            uri,
+            state: Mutex::default(),
+            binding: Mutex::new(Binding::Grant),
+            answers_groups: Mutex::new(true),
+            epoch: AtomicU64::new(1_000),
+            calls: AtomicU64::new(1),
+            on_route,
+        });
+        let service =
+            NodeServer::with_interceptor(Service(router.clone()), RequireBearer(secret()));
+        tokio::spawn(async move {
+            let incoming = TcpListenerStream::new(listener);
+            grpc::server().add_service(service).serve_with_incoming(incoming).await.unwrap();
+        });
+        router
+    }
+
+    // === What it does ===
+
+    pub fn binds(&self, binding: Binding) {
+        *self.binding.lock() = binding;
+    }
+
+    pub fn answers_groups(&self, does: bool) {
+        *self.answers_groups.lock() = does;
+    }
+
+    pub fn create_group(&self, app: &str, group: &str, business: u32) {
+        self.state.lock().groups.insert((app.into(), group.into()), business);
+    }
+
+    /// Forgets a group, without telling the node.
+    pub fn forget_group(&self, app: &str, group: &str) {
+        self.state.lock().groups.remove(&(app.to_owned(), group.to_owned()));
+    }
+
+    /// Answers the binds that were held back.
+    pub fn answer_held(&self, status: BindStatus) {
+        let held = std::mem::take(&mut self.state.lock().held);
+        for (boot, bind) in held {
+            self.answer_bind(boot, &bind, status);
+        }
+    }
+
+    pub fn held(&self) -> Vec<wire::Bind> {
+        self.state.lock().held.iter().map(|(_, bind)| bind.clone()).collect()
+    }
+
+    fn answer_bind(&self, boot: u64, bind: &wire::Bind, status: BindStatus) {
+        let mut epoch = bind.epoch;
+        let mut older = None;
+        if status == BindStatus::Ok {
+            if epoch == 0 {
+                epoch = self.epoch.fetch_add(1, Ordering::Relaxed) + 1;
+            }
+            let route = Route {
+                boot,
+                app: bind.app.clone(),
+                device: bind.device.clone(),
+                slot: bind.slot,
+                generation: bind.generation,
+                epoch,
+            };
+            if let Some(tell) = &self.on_route {
+                tell(&route);
+            }
+            let name = (route.app.clone(), route.device.clone());
+            let before = self.state.lock().routes.insert(name, route);
+            older = before.filter(|old| old.epoch != epoch);
+        }
+        let result = wire::BindResult { call: bind.call, status: status.into(), epoch };
+        self.tell(boot, down::What::BindResult(result));
+        if let Some(old) = older {
+            self.tell(old.boot, self.kick_of(&old, CloseCode::Superseded).1);
+        }
+    }
+
+    pub fn kick_of(&self, route: &Route, code: CloseCode) -> (u64, down::What) {
+        let call = self.call();
+        let kick = wire::Kick {
+            call,
+            app: route.app.clone(),
+            device: route.device.clone(),
+            slot: route.slot,
+            generation: route.generation,
+            epoch: route.epoch,
+            code: code.number().into(),
+            reason: "as the test wants".into(),
+            boot: route.boot,
+        };
+        (call, down::What::Kick(kick))
+    }
+
+    /// Kicks, and returns whether the node found the session.
+    pub async fn kick(&self, route: &Route, code: CloseCode) -> bool {
+        let (call, order) = self.kick_of(route, code);
+        self.tell(route.boot, order);
+        let done = |word: &up::What| match word {
+            up::What::KickDone(done) if done.call == call => Some(done.matched),
+            _ => None,
+        };
+        self.word("the kick's answer", done).await
+    }
+
+    /// Orders a membership change, and returns the status of each target.
+    pub async fn change_members(
+        &self,
+        group: &str,
+        business: u32,
+        change: wire::membership::Change,
+        targets: &[Route],
+    ) -> Vec<Option<ErrorCode>> {
+        let call = self.call();
+        let order = wire::Membership {
+            call,
+            boot: targets[0].boot,
+            app: targets[0].app.clone(),
+            group: group.into(),
+            business,
+            change: change.into(),
+            reason: "as the test wants".into(),
+            targets: targets.iter().map(Route::target).collect(),
+        };
+        self.tell(targets[0].boot, down::What::Membership(order));
+        let done = |word: &up::What| match word {
+            up::What::MembershipDone(done) if done.call == call => Some(done.statuses.clone()),
+            _ => None,
+        };
+        let statuses = self.word("the change's answer", done).await;
+        statuses.into_iter().map(ErrorCode::from_number).collect()
+    }
+
+    /// Sends a delivery to the node's present boot, and waits for its last report.
+    pub async fn deliver(&self, mut delivery: wire::Delivery) -> wire::DeliveryReport {
+        delivery.id = self.call();
+        let id = delivery.id;
+        let to = self.deliver_sender().await;
+        to.send(Ok(DeliverDown { deliveries: vec![delivery] })).await.unwrap();
+        eventually("the report of a delivery", || {
+            self.state.lock().reports.iter().find(|it| it.id == id && it.done).cloned()
+        })
+        .await
+    }
+
+    pub fn call(&self) -> u64 {
+        self.calls.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Sends an order down the control stream of a boot, if there is one.
+    pub fn tell(&self, boot: u64, what: down::What) {
+        let to = self.state.lock().streams.get(&boot).and_then(|streams| streams.0.clone());
+        if let Some(to) = to {
+            let items = vec![wire::Down { what: Some(what) }];
+            let _ = to.try_send(Ok(ControlDown { welcome: None, items }));
+        }
+    }
+
+    /// Breaks all streams.
+    pub fn cut(&self) {
+        for (_, (control, deliver)) in self.state.lock().streams.drain() {
+            let broken = || Status::unavailable("cut by the test");
+            let _ = control.map(|it| it.try_send(Err(broken())));
+            let _ = deliver.map(|it| it.try_send(Err(broken())));
+        }
+    }
+
+    // === What it has seen ===
+
+    pub fn route(&self, app: &str, device: &str) -> Option<Route> {
+        self.state.lock().routes.get(&(app.to_owned(), device.to_owned())).cloned()
+    }
+
+    /// The way to deliver to whatever boot is there.
+    pub async fn deliver_sender(&self) -> DeliverSender {
+        let look = || self.state.lock().streams.values().find_map(|streams| streams.1.clone());
+        eventually("a deliver stream", look).await
+    }
+
+    /// The control streams that were ever opened.
+    pub fn hellos(&self) -> u64 {
+        self.state.lock().hellos
+    }
+
+    /// Waits for a word of the node.
+    pub async fn word<R>(&self, what: &str, look: impl Fn(&up::What) -> Option<R>) -> R {
+        eventually(what, || self.state.lock().words.iter().find_map(|(_, word)| look(word))).await
+    }
+
+    pub fn words(&self) -> Vec<up::What> {
+        self.state.lock().words.iter().map(|(_, word)| word.clone()).collect()
+    }
+
+    /// The reports of a group so far: their sequence numbers, and whether members were there.
+    pub fn group_reports(&self, group: &str) -> Vec<(u64, bool)> {
+        let of_group = |word: up::What| match word {
+            up::What::Group(report) if report.group == group => Some((report.seq, report.present)),
+            _ => None,
+        };
+        self.words().into_iter().filter_map(of_group).collect()
+    }
+
+    fn hear(&self, boot: u64, word: up::What) {
+        match &word {
+            up::What::Bind(bind) => {
+                let binding = *self.binding.lock();
+                match binding {
+                    Binding::Grant => self.answer_bind(boot, bind, BindStatus::Ok),
+                    Binding::Hold => self.state.lock().held.push((boot, bind.clone())),
+                    Binding::Refuse(status) => self.answer_bind(boot, bind, status),
+                }
+            }
+            up::What::Unbind(gone) => {
+                let mut state = self.state.lock();
+                let name = (gone.app.clone(), gone.device.clone());
+                let is_it = |route: &Route| {
+                    (route.boot, route.slot, route.generation, route.epoch)
+                        == (boot, gone.slot, gone.generation, gone.epoch)
+                };
+                if state.routes.get(&name).is_some_and(is_it) {
+                    state.routes.remove(&name);
+                }
+            }
+            up::What::Group(report) if report.present && *self.answers_groups.lock() => {
+                let name = (report.app.clone(), report.group.clone());
+                let owner = self.state.lock().groups.get(&name).copied();
+                let status = if owner.is_some() { 0 } else { ErrorCode::GroupNotFound.number() };
+                let result = wire::GroupResult {
+                    call: report.call,
+                    app: name.0,
+                    group: name.1,
+                    status,
+                    business: owner.unwrap_or(0),
+                };
+                self.tell(boot, down::What::GroupResult(result));
+            }
+            _ => {}
+        }
+        if self.on_route.is_none() {
+            self.state.lock().words.push((boot, word));
+        }
+    }
+}
+
+struct Service(Arc<Router>);
+
+#[tonic::async_trait]
+impl node_server::Node for Service {
+    type ControlStream = ReceiverStream<Result<ControlDown, Status>>;
+    type DeliverStream = ReceiverStream<Result<DeliverDown, Status>>;
+
+    async fn control(
+        &self,
+        request: Request<Streaming<ControlUp>>,
+    ) -> Result<Response<Self::ControlStream>, Status> {
+        let mut inbound = request.into_inner();
+        let (tell, orders) = mpsc::channel(16 * 1024);
+        let router = self.0.clone();
+        tokio::spawn(async move {
+            let Ok(Some(first)) = inbound.message().await else { return };
+            let boot = first.hello.expect("Hello comes first").boot;
+            let welcome = wire::Welcome { lease_ms: 1_000, router: "r-1".into(), router_boot: 1 };
+            let first = ControlDown { welcome: Some(welcome), items: Vec::new() };
+            {
+                let mut state = router.state.lock();
+                let _ = tell.try_send(Ok(first));
+                state.streams.entry(boot).or_default().0 = Some(tell.clone());
+                state.hellos += 1;
+            }
+            while let Ok(Some(message)) = inbound.message().await {
+                if tell.is_closed() {
+                    break;
+                }
+                for item in message.items {
+                    router.hear(boot, item.what.expect("an item says something"));
+                }
+            }
+            let mut state = router.state.lock();
+            if let Some(streams) = state.streams.get_mut(&boot)
+                && streams.0.as_ref().is_some_and(|it| it.same_channel(&tell))
+            {
+                streams.0 = None;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(orders)))
+    }
+
+    async fn deliver(
+        &self,
+        request: Request<Streaming<DeliverUp>>,
+    ) -> Result<Response<Self::DeliverStream>, Status> {
+        let mut inbound = request.into_inner();
+        let (tell, deliveries) = mpsc::channel(64);
+        let router = self.0.clone();
+        tokio::spawn(async move {
+            let Ok(Some(first)) = inbound.message().await else { return };
+            let boot = first.hello.expect("Hello comes first").boot;
+            router.state.lock().streams.entry(boot).or_default().1 = Some(tell.clone());
+            while let Ok(Some(message)) = inbound.message().await {
+                if router.on_route.is_none() {
+                    router.state.lock().reports.extend(message.reports);
+                }
+            }
+            let mut state = router.state.lock();
+            if let Some(streams) = state.streams.get_mut(&boot)
+                && streams.1.as_ref().is_some_and(|it| it.same_channel(&tell))
+            {
+                streams.1 = None;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(deliveries)))
+    }
+}
