@@ -79,6 +79,20 @@ impl Tasks {
     }
 }
 
+/// Waits for a server that ends gracefully by itself after `stop`, but no longer than `grace` after it: a
+/// peer that opened a connection and then fell silent holds nobody up. `None`: it was left behind; its
+/// open connections end with the process.
+pub async fn served<F: Future>(
+    serving: F,
+    stop: CancellationToken,
+    grace: Duration,
+) -> Option<F::Output> {
+    tokio::select! {
+        ended = serving => Some(ended),
+        () = async { stop.cancelled().await; tokio::time::sleep(grace).await } => None,
+    }
+}
+
 /// Resolves at the first SIGINT or SIGTERM.
 pub async fn terminated() {
     use tokio::signal::unix::{SignalKind, signal};
@@ -113,6 +127,17 @@ mod tests {
         assert!(tasks.shutdown(Duration::from_secs(5)).await);
         told.await.expect("the patient child was told to stop before shutdown returned");
         assert!(tasks.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_does_not_end_is_left_behind_after_its_grace() {
+        let grace = Duration::from_secs(2);
+        let stop = CancellationToken::new();
+        assert_eq!(served(async { 7 }, stop.clone(), grace).await, Some(7));
+        stop.cancel();
+        let began = tokio::time::Instant::now();
+        assert_eq!(served(std::future::pending::<()>(), stop, grace).await, None);
+        assert_eq!(began.elapsed(), grace);
     }
 
     #[tokio::test(start_paused = true)]

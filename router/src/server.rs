@@ -18,7 +18,7 @@ use crate::watch;
 use crate::writer::{Bell, Writer};
 use arc_swap::ArcSwap;
 use hawser_chassis::grpc::{self, RequireBearer, ShowBearer};
-use hawser_chassis::shutdown::Tasks;
+use hawser_chassis::shutdown::{Tasks, served};
 use hawser_proto::limits::PUSH_CALL_BYTES_MAX;
 use hawser_proto::rpc::DESCRIPTORS;
 use hawser_proto::rpc::node::node_server::NodeServer;
@@ -39,6 +39,8 @@ use tracing::{error, info};
 
 /// Longest a unary call of the push API may take, its request trickling in included.
 const PUSH_CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Calls in flight may finish after the stop; a peer that connected and fell silent holds nobody up.
+const STOP_GRACE: Duration = Duration::from_secs(3);
 /// One message of a node: reports of many deliveries, or many binds.
 const NODE_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -192,9 +194,14 @@ pub async fn start(
     let serve_push = push_server
         .serve_with_incoming_shutdown(incoming(listeners.push), stop.clone().cancelled_owned());
     let serve_node = node_server
-        .serve_with_incoming_shutdown(incoming(listeners.internal), stop.cancelled_owned());
-    tasks.spawn("push server", async move { report("push", serve_push.await) });
-    tasks.spawn("node server", async move { report("node", serve_node.await) });
+        .serve_with_incoming_shutdown(incoming(listeners.internal), stop.clone().cancelled_owned());
+    let push_stop = stop.clone();
+    tasks.spawn("push server", async move {
+        report("push", served(serve_push, push_stop, STOP_GRACE).await);
+    });
+    tasks.spawn("node server", async move {
+        report("node", served(serve_node, stop, STOP_GRACE).await);
+    });
     info!(push = %push_addr, internal = %internal_addr, "router started");
     Ok(Running { core, writer: Some(writer), health, push_addr, internal_addr })
 }
@@ -211,8 +218,8 @@ fn incoming(listener: TcpListener) -> TcpIncoming {
     TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
-fn report(server: &'static str, ended: Result<(), tonic::transport::Error>) {
-    if let Err(source) = ended {
+fn report(server: &'static str, ended: Option<Result<(), tonic::transport::Error>>) {
+    if let Some(Err(source)) = ended {
         error!(server, %source, "server ended");
     }
 }

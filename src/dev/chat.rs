@@ -1,9 +1,10 @@
 //! The demo business: a small chat. A device's request is answered, and multicast to its room. It does
 //! what any business would do, with its own key, over the public APIs.
 
+use crate::admin::GRACE;
 use crate::push_api::PushApi;
 use bytes::Bytes;
-use hawser_chassis::shutdown::Tasks;
+use hawser_chassis::shutdown::{Tasks, served};
 use hawser_proto::rpc::business::business_server::{Business, BusinessServer};
 use hawser_proto::rpc::business::{HandleRequest, HandleResponse};
 use hawser_proto::rpc::push as rpc;
@@ -42,8 +43,8 @@ impl Chat {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             let serving = hawser_chassis::grpc::server()
                 .add_service(BusinessServer::new(self))
-                .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
-            if let Err(failure) = serving.await {
+                .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+            if let Some(Err(failure)) = served(serving, stop, GRACE).await {
                 error!(%failure, "the demo business ended");
             }
         });

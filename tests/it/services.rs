@@ -57,3 +57,19 @@ fn the_demo_page_is_served_with_its_modules_and_the_admin_port_tells_how_things_
     }
     assert_eq!(dev.terminate(), (Some(0), String::new()));
 }
+
+#[test]
+fn silent_connections_on_every_port_do_not_hold_up_the_end() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let dev = Dev::start(folder.path());
+    let mut held = Vec::new();
+    for name in ["control", "push", "page", "admin", "tcp", "tls", "ws", "wss"] {
+        let address = dev.at(name).rsplit('/').next().expect("split gives at least one part");
+        held.push(TcpStream::connect(address).expect("it listens"));
+        let mut half = TcpStream::connect(address).expect("it listens");
+        half.write_all(b"GET /ha").expect("sent");
+        held.push(half);
+    }
+    assert_eq!(dev.terminate(), (Some(0), String::new()));
+    drop(held);
+}
