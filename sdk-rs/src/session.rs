@@ -12,22 +12,25 @@
 //! ```
 
 pub(crate) mod calls;
+mod connecting;
+mod event;
 pub(crate) mod groups;
 mod online;
 mod route;
+#[cfg(test)]
+mod tests;
 
-use crate::advice::{AccessPoint, Advice, Protocol, Token};
-use crate::backoff::{Backoff, Settings};
+pub(crate) use event::{Action, Event, Refusal, Setup};
+
+use crate::advice::{AccessPoint, Advice, Token};
+use crate::backoff::Backoff;
 use crate::business::GroupError;
-use crate::listener::{Left, Push};
-use crate::request::{RequestError, Response};
+use crate::request::RequestError;
 use crate::state::{Reason, State as Seen};
 use crate::storage::Installation;
-use bytes::Bytes;
-use calls::{Ask, Calls};
+use calls::Calls;
 use groups::{Groups, Outcome};
 use hawser_proto::code::Retry;
-use hawser_proto::codec::{FrameError, RawFrame};
 use hawser_proto::frame::{DeviceFrame, NodeFrame};
 use hawser_proto::params;
 use online::Online;
@@ -45,73 +48,6 @@ const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A session that held this long was a good one: the next delay is a first one again.
 const HELD: Duration = Duration::from_secs(10);
-
-/// What never changes in a session's life.
-#[derive(Clone, Debug)]
-pub(crate) struct Setup {
-    pub(crate) app: String,
-    pub(crate) device: String,
-    /// By name; empty: all that the token allows.
-    pub(crate) businesses: Vec<Arc<str>>,
-    pub(crate) client: params::Client,
-    /// Only these protocols, if any are named.
-    pub(crate) protocols: Vec<Protocol>,
-    /// Until control says otherwise.
-    pub(crate) backoff: Settings,
-    /// Instead of asking control.
-    pub(crate) pinned: Option<Advice>,
-}
-
-/// Why an access call gave nothing.
-#[derive(Clone, Debug)]
-pub(crate) struct Refusal {
-    pub(crate) reason: Reason,
-    pub(crate) retry: Retry,
-    pub(crate) retry_after: Duration,
-}
-
-/// Everything that can happen to a session.
-#[derive(Debug)]
-pub(crate) enum Event {
-    Start,
-    /// The app wants it to end.
-    Stop,
-    /// The access call ended.
-    Advised(Result<Advice, Refusal>),
-    /// The dial ended; the failure is for people.
-    Dialled(Result<(), String>),
-    Frame(RawFrame),
-    /// What came is no frame.
-    Broken(FrameError),
-    /// The link ended, with the transport's own close code if it had one.
-    Ended(Option<u16>),
-    /// The time of [`Session::wake_at`] has come.
-    Due,
-    Request(u64, Ask),
-    Join(u64, Arc<str>, String, Instant),
-    Leave(u64, String, Instant),
-}
-
-/// Everything a session can want done. In this order, and without waiting.
-#[derive(Debug)]
-pub(crate) enum Action {
-    /// Make the access call; answer with [`Event::Advised`].
-    Ask,
-    /// Keep the attempt, then dial; answer with [`Event::Dialled`].
-    Dial(AccessPoint, Installation),
-    /// Drop the link, and the call or dial under way.
-    HangUp,
-    /// Queue on the link.
-    Send(Bytes),
-    /// The largest frame the node may send from now on.
-    Limit(usize),
-    /// Tell the app.
-    Tell(Seen),
-    Answer(u64, Result<Response, RequestError>),
-    Grouped(u64, Result<(), GroupError>),
-    Push(Arc<str>, Push),
-    Left(Arc<str>, Left),
-}
 
 #[derive(Debug)]
 enum State {
@@ -175,13 +111,20 @@ impl Session {
     }
 
     /// Decides; touches nothing.
+    #[allow(clippy::match_same_arms, reason = "every pair is written out where it belongs")]
     pub(crate) fn handle(&mut self, event: Event, now: Instant, out: &mut Vec<Action>) {
         use Event as E;
         use State as S;
         match (&self.state, event) {
             (S::Idle, E::Start) => self.start(now, out),
-            (S::Idle | S::Asking { .. } | S::Dialling { .. }, E::Stop)
-            | (S::LoggingIn { .. } | S::Waiting { .. }, E::Stop) => self.close(Reason::Asked, out),
+            (
+                S::Idle
+                | S::Asking { .. }
+                | S::Dialling { .. }
+                | S::LoggingIn { .. }
+                | S::Waiting { .. },
+                E::Stop,
+            ) => self.close(Reason::Asked, out),
             (S::Online(_), E::Stop) => self.leave(now, out),
 
             (S::Asking { .. }, E::Advised(Ok(advice))) => self.advised(advice, now, out),
@@ -295,140 +238,6 @@ impl Session {
         [own, self.calls.wake_at(), self.groups.wake_at()].into_iter().flatten().min()
     }
 
-    fn start(&mut self, now: Instant, out: &mut Vec<Action>) {
-        match self.setup.pinned.clone() {
-            Some(advice) => {
-                out.push(Action::Tell(Seen::Connecting));
-                self.take_advice(advice, now, out);
-            }
-            None => self.connect(now, out),
-        }
-    }
-
-    /// A new try, from wherever it has to begin.
-    fn connect(&mut self, now: Instant, out: &mut Vec<Action>) {
-        out.push(Action::Tell(Seen::Connecting));
-        let good = |advice: &Advice| {
-            !advice.token.is_dead(now)
-                && !advice.token.wants_refresh(now)
-                && advice.stale_at.is_none_or(|at| at > now)
-        };
-        let asks = self.must_ask || self.token_refused || !self.advice.as_ref().is_some_and(good);
-        if self.setup.pinned.is_none() && asks {
-            self.state = State::Asking { until: now + ASK_TIMEOUT };
-            out.push(Action::Ask);
-        } else {
-            self.dial_next(now, out);
-        }
-    }
-
-    fn advised(&mut self, mut advice: Advice, now: Instant, out: &mut Vec<Action>) {
-        if !self.setup.protocols.is_empty() {
-            advice.points.retain(|point| self.setup.protocols.contains(&point.protocol));
-        }
-        if advice.points.is_empty() {
-            let what = "control gave no access point of the wanted protocols";
-            let reason = Reason::Unreachable(what.to_owned());
-            return self.wait(reason, Retry::Later, Duration::ZERO, now, out);
-        }
-        self.take_advice(advice, now, out);
-    }
-
-    fn take_advice(&mut self, advice: Advice, now: Instant, out: &mut Vec<Action>) {
-        self.must_ask = false;
-        self.token_refused = false;
-        if self.setup.pinned.is_none() {
-            self.backoff.set(advice.backoff);
-        }
-        self.route.set(advice.points.clone(), now);
-        let start_after = advice.start_after;
-        self.advice = Some(advice);
-        if start_after.is_zero() {
-            self.dial_next(now, out);
-        } else {
-            self.state = State::Waiting { until: now + start_after };
-        }
-    }
-
-    fn refused(&mut self, refusal: Refusal, now: Instant, out: &mut Vec<Action>) {
-        let Refusal { reason, retry, retry_after } = refusal;
-        if retry == Retry::Never {
-            return self.close(reason, out);
-        }
-        // Control being away must not keep a device out that holds a good token.
-        let unreachable = matches!(reason, Reason::ControlUnreachable(_));
-        let holds = self.advice.as_ref().is_some_and(|it| !it.token.is_dead(now));
-        if unreachable && holds && !self.token_refused {
-            self.route.restart(None, now);
-            self.dial_next(now, out);
-        } else {
-            self.wait(reason, retry, retry_after, now, out);
-        }
-    }
-
-    fn dial_next(&mut self, now: Instant, out: &mut Vec<Action>) {
-        let Some(point) = self.route.take() else {
-            // Every point was tried: perhaps control knows better ones by now.
-            self.must_ask = true;
-            self.route.restart(None, now);
-            let reason = self.last.clone();
-            return self.wait(reason, Retry::Later, Duration::ZERO, now, out);
-        };
-        self.installation.attempt += 1;
-        out.push(Action::Dial(point.clone(), self.installation.clone()));
-        self.state = State::Dialling { point, until: now + DIAL_TIMEOUT };
-    }
-
-    /// This access point did not work out: the next one of the round, at once.
-    fn try_next(&mut self, reason: Reason, now: Instant, out: &mut Vec<Action>) {
-        out.push(Action::HangUp);
-        self.last = reason;
-        self.dial_next(now, out);
-    }
-
-    fn log_in(&mut self, now: Instant, out: &mut Vec<Action>) {
-        let State::Dialling { point, .. } = &self.state else { return };
-        let point = point.clone();
-        let token = self.advice.as_ref().map(|it| it.token.text.clone()).unwrap_or_default();
-        let login = params::Login {
-            app: self.setup.app.clone(),
-            device: self.setup.device.clone(),
-            token,
-            instance: Bytes::copy_from_slice(&self.installation.instance),
-            attempt: self.installation.attempt,
-            businesses: self.setup.businesses.iter().map(ToString::to_string).collect(),
-            client: Some(self.setup.client.clone()),
-            abilities: 0,
-        };
-        out.push(Action::Send(DeviceFrame::Login(login).encode()));
-        self.state = State::LoggingIn { point, until: now + LOGIN_TIMEOUT };
-    }
-
-    fn login_frame(&mut self, raw: RawFrame, now: Instant, out: &mut Vec<Action>) {
-        let State::LoggingIn { point, .. } = &self.state else { return };
-        match NodeFrame::parse(raw) {
-            Ok(NodeFrame::LoginOk(ok)) => {
-                let online = Online::new(ok, point.clone(), now, self.backoff.fraction());
-                self.go_online(online, now, out);
-            }
-            Ok(NodeFrame::Close(close)) => self.closed_by_node(close, now, out),
-            Ok(NodeFrame::Ignored(_)) => {}
-            Ok(
-                NodeFrame::Pong(_)
-                | NodeFrame::Refreshed(_)
-                | NodeFrame::Response(..)
-                | NodeFrame::Joined(_)
-                | NodeFrame::Left(_)
-                | NodeFrame::Push(..)
-                | NodeFrame::GroupPush(..),
-            ) => {
-                let what = "not an answer to a login".to_owned();
-                self.try_next(Reason::BadFrame(what), now, out);
-            }
-            Err(bad) => self.try_next(Reason::BadFrame(bad.to_string()), now, out),
-        }
-    }
-
     fn closed_by_node(&mut self, close: params::Close, now: Instant, out: &mut Vec<Action>) {
         let number = u16::try_from(close.code).unwrap_or(0);
         let reason = Reason::Code { number, message: close.reason };
@@ -457,7 +266,7 @@ impl Session {
         out.extend(
             lost.into_iter().map(|id| Action::Answer(id, Err(RequestError::ConnectionLost))),
         );
-        self.with_groups(out, |groups, outcomes| groups.offline(outcomes));
+        self.with_groups(out, Groups::offline);
         let retry = reason.retry();
         match retry {
             Retry::Never => self.close(reason, out),

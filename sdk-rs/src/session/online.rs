@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 /// A node that keeps silent after a PING is given at least this long.
 const PONG_WAIT_MIN: Duration = Duration::from_millis(500);
+/// No node can talk a device into a busy loop.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 /// A REFRESH without an answer, or refused for now, is sent again after this.
 const REFRESH_AGAIN: Duration = Duration::from_secs(30);
 /// Refreshes of many devices are spread over at most this.
@@ -60,7 +62,7 @@ impl Online {
             told => Duration::from_millis(u64::from(told)),
         };
         let limit = |told: u32, default: usize| if told == 0 { default } else { told as usize };
-        let heartbeat = or(ok.heartbeat_ms, HEARTBEAT);
+        let heartbeat = or(ok.heartbeat_ms, HEARTBEAT).max(HEARTBEAT_MIN);
         let idle = or(ok.idle_timeout_ms, IDLE_TIMEOUT);
         let businesses = ok.businesses.into_iter();
         let businesses =

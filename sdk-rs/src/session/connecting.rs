@@ -1,0 +1,148 @@
+//! A session on its way in: control, access points in turn, login.
+
+use super::online::Online;
+use super::{ASK_TIMEOUT, Action, DIAL_TIMEOUT, LOGIN_TIMEOUT, Refusal, Session, State};
+use crate::advice::Advice;
+use crate::state::{Reason, State as Seen};
+use bytes::Bytes;
+use hawser_proto::code::Retry;
+use hawser_proto::codec::RawFrame;
+use hawser_proto::frame::{DeviceFrame, NodeFrame};
+use hawser_proto::params;
+use std::time::{Duration, Instant};
+
+impl Session {
+    pub(super) fn start(&mut self, now: Instant, out: &mut Vec<Action>) {
+        match self.setup.pinned.clone() {
+            Some(advice) => {
+                out.push(Action::Tell(Seen::Connecting));
+                self.take_advice(advice, now, out);
+            }
+            None => self.connect(now, out),
+        }
+    }
+
+    /// A new try, from wherever it has to begin.
+    pub(super) fn connect(&mut self, now: Instant, out: &mut Vec<Action>) {
+        out.push(Action::Tell(Seen::Connecting));
+        let good = |advice: &Advice| {
+            !advice.token.is_dead(now)
+                && !advice.token.wants_refresh(now)
+                && advice.stale_at.is_none_or(|at| at > now)
+        };
+        let asks = self.must_ask || self.token_refused || !self.advice.as_ref().is_some_and(good);
+        if self.setup.pinned.is_none() && asks {
+            self.state = State::Asking { until: now + ASK_TIMEOUT };
+            out.push(Action::Ask);
+        } else {
+            self.dial_next(now, out);
+        }
+    }
+
+    pub(super) fn advised(&mut self, mut advice: Advice, now: Instant, out: &mut Vec<Action>) {
+        if !self.setup.protocols.is_empty() {
+            advice.points.retain(|point| self.setup.protocols.contains(&point.protocol));
+        }
+        if advice.points.is_empty() {
+            let what = "control gave no access point of the wanted protocols";
+            let reason = Reason::Unreachable(what.to_owned());
+            return self.wait(reason, Retry::Later, Duration::ZERO, now, out);
+        }
+        self.take_advice(advice, now, out);
+    }
+
+    fn take_advice(&mut self, advice: Advice, now: Instant, out: &mut Vec<Action>) {
+        self.must_ask = false;
+        self.token_refused = false;
+        if self.setup.pinned.is_none() {
+            self.backoff.set(advice.backoff);
+        }
+        self.route.set(advice.points.clone(), now);
+        let start_after = advice.start_after;
+        self.advice = Some(advice);
+        if start_after.is_zero() {
+            self.dial_next(now, out);
+        } else {
+            self.state = State::Waiting { until: now + start_after };
+        }
+    }
+
+    pub(super) fn refused(&mut self, refusal: Refusal, now: Instant, out: &mut Vec<Action>) {
+        let Refusal { reason, retry, retry_after } = refusal;
+        if retry == Retry::Never {
+            return self.close(reason, out);
+        }
+        // Control being away must not keep a device out that holds a good token.
+        let unreachable = matches!(reason, Reason::ControlUnreachable(_));
+        let holds = self.advice.as_ref().is_some_and(|it| !it.token.is_dead(now));
+        if unreachable && holds && !self.token_refused {
+            self.route.restart(None, now);
+            self.dial_next(now, out);
+        } else {
+            self.wait(reason, retry, retry_after, now, out);
+        }
+    }
+
+    pub(super) fn dial_next(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let Some(point) = self.route.take() else {
+            // Every point was tried: perhaps control knows better ones by now.
+            self.must_ask = true;
+            self.route.restart(None, now);
+            let reason = self.last.clone();
+            return self.wait(reason, Retry::Later, Duration::ZERO, now, out);
+        };
+        self.installation.attempt += 1;
+        out.push(Action::Dial(point.clone(), self.installation.clone()));
+        self.state = State::Dialling { point, until: now + DIAL_TIMEOUT };
+    }
+
+    /// This access point did not work out: the next one of the round, at once.
+    pub(super) fn try_next(&mut self, reason: Reason, now: Instant, out: &mut Vec<Action>) {
+        out.push(Action::HangUp);
+        self.last = reason;
+        self.dial_next(now, out);
+    }
+
+    pub(super) fn log_in(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let State::Dialling { point, .. } = &self.state else { return };
+        let point = point.clone();
+        let token = self.advice.as_ref().map(|it| it.token.text.clone()).unwrap_or_default();
+        let login = params::Login {
+            app: self.setup.app.clone(),
+            device: self.setup.device.clone(),
+            token,
+            instance: Bytes::copy_from_slice(&self.installation.instance),
+            attempt: self.installation.attempt,
+            businesses: self.setup.businesses.iter().map(ToString::to_string).collect(),
+            client: Some(self.setup.client.clone()),
+            abilities: 0,
+        };
+        out.push(Action::Send(DeviceFrame::Login(login).encode()));
+        self.state = State::LoggingIn { point, until: now + LOGIN_TIMEOUT };
+    }
+
+    pub(super) fn login_frame(&mut self, raw: RawFrame, now: Instant, out: &mut Vec<Action>) {
+        let State::LoggingIn { point, .. } = &self.state else { return };
+        match NodeFrame::parse(raw) {
+            Ok(NodeFrame::LoginOk(ok)) => {
+                let online = Online::new(ok, point.clone(), now, self.backoff.fraction());
+                self.go_online(online, now, out);
+            }
+            Ok(NodeFrame::Close(close)) => self.closed_by_node(close, now, out),
+            Ok(NodeFrame::Ignored(_)) => {}
+            Ok(
+                NodeFrame::Pong(_)
+                | NodeFrame::Refreshed(_)
+                | NodeFrame::Response(..)
+                | NodeFrame::Joined(_)
+                | NodeFrame::Left(_)
+                | NodeFrame::Push(..)
+                | NodeFrame::GroupPush(..),
+            ) => {
+                let what = "not an answer to a login".to_owned();
+                self.try_next(Reason::BadFrame(what), now, out);
+            }
+            Err(bad) => self.try_next(Reason::BadFrame(bad.to_string()), now, out),
+        }
+    }
+}
