@@ -41,13 +41,17 @@ const CALL_TIMEOUT_MS = 10_000;
 export async function callAccess(fetch, control, request, stop) {
   let response;
   let answer;
+  const call = new AbortController();
+  const end = () => call.abort();
+  const timer = setTimeout(end, CALL_TIMEOUT_MS);
+  stop.addEventListener("abort", end);
   try {
     response = await fetch(`${control.replace(/\/+$/, "")}/v1/access`, {
       method: "POST",
       headers: { "content-type": "application/json" },
       body: JSON.stringify(request),
       credentials: "omit",
-      signal: AbortSignal.any([stop, AbortSignal.timeout(CALL_TIMEOUT_MS)]),
+      signal: call.signal,
     });
     answer = await response.json();
   } catch (failure) {
@@ -55,6 +59,9 @@ export async function callAccess(fetch, control, request, stop) {
     if (!response || response.ok) {
       throw new HawserError("unreachable", `control did not answer: ${String(failure)}`);
     }
+  } finally {
+    clearTimeout(timer);
+    stop.removeEventListener("abort", end);
   }
   if (response.ok) return answer;
   const retryAfter = Number(response.headers.get("retry-after"));

@@ -1,20 +1,62 @@
-// A control and an access node in memory: enough of both to lead a client through its life.
-import { mock } from "node:test";
+// A control and an access node in memory, and a clock that stands still: enough to lead a client through
+// its life without waiting.
+import { webcrypto } from "node:crypto";
 import { Client, memoryStore } from "../hawser.js";
 import { Kind, decodeFrame, encodeFrame } from "../wire.js";
+
+// Older Node has it only in a module; browsers have it everywhere.
+globalThis.crypto ??= webcrypto;
+
+/** Stands in for the page's clock and timers. */
+class Clock {
+  #real = { setTimeout, clearTimeout, now: Date.now };
+  #now = 1e12;
+  #timers = new Map();
+  #lastId = 0;
+
+  start() {
+    globalThis.setTimeout = (callback, ms = 0) => {
+      this.#timers.set(++this.#lastId, { at: this.#now + Math.max(1, ms), callback });
+      return this.#lastId;
+    };
+    globalThis.clearTimeout = (id) => void this.#timers.delete(id);
+    Date.now = () => this.#now;
+  }
+
+  stop() {
+    const { now, ...timers } = this.#real;
+    Object.assign(globalThis, timers);
+    Date.now = now;
+    this.#timers.clear();
+  }
+
+  /** The timer that is due next, within `until`. */
+  #due(until) {
+    const due = [...this.#timers].filter(([, { at }]) => at <= until);
+    return due.sort(([a, x], [b, y]) => x.at - y.at || a - b)[0];
+  }
+
+  /** Lets time pass; whatever follows from a timer can set the next one. */
+  async pass(ms) {
+    const until = this.#now + ms;
+    await settle();
+    for (let next = this.#due(until); next; next = this.#due(until)) {
+      const [id, { at, callback }] = next;
+      this.#timers.delete(id);
+      this.#now = at;
+      callback();
+      await settle();
+    }
+    this.#now = until;
+  }
+}
+
+export const clock = new Clock();
+export const pass = (ms) => clock.pass(ms);
 
 /** Lets everything that is due happen, without any time passing. */
 export async function settle() {
   for (let i = 0; i < 50; i++) await Promise.resolve();
-}
-
-/** Lets time pass in steps, so that what follows from a timer can set the next one. */
-export async function pass(ms) {
-  await settle();
-  for (let left = Math.max(1, ms); left > 0; left -= 100) {
-    mock.timers.tick(Math.min(100, left));
-    await settle();
-  }
 }
 
 export class House {
