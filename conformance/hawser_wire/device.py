@@ -222,6 +222,9 @@ class Device:
 
     def ping(self, nonce: int) -> None:
         self.send("PING", wire.Ping(nonce=nonce))
+        self.pong(nonce)
+
+    def pong(self, nonce: int) -> None:
         self._await(lambda: self._answers.pop(("PONG", nonce), None), ANSWER_SECONDS, "PONG")
 
     def bye(self) -> str:
