@@ -83,13 +83,13 @@ impl Catalogue {
         self.signing.values()
     }
 
-    /// The key that signs at `now_ms`: the one that became active last. When our clock went back before
-    /// the first activation, the earliest.
+    /// The key that signs at `now_ms`: the one that became active last, and of two at the same time the
+    /// one that is not retired. When our clock went back before the first activation, the earliest.
     pub(crate) fn signer(&self, now_ms: u64) -> Option<&Arc<SigningKey>> {
         let verifying = || self.signing.values().filter(|key| key.verifies(now_ms));
         let active = verifying().filter(|key| key.active_from_ms <= now_ms);
         active
-            .max_by_key(|key| key.active_from_ms)
+            .max_by_key(|key| (key.active_from_ms, key.verify_until_ms.is_none()))
             .or_else(|| verifying().min_by_key(|key| key.active_from_ms))
     }
 

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 /// Longest token life that may be configured. Revocations are kept this long, whatever the token life
 /// was when a token was made.
-pub const TOKEN_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+pub const TOKEN_TTL_MAX: Duration = Duration::from_hours(24);
 
 /// The key that seals secrets at rest (AES-256-GCM). Losing it loses every client secret and signing
 /// key; it is not stored by control. `Debug` does not show it.
@@ -54,12 +54,7 @@ pub struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self {
-            base: Duration::from_secs(1),
-            max: Duration::from_secs(60),
-            factor: 2.0,
-            jitter: 0.5,
-        }
+        Self { base: Duration::from_secs(1), max: Duration::from_mins(1), factor: 2.0, jitter: 0.5 }
     }
 }
 
@@ -103,6 +98,8 @@ pub struct Config {
     pub http_connections_max: usize,
     /// One HTTP request, answer included. Default 10 s.
     pub http_request_timeout: Duration,
+    /// From accept, or the last answer, to the next whole request header. Default 30 s.
+    pub http_header_timeout: Duration,
     /// How often what has expired is cleaned up. Default 30 s.
     pub sweep_interval: Duration,
     /// How long audit entries are kept. Default 400 days.
@@ -129,10 +126,10 @@ impl Config {
             cluster_secret,
             master_key,
             public_url: None,
-            token_ttl: Duration::from_secs(3600),
+            token_ttl: Duration::from_hours(1),
             signing_activation_delay: Duration::from_secs(10),
             allow_open_access: false,
-            proof_window: Duration::from_secs(300),
+            proof_window: Duration::from_mins(5),
             nonces_max: 1_000_000,
             node_freshness: Duration::from_secs(10),
             node_report_interval: Duration::from_secs(3),
@@ -141,11 +138,12 @@ impl Config {
             http_requests_max: 1024,
             http_connections_max: 4096,
             http_request_timeout: Duration::from_secs(10),
+            http_header_timeout: Duration::from_secs(30),
             sweep_interval: Duration::from_secs(30),
-            audit_retention: Duration::from_secs(400 * 86_400),
+            audit_retention: Duration::from_hours(9600),
             backoff: Backoff::default(),
             reconnect_window: Duration::from_secs(15),
-            access_refresh: Duration::from_secs(3600),
+            access_refresh: Duration::from_hours(1),
         }
     }
 
@@ -161,9 +159,14 @@ impl Config {
             Some("the token life is not between 1 s and 24 h")
         } else if self.signing_activation_delay > self.token_ttl {
             Some("the activation delay is longer than the token life")
-        } else if self.nonces_max == 0 || self.watch_backlog == 0 {
-            Some("a bound is zero")
-        } else if self.http_requests_max == 0 || self.http_connections_max == 0 {
+        } else if [
+            self.nonces_max,
+            self.watch_backlog,
+            self.http_requests_max,
+            self.http_connections_max,
+        ]
+        .contains(&0)
+        {
             Some("a bound is zero")
         } else if self.sweep_interval.is_zero() || self.node_report_interval.is_zero() {
             Some("an interval is zero")
@@ -197,8 +200,8 @@ mod tests {
         let spoil: [fn(&mut Config); 6] = [
             |c| c.admin_token = Secret::new("short"),
             |c| c.cluster_secret = Secret::new(""),
-            |c| c.token_ttl = Duration::from_secs(25 * 3600),
-            |c| c.signing_activation_delay = Duration::from_secs(7200),
+            |c| c.token_ttl = Duration::from_hours(25),
+            |c| c.signing_activation_delay = Duration::from_hours(2),
             |c| c.watch_backlog = 0,
             |c| c.backoff.factor = f64::NAN,
         ];

@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn times_agree_with_the_claims_and_refreshes_spread() {
         let app = AppId::new("demo").unwrap();
-        let ttl = Duration::from_secs(3600);
+        let ttl = Duration::from_hours(1);
         let mut refreshes = Vec::new();
         for n in 0..100 {
             let device = DeviceId::new(&format!("d{n}")).unwrap();

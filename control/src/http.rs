@@ -7,6 +7,7 @@ mod audit;
 mod auth;
 mod body;
 mod business;
+mod client_secret;
 mod guard;
 mod identity_key;
 mod key;
@@ -56,7 +57,7 @@ fn routes() -> (Router<Http>, OpenApi) {
         .routes(routes!(app::describe, app::update, app::delete))
         .routes(routes!(owner_key::list, owner_key::create))
         .routes(routes!(owner_key::delete))
-        .routes(routes!(app::rotate_client_secret))
+        .routes(routes!(client_secret::rotate))
         .routes(routes!(identity_key::list, identity_key::set))
         .routes(routes!(business::list, business::create))
         .routes(routes!(business::describe, business::update, business::delete))

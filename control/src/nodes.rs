@@ -15,7 +15,7 @@ const ACCESS_POINTS_MAX: usize = 16;
 const LABEL_BYTES_MAX: usize = 64;
 const HOST_BYTES_MAX: usize = 253;
 /// Silent nodes are shown to operators for this long.
-const SHOWN: Duration = Duration::from_secs(600);
+const SHOWN: Duration = Duration::from_mins(10);
 
 /// One node's last report.
 #[derive(Clone, Debug)]

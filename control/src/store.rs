@@ -3,11 +3,13 @@
 //! every change. Reads of single records come from here too.
 
 pub(crate) mod embedded;
+mod handle;
 pub(crate) mod records;
 pub(crate) mod text;
 mod writer;
 
-pub(crate) use writer::{Actor, Bound, Store, StoreSettings};
+pub(crate) use handle::{Store, StoreSettings};
+pub(crate) use writer::{Actor, Bound};
 
 use hawser_proto::code::ErrorCode;
 

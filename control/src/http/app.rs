@@ -1,12 +1,12 @@
-//! `/v1/apps`: apps and their client secrets.
+//! `/v1/apps`: apps.
 
 use super::auth::{AppPath, OfApp, Operator};
-use super::body::{Body, OptionalBody, Query};
+use super::body::{Body, Query};
 use super::page::{Page, PageQuery};
 use super::problem::Problem;
 use super::text;
+use crate::catalogue;
 use crate::catalogue::edit::app::{self as edit, AppPatch, OpenAccess};
-use crate::catalogue::{self};
 use crate::refusal::Refusal;
 use crate::shared::Shared;
 use crate::store::Actor;
@@ -125,22 +125,6 @@ pub(super) struct CreatedApp {
     /// `hok_…`: opens this API for the app.
     owner_key: String,
     /// `hcs_…`: its devices sign HMAC proofs with it.
-    client_secret: String,
-}
-
-/// How to rotate.
-#[derive(Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Overlap {
-    /// How long what is replaced stays good, up to 2592000. Default 86400.
-    pub(super) overlap_s: Option<u64>,
-}
-
-/// A new client secret, shown only now.
-#[derive(Serialize, ToSchema)]
-pub(super) struct NewClientSecret {
-    secret_id: String,
-    /// `hcs_…`.
     client_secret: String,
 }
 
@@ -287,25 +271,4 @@ pub(super) async fn delete(
         .edit(Actor::Admin, move |catalogue, now_ms| edit::remove(catalogue, &app, now_ms));
     gone.await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// Make a new client secret; the ones before it stay good for the overlap.
-#[utoipa::path(post, path = "/v1/apps/{app}/client-secret", tag = "apps", params(AppPath),
-    request_body = Option<Overlap>,
-    responses((status = 200, description = "Shown only now.", body = NewClientSecret)))]
-pub(super) async fn rotate_client_secret(
-    State(shared): State<Arc<Shared>>,
-    of: OfApp,
-    OptionalBody(body): OptionalBody<Overlap>,
-) -> Result<Json<NewClientSecret>, Problem> {
-    let overlap = text::overlap(body.overlap_s)?;
-    let sealer = shared.sealer.clone();
-    let made = shared.store.edit(of.actor, move |catalogue, now_ms| {
-        edit::rotate_client_secret(catalogue, &sealer, &of.app, overlap, now_ms)
-    });
-    let made = made.await?;
-    Ok(Json(NewClientSecret {
-        secret_id: made.what.id,
-        client_secret: made.text.as_str().to_owned(),
-    }))
 }

@@ -1,9 +1,9 @@
 //! `/v1/apps/{app}/businesses/{business}/keys`: what a business's backend pushes with.
 
-use super::app::Overlap;
 use super::auth::{BusinessPath, KeyId, KeyPath, OfBusiness};
 use super::body::OptionalBody;
 use super::business::find;
+use super::client_secret::Overlap;
 use super::page::Page;
 use super::problem::Problem;
 use super::text;

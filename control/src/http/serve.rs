@@ -1,10 +1,10 @@
 //! Connections of the HTTP port: bounded in number, with a deadline on their headers, told to finish at
-//! shutdown.
+//! shutdown. HTTP/1.1 only: its one deadline covers a silent connection from its first moment.
 
 use super::service;
 use crate::shared::Shared;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
+use hyper::server::conn::http1::Builder;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,31 +12,22 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
-/// From accept, or the last answer, to the next whole request header.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 const HEADERS_MAX: usize = 64;
 const HEADER_BYTES_MAX: usize = 16 * 1024;
-const STREAMS_PER_CONNECTION_MAX: u32 = 64;
+/// Then a connection is told to finish, so that one that never reads its answers ends too.
+const AGE_MAX: Duration = Duration::from_mins(10);
 /// The wait after an accept that failed for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts until told to stop.
 pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
     let app = service(&shared);
-    let mut builder = Builder::new(TokioExecutor::new());
+    let mut builder = Builder::new();
     builder
-        .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(shared.config.http_header_timeout)
         .max_headers(HEADERS_MAX)
         .max_buf_size(HEADER_BYTES_MAX);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(HEADER_TIMEOUT)
-        .max_header_list_size(HEADER_BYTES_MAX as u32)
-        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX);
-    let builder = Arc::new(builder);
     let places = Arc::new(Semaphore::new(shared.config.http_connections_max));
     let stop = shared.tasks.stop_signal();
     loop {
@@ -66,21 +57,19 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
     }
 }
 
-async fn connection(
-    shared: &Shared,
-    builder: &Builder<TokioExecutor>,
-    app: axum::Router,
-    stream: TcpStream,
-) {
+async fn connection(shared: &Shared, builder: &Builder, app: axum::Router, stream: TcpStream) {
     if let Err(failure) = stream.set_nodelay(true) {
         debug!(%failure, "no nodelay");
     }
     let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
     let mut serving = std::pin::pin!(serving);
     let stop = shared.tasks.stop_signal();
+    let enough = async {
+        let _ = tokio::time::timeout(AGE_MAX, stop.cancelled()).await;
+    };
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
-        () = stop.cancelled() => {
+        () = enough => {
             // Lets the request in work finish, and takes no other.
             serving.as_mut().graceful_shutdown();
             let patience = shared.config.http_request_timeout;
@@ -88,6 +77,6 @@ async fn connection(
         }
     };
     if let Err(failure) = ended {
-        debug!(failure, "HTTP connection ended");
+        debug!(%failure, "HTTP connection ended");
     }
 }

@@ -9,7 +9,7 @@ const ENDPOINTS_MAX: usize = 16;
 const URL_BYTES_MAX: usize = 256;
 const SECONDS_MAX: u64 = 30 * 86_400;
 /// How long an old secret lives on after a rotation, when nothing else is asked for.
-const OVERLAP_DEFAULT: Duration = Duration::from_secs(86_400);
+const OVERLAP_DEFAULT: Duration = Duration::from_hours(24);
 
 /// Checks a list of origins: `*`, or `scheme://host[:port]` as browsers send it.
 pub(super) fn origins(list: Vec<String>) -> Result<Vec<String>, Refusal> {

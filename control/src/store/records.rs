@@ -57,20 +57,16 @@ pub(crate) fn json<T: Serialize>(value: &T) -> Result<Vec<u8>, EngineError> {
 
 /// Reads the whole catalogue, and makes the header of a new store. Blocks.
 pub(crate) fn load(engine: &dyn Engine, sealer: &Sealer) -> Result<Catalogue, LoadError> {
-    match engine.read(Table::Meta, HEADER)? {
-        Some(value) => {
-            let header: Header = serde_json::from_slice(&value).map_err(EngineError::from)?;
-            if header.format > FORMAT {
-                return Err(LoadError::Newer(header.format));
-            }
-            sealer.open(CANARY_PURPOSE, &header.canary).map_err(|_| LoadError::MasterKey)?;
+    if let Some(value) = engine.read(Table::Meta, HEADER)? {
+        let header: Header = serde_json::from_slice(&value).map_err(EngineError::from)?;
+        if header.format > FORMAT {
+            return Err(LoadError::Newer(header.format));
         }
-        None => {
-            let canary =
-                sealer.seal(CANARY_PURPOSE, b"hawser").map_err(|_| LoadError::MasterKey)?;
-            let header = json(&Header { format: FORMAT, canary })?;
-            engine.commit(&[Write::Put(Table::Meta, HEADER.to_vec(), header)])?;
-        }
+        sealer.open(CANARY_PURPOSE, &header.canary).map_err(|_| LoadError::MasterKey)?;
+    } else {
+        let canary = sealer.seal(CANARY_PURPOSE, b"hawser").map_err(|_| LoadError::MasterKey)?;
+        let header = json(&Header { format: FORMAT, canary })?;
+        engine.commit(&[Write::Put(Table::Meta, HEADER.to_vec(), header)])?;
     }
     let mut catalogue = Catalogue::default();
     each(engine, Table::App, |_, app: App| catalogue.apply(Change::PutApp(Box::new(app))))?;

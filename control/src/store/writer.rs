@@ -5,27 +5,22 @@
 use super::records::{self, AuditEntry, Binding};
 use super::{Engine, EngineError, StoreError, Table, Write};
 use crate::catalogue::edit::Edit;
-use crate::catalogue::{Catalogue, Counters};
+use crate::catalogue::{Catalogue, Change, Counters};
 use crate::clock::now_ms;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
-use hawser_proto::id::DeviceId;
 use hawser_proto::rpc::control as wire;
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, broadcast, oneshot};
+use std::sync::mpsc::Receiver;
+use std::time::Instant;
+use tokio::sync::{broadcast, oneshot};
 use tracing::error;
 
-/// Changes that may wait; the next one is answered [`StoreError::Full`].
-const QUEUE_MAX: usize = 1_024;
 /// Bindings that share one sync.
 const BINDINGS_PER_COMMIT: usize = 128;
-/// Reads at once; each holds a blocking thread.
-const READERS_MAX: usize = 32;
 
 /// Who makes a change, for the audit log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,20 +51,11 @@ pub(crate) enum Bound {
     Other,
 }
 
-/// Bounds of the store.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct StoreSettings {
-    /// Longest wait of a caller.
-    pub(crate) timeout: Duration,
-    /// Changes a watcher may be behind.
-    pub(crate) watch_backlog: usize,
-}
-
-/// Whether an edit was made.
-type Verdict = Result<(), Failure>;
+/// Whether what was asked for was done.
+pub(super) type Verdict = Result<(), Failure>;
 
 #[derive(Debug)]
-enum Failure {
+pub(super) enum Failure {
     Refused(Refusal),
     Store(StoreError),
 }
@@ -83,180 +69,21 @@ impl From<Failure> for Refusal {
     }
 }
 
-type Decide = Box<dyn FnOnce(&Catalogue, u64) -> Result<Option<Edit>, Refusal> + Send>;
+/// Decides what is to change, given the catalogue and the time. `None`: nothing.
+pub(super) type Decide = Box<dyn FnOnce(&Catalogue, u64) -> Result<Option<Edit>, Refusal> + Send>;
 
-enum Job {
+/// What the writer is asked to do; the answer goes to `done`.
+pub(super) enum Job {
     Edit { actor: Actor, decide: Decide, done: oneshot::Sender<Verdict> },
     Bind(BindJob),
     Write { batch: Vec<Write>, done: oneshot::Sender<Verdict> },
 }
 
-struct BindJob {
-    key: Vec<u8>,
-    device_key: [u8; 32],
-    done: oneshot::Sender<Result<Bound, StoreError>>,
-}
-
-/// The handle to everything durable. Cheap to clone; the writer ends when the last one is dropped.
-#[derive(Clone)]
-pub(crate) struct Store {
-    catalogue: Arc<RwLock<Catalogue>>,
-    updates: broadcast::Sender<Arc<wire::Update>>,
-    jobs: SyncSender<Job>,
-    engine: Arc<dyn Engine>,
-    readers: Arc<Semaphore>,
-    timeout: Duration,
-}
-
-impl fmt::Debug for Store {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Store")
-    }
-}
-
-impl Store {
-    /// Starts the writer thread on a loaded catalogue. Joining the handle after the last `Store` was
-    /// dropped waits until the engine is closed.
-    pub(crate) fn start(
-        engine: Arc<dyn Engine>,
-        catalogue: Catalogue,
-        settings: StoreSettings,
-        metrics: Metrics,
-    ) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
-        let (jobs, queue) = sync_channel(QUEUE_MAX);
-        let (updates, _) = broadcast::channel(settings.watch_backlog);
-        let catalogue = Arc::new(RwLock::new(catalogue));
-        let writer = Writer {
-            engine: engine.clone(),
-            catalogue: catalogue.clone(),
-            updates: updates.clone(),
-            metrics,
-        };
-        let thread = std::thread::Builder::new()
-            .name("control-writer".to_owned())
-            .spawn(move || writer.run(&queue))?;
-        let readers = Arc::new(Semaphore::new(READERS_MAX));
-        let timeout = settings.timeout;
-        Ok((Self { catalogue, updates, jobs, engine, readers, timeout }, thread))
-    }
-
-    /// Looks at the catalogue. Short and synchronous: the lock is held meanwhile.
-    pub(crate) fn look<T>(&self, look: impl FnOnce(&Catalogue) -> T) -> T {
-        look(&self.catalogue.read())
-    }
-
-    /// The catalogue as it is, and every update after it. A receiver that falls behind is told so.
-    pub(crate) fn watch(&self) -> (wire::Update, broadcast::Receiver<Arc<wire::Update>>) {
-        // The writer publishes under the write lock: nothing comes between snapshot and updates.
-        let catalogue = self.catalogue.read();
-        (catalogue.snapshot(), self.updates.subscribe())
-    }
-
-    /// Decides on the writer thread and makes the outcome durable. `decide` gets the time of the edit.
-    pub(crate) async fn edit<T: Send + 'static>(
-        &self,
-        actor: Actor,
-        decide: impl FnOnce(&Catalogue, u64) -> Result<(Edit, T), Refusal> + Send + 'static,
-    ) -> Result<T, Refusal> {
-        let (send, mut outcome) = oneshot::channel();
-        let decide = Box::new(move |catalogue: &Catalogue, now_ms: u64| {
-            let (edit, value) = decide(catalogue, now_ms)?;
-            let _ = send.send(value);
-            Ok(Some(edit))
-        });
-        let verdict = self.submit(|done| Job::Edit { actor, decide, done }).await?;
-        verdict?;
-        outcome.try_recv().map_err(|_| StoreError::Failed.into())
-    }
-
-    /// As [`Self::edit`], for control's own upkeep: there may be nothing to do. Says whether there was.
-    pub(crate) async fn upkeep(
-        &self,
-        decide: impl FnOnce(&Catalogue, u64) -> Result<Option<Edit>, Refusal> + Send + 'static,
-    ) -> Result<bool, Refusal> {
-        let (send, mut outcome) = oneshot::channel();
-        let decide = Box::new(move |catalogue: &Catalogue, now_ms: u64| {
-            let edit = decide(catalogue, now_ms)?;
-            let _ = send.send(edit.is_some());
-            Ok(edit)
-        });
-        let actor = Actor::Control;
-        let verdict = self.submit(|done| Job::Edit { actor, decide, done }).await?;
-        verdict?;
-        Ok(outcome.try_recv().unwrap_or(false))
-    }
-
-    /// Binds a device key durably, unless the device is bound already.
-    pub(crate) async fn bind(
-        &self,
-        serial: u64,
-        device: &DeviceId,
-        device_key: [u8; 32],
-    ) -> Result<Bound, StoreError> {
-        let key = records::binding_key(serial, device);
-        self.submit(|done| Job::Bind(BindJob { key, device_key, done })).await?
-    }
-
-    /// The device key a device is bound to.
-    pub(crate) async fn binding(
-        &self,
-        serial: u64,
-        device: &DeviceId,
-    ) -> Result<Option<Binding>, StoreError> {
-        let key = records::binding_key(serial, device);
-        self.read(move |engine| {
-            let value = engine.read(Table::Binding, &key)?;
-            Ok(value.map(|value| serde_json::from_slice(&value)).transpose()?)
-        })
-        .await
-    }
-
-    /// Writes that need no decision: cleaning up.
-    pub(crate) async fn write(&self, batch: Vec<Write>) -> Result<(), Refusal> {
-        Ok(self.submit(|done| Job::Write { batch, done }).await??)
-    }
-
-    /// Reads on a blocking thread.
-    pub(crate) async fn read<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&dyn Engine) -> Result<T, EngineError> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let permit = self.readers.clone().acquire_owned();
-        let work = async {
-            let permit = permit.await.map_err(|_| StoreError::Failed)?;
-            let engine = self.engine.clone();
-            let reading = tokio::task::spawn_blocking(move || {
-                let found = read(engine.as_ref());
-                drop(permit);
-                found
-            });
-            match reading.await {
-                Ok(Ok(found)) => Ok(found),
-                Ok(Err(failure)) => {
-                    error!(failure = &failure as &dyn std::error::Error, "store read failed");
-                    Err(StoreError::Failed)
-                }
-                Err(_) => Err(StoreError::Failed),
-            }
-        };
-        tokio::time::timeout(self.timeout, work).await.map_err(|_| StoreError::Late)?
-    }
-
-    async fn submit<T>(
-        &self,
-        job: impl FnOnce(oneshot::Sender<T>) -> Job,
-    ) -> Result<T, StoreError> {
-        let (done, answer) = oneshot::channel();
-        self.jobs.try_send(job(done)).map_err(|failure| match failure {
-            TrySendError::Full(_) => StoreError::Full,
-            TrySendError::Disconnected(_) => StoreError::Failed,
-        })?;
-        match tokio::time::timeout(self.timeout, answer).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) => Err(StoreError::Failed),
-            Err(_) => Err(StoreError::Late),
-        }
-    }
+/// A device key to bind, unless its device is bound already.
+pub(super) struct BindJob {
+    pub(super) key: Vec<u8>,
+    pub(super) device_key: [u8; 32],
+    pub(super) done: oneshot::Sender<Result<Bound, StoreError>>,
 }
 
 impl From<Failure> for StoreError {
@@ -268,15 +95,17 @@ impl From<Failure> for StoreError {
     }
 }
 
-struct Writer {
-    engine: Arc<dyn Engine>,
-    catalogue: Arc<RwLock<Catalogue>>,
-    updates: broadcast::Sender<Arc<wire::Update>>,
-    metrics: Metrics,
+/// What the thread holds. It alone writes to the engine and to the catalogue.
+pub(super) struct Writer {
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) catalogue: Arc<RwLock<Catalogue>>,
+    pub(super) updates: broadcast::Sender<Arc<wire::Update>>,
+    pub(super) metrics: Metrics,
 }
 
 impl Writer {
-    fn run(&self, queue: &Receiver<Job>) {
+    /// Works until every sender of the queue is gone.
+    pub(super) fn run(&self, queue: &Receiver<Job>) {
         let mut next = queue.recv().ok();
         while let Some(job) = next.take() {
             match job {
@@ -405,7 +234,7 @@ fn prepare(
     counters.revision += heard.len() as u64;
     counters.audit += 1;
     for change in &edit.changes {
-        if let crate::catalogue::Change::PutApp(app) = change {
+        if let Change::PutApp(app) = change {
             counters.serial = counters.serial.max(app.serial);
         }
     }

@@ -205,3 +205,17 @@ async fn more_requests_than_places_are_told_to_come_later() {
     server.get("/v1/apps").await.expect(200);
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_silent_connection_is_closed() {
+    let server =
+        Server::start_with(|config| config.http_header_timeout = Duration::from_millis(200)).await;
+    for bytes in [&b""[..], b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n"] {
+        let mut stream = TcpStream::connect(server.running.http_addr()).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut answer = Vec::new();
+        let closed = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+        closed.expect("the server closes").unwrap();
+    }
+    server.stop().await;
+}

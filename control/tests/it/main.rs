@@ -10,5 +10,6 @@ mod life;
 mod restart;
 mod schema;
 mod signing;
+mod sweep;
 mod tenancy;
 mod watch;

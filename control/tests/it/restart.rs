@@ -74,3 +74,74 @@ async fn another_master_key_and_a_busy_folder_are_refused() {
     let running = start(config(folder.path())).await.expect("the right one opens it");
     assert!(running.shutdown(PATIENCE).await);
 }
+
+/// Copies a folder while it is in use: what a `kill -9` at this moment would leave.
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// The journal files of a folder.
+fn journals(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|it| it == "jnl")).collect()
+}
+
+#[tokio::test]
+async fn a_process_that_was_killed_lost_nothing_it_had_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start_on(config(&folder.path().join("live"))).await;
+    for n in 0..20 {
+        server.app(&format!("app-{n}")).await;
+        let copied = folder.path().join(format!("copy-{n}"));
+        copy(&folder.path().join("live"), &copied);
+    }
+    server.stop().await;
+    for n in [0, 7, 19] {
+        let server = Server::start_on(config(&folder.path().join(format!("copy-{n}")))).await;
+        let apps = server.get("/v1/apps").await.expect(200);
+        assert_eq!(apps["items"].as_array().unwrap().len(), n + 1);
+        server.post("/v1/apps", json!({"app": "after"})).await.expect(201);
+        server.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_torn_tail_opens_by_itself_with_all_but_the_torn_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let live = folder.path().join("live");
+    let server = Server::start_on(config(&live)).await;
+    server.app("kept").await;
+    let journal = journals(&live).pop().expect("there is a journal");
+    let whole = |path: &std::path::Path| {
+        // Journals are allocated ahead: their end is where the last non-zero byte is.
+        let bytes = std::fs::read(path).unwrap();
+        bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1) as u64
+    };
+    let before = whole(&journal);
+    server.app("torn").await;
+    let after = whole(&journal);
+    assert!(after > before + 10);
+    for (n, cut) in [(after - before) / 2, after - before - 1, 1].into_iter().enumerate() {
+        let copied = folder.path().join(format!("torn-{n}"));
+        copy(&live, &copied);
+        let file = journals(&copied).pop().unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(file).unwrap();
+        file.set_len(after - cut).unwrap();
+        let server = Server::start_on(config(&copied)).await;
+        let apps = server.get("/v1/apps").await.expect(200);
+        assert_eq!(apps["items"].as_array().unwrap().len(), 1, "cut by {cut}");
+        assert_eq!(apps["items"][0]["app"], "kept");
+        server.app("torn").await;
+        server.stop().await;
+    }
+    server.stop().await;
+}

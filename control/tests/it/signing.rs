@@ -49,7 +49,7 @@ async fn a_rotated_key_is_published_first_and_signs_later() {
     server.report_node("n1").await;
     let old_token = token(&server).await;
     let old = kid(&old_token);
-    assert_eq!(published(&server).await, [old.clone()]);
+    assert_eq!(published(&server).await, [old.as_str()]);
 
     let rotated = server.call("POST", "/v1/signing-keys/rotate", ADMIN, None).await.expect(201);
     let new = rotated["kid"].as_str().unwrap().to_owned();

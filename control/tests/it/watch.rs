@@ -142,7 +142,7 @@ async fn the_internal_port_wants_the_cluster_secret() {
     let uri = format!("http://{}", server.running.internal_addr());
     for shown in [None, Some("Bearer wrong-secret"), Some(crate::harness::ADMIN), Some(CLUSTER)] {
         let mut client = ControlClient::new(channel(&uri).unwrap());
-        let request = |_: ()| {
+        let request = |(): ()| {
             let mut request = Request::new(wire::WatchRequest::default());
             if let Some(shown) = shown {
                 request.metadata_mut().insert("authorization", shown.parse().unwrap());

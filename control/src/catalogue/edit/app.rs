@@ -91,8 +91,10 @@ pub(crate) struct Made<T> {
 pub(crate) struct OpenAccess(pub(crate) bool);
 
 impl OpenAccess {
-    fn check(self, app: &App) -> Result<(), Refusal> {
-        if app.proofs.open && !self.0 {
+    /// Refuses to switch it on where it is not allowed. An app that has it on from before may still be
+    /// changed: its devices are refused at the door.
+    fn check(self, patch: &AppPatch) -> Result<(), Refusal> {
+        if patch.open == Some(true) && !self.0 {
             let detail = "open access is switched off on this server";
             return Err(Refusal::new(ErrorCode::Disabled, detail));
         }
@@ -126,8 +128,8 @@ pub(crate) fn create(
         client_secrets: Vec::new(),
         identity_keys: Vec::new(),
     };
+    open_access.check(&patch)?;
     patch.patch(&mut app)?;
-    open_access.check(&app)?;
     let owner = new_owner_key(now_ms);
     let (secret, text) = new_client_secret(sealer, app.serial, now_ms)?;
     app.owner_keys.push(owner.what.clone());
@@ -143,8 +145,8 @@ pub(crate) fn update(
     open_access: OpenAccess,
 ) -> Result<(Edit, App), Refusal> {
     let mut app = catalogue.require(name)?.app.as_ref().clone();
+    open_access.check(&patch)?;
     patch.patch(&mut app)?;
-    open_access.check(&app)?;
     let edit = Edit::new("app.update", vec![Change::PutApp(Box::new(app.clone()))]).of(name);
     Ok((edit, app))
 }

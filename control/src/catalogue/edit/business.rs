@@ -187,7 +187,7 @@ pub(crate) fn rotate_key(
         .iter_mut()
         .find(|key| key.id == key_id && key.is_live(now_ms))
         .ok_or_else(|| Refusal::not_found("key"))?;
-    let life_ms = old.expires_at_ms.map(|at| at - old.created_at_ms);
+    let life_ms = old.expires_at_ms.map(|at| at.saturating_sub(old.created_at_ms));
     let end = now_ms + overlap.as_millis() as u64;
     old.expires_at_ms = Some(old.expires_at_ms.map_or(end, |at| at.min(end)));
     let old = old.clone();

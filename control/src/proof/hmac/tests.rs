@@ -2,7 +2,7 @@ use super::*;
 use aws_lc_rs::hmac::sign;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 
-const WINDOW: Duration = Duration::from_secs(300);
+const WINDOW: Duration = Duration::from_mins(5);
 const NOW: u64 = 1_800_000_000;
 
 fn ids() -> (AppId, DeviceId) {
