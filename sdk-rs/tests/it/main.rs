@@ -1,0 +1,8 @@
+//! The client against a node and a control that these tests play themselves, over real sockets.
+#![allow(clippy::disallowed_methods, reason = "the peers of a test end with its runtime")]
+
+mod access;
+mod control;
+mod node;
+mod session;
+mod transports;
