@@ -222,8 +222,7 @@ impl Conn {
                 if let Some(dialled) = node.table.with(at, |connection| connection.dialled) {
                     node.metrics.sessions(&app, dialled).inc();
                 }
-                node.table.start_idle(at, idle_timeout);
-                node.table.write(at, &answer);
+                node.table.admit(at, &answer, idle_timeout);
                 self.stranger = None;
                 Event::Bound { frame_bytes_max }
             }

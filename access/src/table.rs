@@ -116,6 +116,8 @@ pub(crate) struct Connection {
     scheduled_ms: u32,
     /// To be closed once nothing is in flight.
     is_draining: bool,
+    /// LOGIN_OK was written: pushes may follow. A device drops what comes before it.
+    is_admitted: bool,
 }
 
 impl Connection {
@@ -143,6 +145,7 @@ impl Connection {
             deadline_ms: login_deadline_ms,
             scheduled_ms: login_deadline_ms,
             is_draining: false,
+            is_admitted: false,
         }
     }
 
@@ -189,7 +192,7 @@ impl Connection {
     }
 
     fn write(&mut self, frame: &FrameOut, keep: Keep, slow: SlowPolicy, now_ms: u32) -> Written {
-        if self.is_closing {
+        if self.is_closing || (keep == Keep::Droppable && !self.is_admitted) {
             return Written::Gone;
         }
         self.write_bytes(frame.bytes(self.form), keep, slow, now_ms)
@@ -553,14 +556,20 @@ impl Table {
         Ok(self.watch_if_queued(target.at, written))
     }
 
-    /// The login is done: from now on silence is what ends the connection.
-    pub(crate) fn start_idle(&self, at: SlotRef, idle_timeout: Duration) {
+    /// The login is done: LOGIN_OK leaves, then whatever is pushed. From now on silence is what ends
+    /// the connection.
+    pub(crate) fn admit(&self, at: SlotRef, answer: &NodeFrame, idle_timeout: Duration) {
+        let frame = FrameOut::from(answer);
         let now_ms = self.exact_ms();
         let idle_ms = idle_timeout.as_millis() as u32;
-        self.with(at, |connection| {
+        let written = self.with(at, |connection| {
             connection.heard_ms = now_ms;
             connection.deadline_ms = idle_ms;
+            let written = connection.write(&frame, Keep::Always, SlowPolicy::DropNewest, now_ms);
+            connection.is_admitted = true;
+            written
         });
+        self.watch_if_queued(at, written.unwrap_or(Written::Gone));
         self.look_by(at, now_ms.saturating_add(idle_ms));
     }
 
@@ -724,3 +733,6 @@ impl Linger {
         Self { is_finished: false, patience_bytes: 4 * 1024 * 1024 }
     }
 }
+
+#[cfg(test)]
+mod tests;
