@@ -4,6 +4,7 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 #![allow(clippy::disallowed_methods, reason = "tests own their tasks through the runtime")]
 
+mod churn;
 mod fakes;
 mod house;
 

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -74,8 +74,10 @@ pub struct Router {
     answers_groups: Mutex<bool>,
     epoch: AtomicU64,
     calls: AtomicU64,
-    /// Told of each granted route; words are not kept then.
+    /// Told of each granted route; words and reports are not kept then.
     on_route: Option<OnRoute>,
+    /// Delivery reports heard.
+    pub reported: watch::Sender<u64>,
 }
 
 impl Router {
@@ -93,6 +95,7 @@ impl Router {
             epoch: AtomicU64::new(1_000),
             calls: AtomicU64::new(1),
             on_route,
+            reported: watch::Sender::new(0),
         });
         let service =
             NodeServer::with_interceptor(Service(router.clone()), RequireBearer(secret()));
@@ -384,6 +387,7 @@ impl node_server::Node for Service {
             let boot = first.hello.expect("Hello comes first").boot;
             router.state.lock().streams.entry(boot).or_default().1 = Some(tell.clone());
             while let Ok(Some(message)) = inbound.message().await {
+                router.reported.send_modify(|count| *count += message.reports.len() as u64);
                 if router.on_route.is_none() {
                     router.state.lock().reports.extend(message.reports);
                 }
