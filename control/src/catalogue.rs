@@ -110,7 +110,7 @@ impl Catalogue {
         match change {
             Change::PutApp(app) => {
                 let before = self.tenants.get(&app.name).map(|tenant| tenant.app.wire());
-                change::put_if_new(before, app.wire())
+                change::put_if_new(before.as_ref(), app.wire())
             }
             Change::RemoveApp(name) => {
                 let Some(tenant) = self.tenants.get(name) else { return Vec::new() };

@@ -1,5 +1,6 @@
 //! The public HTTP API. Every route is registered together with its description, so that the OpenAPI
 //! document and what is served cannot drift apart; every error is a problem document.
+#![allow(clippy::struct_field_names, reason = "fields are named as they stand in the bodies")]
 
 mod access;
 mod app;

@@ -56,6 +56,7 @@ impl Default for Settings {
 
 /// What the app may use up; set by the operator alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::struct_field_names, reason = "each is a most, and says so")]
 pub(crate) struct Quotas {
     pub(crate) businesses_max: u32,
     /// Live keys of one business.

@@ -110,7 +110,7 @@ impl Business {
 
     /// What watchers hear when this takes the place of `before`: keys that are gone first.
     pub(super) fn heard_after(&self, before: Option<&Self>) -> Vec<wire::Change> {
-        let mut heard = change::put_if_new(before.map(Self::wire), self.wire());
+        let mut heard = change::put_if_new(before.map(Self::wire).as_ref(), self.wire());
         let old_keys = before.map_or(&[][..], |before| &before.keys);
         let is_gone = |key: &&BusinessKey| !self.keys.iter().any(|it| it.sha256 == key.sha256);
         heard.extend(old_keys.iter().filter(is_gone).map(|key| change::removed(key.wire(self))));

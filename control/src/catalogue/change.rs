@@ -29,8 +29,8 @@ pub(super) fn put(entity: Entity) -> wire::Change {
 }
 
 /// Nothing, when watchers would see no difference.
-pub(super) fn put_if_new(before: Option<Entity>, after: Entity) -> Vec<wire::Change> {
-    if before.as_ref() == Some(&after) { Vec::new() } else { vec![put(after)] }
+pub(super) fn put_if_new(before: Option<&Entity>, after: Entity) -> Vec<wire::Change> {
+    if before == Some(&after) { Vec::new() } else { vec![put(after)] }
 }
 
 /// What watchers hear when this entity is gone.

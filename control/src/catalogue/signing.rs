@@ -28,8 +28,8 @@ impl SigningKey {
         let document = pair.to_pkcs8v1().map_err(|_| SealError)?;
         let mut public_key = [0; 32];
         public_key.copy_from_slice(pair.public_key().as_ref());
-        let sealed = sealer.seal(&purpose(&kid), document.as_ref())?;
-        Ok(Self { kid, public_key, sealed, active_from_ms, verify_until_ms: None })
+        let private = sealer.seal(&purpose(&kid), document.as_ref())?;
+        Ok(Self { kid, public_key, sealed: private, active_from_ms, verify_until_ms: None })
     }
 
     pub(crate) fn verifies(&self, now_ms: u64) -> bool {

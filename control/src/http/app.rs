@@ -200,12 +200,12 @@ pub(super) async fn create(
     let made = shared.store.edit(Actor::Admin, move |catalogue, now_ms| {
         edit::create(catalogue, &sealer, &name, patch, open_access, now_ms)
     });
-    let (app, owner) = made.await?;
+    let edit::NewApp { app, owner, client_secret } = made.await?;
     let created = CreatedApp {
-        app: App::from(&app.what),
+        app: App::from(&app),
         owner_key_id: owner.what.id,
         owner_key: owner.text.as_str().to_owned(),
-        client_secret: app.text.as_str().to_owned(),
+        client_secret: client_secret.as_str().to_owned(),
     };
     Ok((StatusCode::CREATED, Json(created)))
 }

@@ -106,8 +106,8 @@ pub(super) async fn set(
             let material = match (alg, parsed) {
                 (IdentityAlg::Hs256, ParsedKey::Hmac(bytes)) => {
                     let purpose = KeyMaterial::purpose(serial, &kid);
-                    let sealed = sealer.seal(&purpose, &bytes);
-                    KeyMaterial::Hs256(sealed.map_err(|_| Refusal::internal())?)
+                    let kept = sealer.seal(&purpose, &bytes);
+                    KeyMaterial::Hs256(kept.map_err(|_| Refusal::internal())?)
                 }
                 (IdentityAlg::Rs256, ParsedKey::Public(pem)) => KeyMaterial::Rs256(pem),
                 (IdentityAlg::Es256, ParsedKey::Public(pem)) => KeyMaterial::Es256(pem),

@@ -22,6 +22,7 @@ pub(crate) mod optional {
     use std::fmt::Display;
     use std::str::FromStr;
 
+    #[allow(clippy::ref_option, reason = "serde calls it so")]
     pub(crate) fn serialize<T: Display, S: Serializer>(
         id: &Option<T>,
         out: S,

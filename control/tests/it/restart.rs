@@ -101,11 +101,13 @@ async fn a_process_that_was_killed_lost_nothing_it_had_answered() {
     let server = Server::start_on(config(&folder.path().join("live"))).await;
     for n in 0..20 {
         server.app(&format!("app-{n}")).await;
-        let copied = folder.path().join(format!("copy-{n}"));
-        copy(&folder.path().join("live"), &copied);
+        if [0, 19].contains(&n) {
+            let copied = folder.path().join(format!("copy-{n}"));
+            copy(&folder.path().join("live"), &copied);
+        }
     }
     server.stop().await;
-    for n in [0, 7, 19] {
+    for n in [0, 19] {
         let server = Server::start_on(config(&folder.path().join(format!("copy-{n}")))).await;
         let apps = server.get("/v1/apps").await.expect(200);
         assert_eq!(apps["items"].as_array().unwrap().len(), n + 1);

@@ -102,6 +102,14 @@ impl OpenAccess {
     }
 }
 
+/// A new app, and what is shown once.
+#[derive(Debug)]
+pub(crate) struct NewApp {
+    pub(crate) app: App,
+    pub(crate) owner: Made<OwnerKey>,
+    pub(crate) client_secret: Zeroizing<String>,
+}
+
 /// A new app with an owner key and a client secret.
 pub(crate) fn create(
     catalogue: &Catalogue,
@@ -110,7 +118,7 @@ pub(crate) fn create(
     patch: AppPatch,
     open_access: OpenAccess,
     now_ms: u64,
-) -> Result<(Edit, (Made<App>, Made<OwnerKey>)), Refusal> {
+) -> Result<(Edit, NewApp), Refusal> {
     if catalogue.tenant(name).is_some() {
         return Err(Refusal::new(ErrorCode::AlreadyExists, "an app of this name exists"));
     }
@@ -131,11 +139,11 @@ pub(crate) fn create(
     open_access.check(&patch)?;
     patch.patch(&mut app)?;
     let owner = new_owner_key(now_ms);
-    let (secret, text) = new_client_secret(sealer, app.serial, now_ms)?;
+    let (secret, client_secret) = new_client_secret(sealer, app.serial, now_ms)?;
     app.owner_keys.push(owner.what.clone());
     app.client_secrets.push(secret);
     let edit = Edit::new("app.create", vec![Change::PutApp(Box::new(app.clone()))]).of(name);
-    Ok((edit, (Made { what: app, text }, owner)))
+    Ok((edit, NewApp { app, owner, client_secret }))
 }
 
 pub(crate) fn update(
@@ -180,10 +188,10 @@ fn new_client_secret(
 ) -> Result<(ClientSecret, Zeroizing<String>), Refusal> {
     let text = key::new_text(KeyKind::Client);
     let id = key::new_id();
-    let sealed = sealer
+    let kept = sealer
         .seal(&ClientSecret::purpose(serial, &id), text.as_bytes())
         .map_err(|_| Refusal::internal())?;
-    Ok((ClientSecret { id, sealed, created_at_ms: now_ms, expires_at_ms: None }, text))
+    Ok((ClientSecret { id, sealed: kept, created_at_ms: now_ms, expires_at_ms: None }, text))
 }
 
 pub(crate) fn add_owner_key(

@@ -28,9 +28,9 @@ fn pairs() -> Vec<(KeyAlg, Algorithm, EncodingKey, String)> {
         STANDARD.encode(rsa_der.as_ref())
     );
     let ec = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
-    let ec_der = ec.to_pkcs8v1().unwrap();
+    let p256_document = ec.to_pkcs8v1().unwrap();
     let ed = Ed25519KeyPair::generate().unwrap();
-    let ed_der = ed.to_pkcs8v1().unwrap();
+    let ed25519_document = ed.to_pkcs8v1().unwrap();
     vec![
         (
             KeyAlg::Hs256,
@@ -47,13 +47,13 @@ fn pairs() -> Vec<(KeyAlg, Algorithm, EncodingKey, String)> {
         (
             KeyAlg::Es256,
             Algorithm::ES256,
-            EncodingKey::from_ec_der(ec_der.as_ref()),
+            EncodingKey::from_ec_der(p256_document.as_ref()),
             public(ec.public_key()),
         ),
         (
             KeyAlg::EdDsa,
             Algorithm::EdDSA,
-            EncodingKey::from_ed_der(ed_der.as_ref()),
+            EncodingKey::from_ed_der(ed25519_document.as_ref()),
             public(ed.public_key()),
         ),
     ]

@@ -7,18 +7,33 @@ use crate::seal::Sealer;
 use crate::store::Pair;
 use hawser_proto::code::ErrorCode;
 use hawser_proto::id::AppId;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Table and key.
+type Key = (u8, Vec<u8>);
 
 /// An engine in memory that does as it is told.
 #[derive(Default)]
 struct Told {
-    records: Mutex<BTreeMap<(u8, Vec<u8>), Vec<u8>>>,
+    records: Mutex<BTreeMap<Key, Vec<u8>>>,
     fails: Mutex<bool>,
-    /// Commits wait while it is held.
-    stalls: Mutex<()>,
+    /// Commits wait while it is set.
+    stalls: Mutex<bool>,
+    goes_on: Condvar,
     commits: AtomicUsize,
+}
+
+impl Told {
+    fn stall(&self) {
+        *self.stalls.lock() = true;
+    }
+
+    fn go_on(&self) {
+        *self.stalls.lock() = false;
+        self.goes_on.notify_all();
+    }
 }
 
 impl Engine for Told {
@@ -42,7 +57,7 @@ impl Engine for Told {
     }
 
     fn commit(&self, batch: &[Write]) -> Result<(), EngineError> {
-        let _stalled = self.stalls.lock();
+        self.goes_on.wait_while(&mut self.stalls.lock(), |stalls| *stalls);
         self.commits.fetch_add(1, Ordering::SeqCst);
         if *self.fails.lock() {
             return Err(EngineError::Engine("the disk is full".into()));
@@ -114,12 +129,12 @@ async fn a_failed_commit_changes_nothing_and_is_not_told_to_watchers() {
 #[tokio::test]
 async fn a_stalled_disk_is_answered_in_time_and_a_given_up_change_is_not_made() {
     let world = world();
-    let stall = world.engine.stalls.lock();
+    world.engine.stall();
     // The first one is in the engine when its caller gives up; the second one still waits.
     let (first, second) = tokio::join!(world.create("a"), world.create("b"));
     assert_eq!(first.unwrap_err().code, ErrorCode::DeadlineExceeded);
     assert_eq!(second.unwrap_err().code, ErrorCode::DeadlineExceeded);
-    drop(stall);
+    world.engine.go_on();
     world.create("c").await.unwrap();
     assert!(world.has("c") && !world.has("b"));
 }
@@ -127,7 +142,7 @@ async fn a_stalled_disk_is_answered_in_time_and_a_given_up_change_is_not_made() 
 #[tokio::test]
 async fn a_full_queue_is_answered_at_once() {
     let world = world();
-    let stall = world.engine.stalls.lock();
+    world.engine.stall();
     let jobs = (0..QUEUE_MAX + 2).map(|n| {
         let name = format!("a{n}");
         let world = &world;
@@ -138,7 +153,7 @@ async fn a_full_queue_is_answered_at_once() {
         |code| answers.iter().filter(|it| it.as_ref().is_err_and(|it| it.code == code)).count();
     assert!(count(ErrorCode::Overloaded) >= 1);
     assert_eq!(count(ErrorCode::Overloaded) + count(ErrorCode::DeadlineExceeded), answers.len());
-    drop(stall);
+    world.engine.go_on();
 }
 
 #[tokio::test]
@@ -150,11 +165,11 @@ async fn a_crowd_of_bindings_shares_syncs_and_the_first_key_stays() {
         let store = world.store.clone();
         async move { store.bind(1, &name, [n; 32]).await.unwrap() }
     });
-    let stall = world.engine.stalls.lock();
+    world.engine.stall();
     let mut all = std::pin::pin!(futures_util::future::join_all(binds));
     // Every bind is queued before the first commit can end.
     assert!(futures_util::poll!(all.as_mut()).is_pending());
-    drop(stall);
+    world.engine.go_on();
     let bound = all.await;
     for pair in bound.chunks(2) {
         assert_eq!(pair, [Bound::Same, Bound::Other]);
