@@ -1,0 +1,136 @@
+//! A router with a control and a business, ready to be called.
+
+pub mod control;
+pub mod node;
+
+use control::{FakeControl, KEY_BYTES};
+use hawser_chassis::secret::Secret;
+use hawser_proto::rpc::push::push_client::PushClient;
+use hawser_proto::rpc::push::{
+    BatchUnicastRequest, CreateGroupRequest, Message, MulticastRequest, UnicastRequest,
+};
+use hawser_router::{Config, Listeners, Running, start};
+use std::path::Path;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tonic::Request;
+use tonic::transport::Channel;
+
+pub const SECRET: &str = "the secret of the cluster";
+/// Long enough for a slow machine, short enough for a test that waits for it.
+pub const LEASE: Duration = Duration::from_millis(1_500);
+pub const CALL_TIMEOUT: Duration = Duration::from_millis(400);
+/// An end for every wait of a test.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub type Client = PushClient<Channel>;
+
+pub struct House {
+    pub control: FakeControl,
+    pub router: Running,
+    folder: TempDir,
+}
+
+impl House {
+    /// A router that knows the catalogue of [`FakeControl`].
+    pub async fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let control = FakeControl::start().await;
+        let router = router(&control, folder.path()).await;
+        Self { control, router, folder }
+    }
+
+    /// Ends the router in good order and starts another on the same store.
+    pub async fn restart(self) -> Self {
+        let Self { control, router, folder } = self;
+        assert!(router.shutdown(PATIENCE).await, "everything ended in time");
+        let router = self::router(&control, folder.path()).await;
+        Self { control, router, folder }
+    }
+
+    pub fn internal(&self) -> String {
+        format!("http://{}", self.router.internal_addr())
+    }
+
+    pub async fn client(&self) -> Client {
+        let uri = format!("http://{}", self.router.push_addr());
+        PushClient::connect(uri).await.expect("the push API listens")
+    }
+}
+
+async fn router(control: &FakeControl, folder: &Path) -> Running {
+    let listen = || async { TcpListener::bind("127.0.0.1:0").await.expect("a free port") };
+    let listeners = Listeners { push: listen().await, internal: listen().await };
+    let secret = Secret::new(SECRET);
+    let mut config = Config::new("router-1", folder.to_owned(), &control.uri(), secret);
+    config.node_lease = LEASE;
+    config.call_timeout = CALL_TIMEOUT;
+    config.broadcast_patience = Duration::from_millis(1_500);
+    let registry = prometheus::Registry::new();
+    let router = start(config, listeners, &registry).await.expect("the router starts");
+    within(router.catalogue(1)).await;
+    router
+}
+
+/// Waits, but not for ever.
+pub async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("it came in time")
+}
+
+/// Asks again until the answer is the one that must come.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(mut ask: impl FnMut() -> F) -> T {
+    let asking = async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within(asking).await
+}
+
+/// The key of a business of the fake catalogue.
+pub fn key_text(name: &str) -> String {
+    let filler = "x".repeat(KEY_BYTES - name.len());
+    format!("hbk_{name}{filler}")
+}
+
+/// A call with the key of `name`.
+pub fn by<T>(name: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let value = format!("Bearer {}", key_text(name)).parse().expect("a header value");
+    request.metadata_mut().insert("authorization", value);
+    request
+}
+
+pub fn say(text: &str) -> Option<Message> {
+    Some(Message { body: text.as_bytes().to_vec().into(), ..Default::default() })
+}
+
+pub fn to_one(device: &str) -> UnicastRequest {
+    UnicastRequest { device: device.to_owned(), message: say("hello"), ..Default::default() }
+}
+
+pub fn to_many(devices: &[&str]) -> BatchUnicastRequest {
+    let devices = devices.iter().map(|&device| device.to_owned()).collect();
+    BatchUnicastRequest { message: say("hello"), devices, ..Default::default() }
+}
+
+pub fn to_group(group: &str) -> MulticastRequest {
+    MulticastRequest { group: group.to_owned(), message: say("hello"), ..Default::default() }
+}
+
+pub async fn create_group(client: &mut Client, business: &str, group: &str) {
+    let request = CreateGroupRequest { group: group.to_owned() };
+    client.create_group(by(business, request)).await.expect("a new group");
+}
+
+/// The published code of a refusal.
+#[track_caller]
+pub fn code<T: std::fmt::Debug>(refused: Result<T, tonic::Status>) -> String {
+    let status = refused.expect_err("a refusal");
+    let code = status.metadata().get("hawser-code");
+    code.unwrap_or_else(|| panic!("no published code in {status:?}")).to_str().unwrap().to_owned()
+}
