@@ -26,7 +26,7 @@ mod sweep;
 pub use config::{Backoff, Config, MasterKey, TOKEN_TTL_MAX};
 
 use hawser_chassis::grpc::RequireBearer;
-use hawser_chassis::shutdown::Tasks;
+use hawser_chassis::shutdown::{Tasks, served};
 use hawser_proto::rpc::control::control_server::ControlServer;
 use metrics::Metrics;
 use parking_lot::Mutex;
@@ -44,6 +44,9 @@ use tracing::{error, info};
 
 /// A message on the internal port; reports and refreshes are small.
 const INTERNAL_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// Calls in work may finish after the stop; a peer that connected and fell silent holds nobody up.
+const STOP_GRACE: Duration = Duration::from_secs(3);
 
 /// The sockets control serves.
 #[derive(Debug)]
@@ -116,10 +119,11 @@ impl Running {
     pub async fn shutdown(self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         let ended = self.tasks.shutdown(patience).await;
-        drop(self.shared);
-        // The writer ends with the last holder of the store.
-        let writer = self.writer;
-        let joined = tokio::task::spawn_blocking(move || writer.join().is_ok());
+        let (store, writer) = (self.shared.store.clone(), self.writer);
+        let joined = tokio::task::spawn_blocking(move || {
+            store.close();
+            writer.join().is_ok()
+        });
         let left =
             deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
         let closed = matches!(tokio::time::timeout(left, joined).await, Ok(Ok(true)));
@@ -203,8 +207,8 @@ async fn serve_internal(shared: Arc<Shared>, listener: TcpListener) {
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = hawser_chassis::grpc::server()
         .add_service(service)
-        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
-    if let Err(failure) = serving.await {
+        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+    if let Some(Err(failure)) = served(serving, stop, STOP_GRACE).await {
         error!(failure = &failure as &dyn std::error::Error, "the internal port failed");
     }
 }

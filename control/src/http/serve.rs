@@ -2,6 +2,7 @@
 //! shutdown. HTTP/1.1 only: its one deadline covers a silent connection from its first moment.
 
 use super::service;
+use crate::STOP_GRACE;
 use crate::shared::Shared;
 use hyper::server::conn::http1::Builder;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -72,7 +73,11 @@ async fn connection(shared: &Shared, builder: &Builder, app: axum::Router, strea
         () = enough => {
             // Lets the request in work finish, and takes no other.
             serving.as_mut().graceful_shutdown();
-            let patience = shared.config.http_request_timeout;
+            let patience = if stop.is_cancelled() {
+                shared.config.http_request_timeout.min(STOP_GRACE)
+            } else {
+                shared.config.http_request_timeout
+            };
             tokio::time::timeout(patience, serving).await.unwrap_or(Ok(()))
         }
     };

@@ -12,8 +12,8 @@ use hawser_proto::id::DeviceId;
 use hawser_proto::rpc::control as wire;
 use parking_lot::RwLock;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{Semaphore, broadcast, oneshot};
 use tracing::error;
@@ -32,13 +32,14 @@ pub(crate) struct StoreSettings {
     pub(crate) watch_backlog: usize,
 }
 
-/// The handle to everything durable. Cheap to clone; the writer ends when the last one is dropped.
+/// The handle to everything durable. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Store {
     catalogue: Arc<RwLock<Catalogue>>,
     updates: broadcast::Sender<Arc<wire::Update>>,
     jobs: SyncSender<Job>,
-    engine: Arc<dyn Engine>,
+    /// Open for as long as the writer works.
+    engine: Weak<dyn Engine>,
     readers: Arc<Semaphore>,
     timeout: Duration,
 }
@@ -50,8 +51,8 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Starts the writer thread on a loaded catalogue. Joining the handle after the last `Store` was
-    /// dropped waits until the engine is closed.
+    /// Starts the writer thread on a loaded catalogue. It ends after [`Store::close`], or when the last
+    /// `Store` is dropped; joining it then waits until the engine is closed.
     pub(crate) fn start(
         engine: Arc<dyn Engine>,
         catalogue: Catalogue,
@@ -61,18 +62,21 @@ impl Store {
         let (jobs, queue) = sync_channel(QUEUE_MAX);
         let (updates, _) = broadcast::channel(settings.watch_backlog);
         let catalogue = Arc::new(RwLock::new(catalogue));
-        let writer = Writer {
-            engine: engine.clone(),
-            catalogue: catalogue.clone(),
-            updates: updates.clone(),
-            metrics,
-        };
+        let weak = Arc::downgrade(&engine);
+        let writer =
+            Writer { engine, catalogue: catalogue.clone(), updates: updates.clone(), metrics };
         let thread = std::thread::Builder::new()
             .name("control-writer".to_owned())
             .spawn(move || writer.run(&queue))?;
         let readers = Arc::new(Semaphore::new(READERS_MAX));
         let timeout = settings.timeout;
-        Ok((Self { catalogue, updates, jobs, engine, readers, timeout }, thread))
+        Ok((Self { catalogue, updates, jobs, engine: weak, readers, timeout }, thread))
+    }
+
+    /// Lets the writer finish what is queued and close the engine. Blocks while the queue is full.
+    pub(crate) fn close(&self) {
+        // An error means that it has ended already.
+        let _ = self.jobs.send(Job::Close);
     }
 
     /// Looks at the catalogue. Short and synchronous: the lock is held meanwhile.
@@ -159,7 +163,7 @@ impl Store {
         let permit = self.readers.clone().acquire_owned();
         let work = async {
             let permit = permit.await.map_err(|_| StoreError::Failed)?;
-            let engine = self.engine.clone();
+            let engine = self.engine.upgrade().ok_or(StoreError::Failed)?;
             let reading = tokio::task::spawn_blocking(move || {
                 let found = read(engine.as_ref());
                 drop(permit);

@@ -74,9 +74,18 @@ pub(super) type Decide = Box<dyn FnOnce(&Catalogue, u64) -> Result<Option<Edit>,
 
 /// What the writer is asked to do; the answer goes to `done`.
 pub(super) enum Job {
-    Edit { actor: Actor, decide: Decide, done: oneshot::Sender<Verdict> },
+    Edit {
+        actor: Actor,
+        decide: Decide,
+        done: oneshot::Sender<Verdict>,
+    },
     Bind(BindJob),
-    Write { batch: Vec<Write>, done: oneshot::Sender<Verdict> },
+    Write {
+        batch: Vec<Write>,
+        done: oneshot::Sender<Verdict>,
+    },
+    /// The last one; what comes after it is answered as failed.
+    Close,
 }
 
 /// A device key to bind, unless its device is bound already.
@@ -95,7 +104,7 @@ impl From<Failure> for StoreError {
     }
 }
 
-/// What the thread holds. It alone writes to the engine and to the catalogue.
+/// What the thread holds. It alone writes to the engine and to the catalogue, and keeps the engine open.
 pub(super) struct Writer {
     pub(super) engine: Arc<dyn Engine>,
     pub(super) catalogue: Arc<RwLock<Catalogue>>,
@@ -104,11 +113,12 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Works until every sender of the queue is gone.
+    /// Works until it is told to close, or every sender of the queue is gone. Then the engine closes.
     pub(super) fn run(&self, queue: &Receiver<Job>) {
         let mut next = queue.recv().ok();
         while let Some(job) = next.take() {
             match job {
+                Job::Close => return,
                 // A caller that gave up must not have its change made much later.
                 Job::Edit { done, .. } if done.is_closed() => {}
                 Job::Edit { actor, decide, done } => {

@@ -147,3 +147,28 @@ async fn a_torn_tail_opens_by_itself_with_all_but_the_torn_change() {
     }
     server.stop().await;
 }
+
+#[tokio::test]
+async fn silent_peers_hold_up_neither_the_end_nor_the_next_start() {
+    use tokio::io::AsyncWriteExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start_on(config(folder.path())).await;
+    let (http, internal) = (server.running.http_addr(), server.running.internal_addr());
+    let mut peers = Vec::new();
+    for (address, said) in
+        [(http, ""), (http, "POST /v1/ap"), (internal, ""), (internal, "PRI * HTTP/2.0")]
+    {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(said.as_bytes()).await.unwrap();
+        peers.push(stream);
+    }
+    // Calls over the same ports: what connected before them was accepted.
+    server.app("demo").await;
+    server.report_node("n1").await;
+    server.stop().await;
+
+    let server = Server::start_on(config(folder.path())).await;
+    server.get("/v1/apps/demo").await.expect(200);
+    drop(peers);
+    server.stop().await;
+}

@@ -195,3 +195,18 @@ async fn what_is_loaded_is_what_was_kept() {
     let refused = records::load(world.engine.as_ref(), &other).unwrap_err();
     assert!(matches!(refused, records::LoadError::MasterKey));
 }
+
+#[tokio::test]
+async fn a_closed_store_refuses_and_lets_go_of_its_engine() {
+    let world = world();
+    world.create("a").await.unwrap();
+    world.store.close();
+    assert_eq!(world.create("b").await.unwrap_err().code, ErrorCode::Unavailable);
+    let World { engine, store, .. } = world;
+    drop(engine);
+    // The writer drops the last holder a moment after it answered nothing more.
+    while store.engine.strong_count() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(store.binding(1, &device("d")).await, Err(StoreError::Failed));
+}
