@@ -23,7 +23,7 @@ use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tracing::debug;
 
 /// Bytes taken from a link at once. One buffer per thread, lent only while bytes are in flight.
@@ -50,8 +50,9 @@ pub(crate) async fn run(node: Arc<Node>, arrival: Arrival, reader: Reader) {
     let Arrival { link, form, dialled, remote, origin, accepted, place } = arrival;
     let now = node.table.exact_ms();
     let whole = node.config.login_timeout.saturating_sub(accepted.elapsed());
-    let patience = whole.min(node.config.first_frame_timeout);
-    let deadline_ms = now.saturating_add(patience.as_millis() as u32);
+    let after = |patience: Duration| now.saturating_add(patience.as_millis() as u32);
+    let deadline_ms = after(whole.min(node.config.first_frame_timeout));
+    let login_by_ms = after(whole);
     let connection = Connection::new(link, form, dialled, remote, deadline_ms);
     let Some(at) = node.table.insert(connection) else {
         node.metrics.refused_connections.with_label_values(&["full"]).inc();
@@ -62,7 +63,7 @@ pub(crate) async fn run(node: Arc<Node>, arrival: Arrival, reader: Reader) {
         slot: SlotGuard { node, at },
         reader,
         session: Session::new(),
-        stranger: Some(Box::new(Stranger { origin, _place: place })),
+        stranger: Some(Box::new(Stranger { origin, login_by_ms, _place: place })),
     };
     let cause = conn.live().await;
     conn.slot.node.metrics.close(cause);
@@ -116,6 +117,8 @@ impl Drop for SlotGuard {
 /// What is only there before the login.
 struct Stranger {
     origin: Option<String>,
+    /// Wheel time (ms) when LOGIN_OK must be out, however fast LOGIN came in.
+    login_by_ms: u32,
     _place: Unauthenticated,
 }
 
@@ -216,7 +219,11 @@ impl Conn {
 
     async fn authenticate(&mut self, asked: params::Login) -> Event {
         let (node, at) = (&self.slot.node, self.slot.at);
-        let origin = self.stranger.as_ref().and_then(|stranger| stranger.origin.as_deref());
+        let stranger = self.stranger.as_ref();
+        let origin = stranger.and_then(|stranger| stranger.origin.as_deref());
+        if let Some(stranger) = stranger {
+            node.table.extend_login(at, stranger.login_by_ms);
+        }
         match login::login(node, at, asked, origin).await {
             Ok(Admitted { answer, app, idle_timeout, frame_bytes_max }) => {
                 if let Some(dialled) = node.table.with(at, |connection| connection.dialled) {

@@ -181,10 +181,11 @@ impl Lane {
     async fn turn_wheel(&mut self) {
         let now_ms = self.node.table.tick();
         let tick_ms = self.node.config.wheel_tick.as_millis().max(1) as u64;
+        let horizon_ms = now_ms.saturating_add(tick_ms as u32 * (wheel::BUCKETS as u32 - 2));
         for (at, due_ms) in self.node.table.take_watched(self.index) {
+            let due_ms = self.node.table.plan_within(at, due_ms, horizon_ms);
             self.wheel.insert(at, u64::from(due_ms).div_ceil(tick_ms));
         }
-        let horizon_ms = now_ms.saturating_add(tick_ms as u32 * (wheel::BUCKETS as u32 - 2));
         let mut due = std::mem::take(&mut self.due);
         self.wheel.advance(u64::from(now_ms) / tick_ms, &mut due);
         for (n, at) in due.drain(..).enumerate() {

@@ -115,7 +115,8 @@ impl Session {
                 };
                 self.close_by(Input::Ordered(code), &reason)
             }
-            Event::Goodbye => plain(self.state.on(Input::Bye), ""),
+            // Fine in every state, as the end of a TCP stream is.
+            Event::Goodbye => plain(self.state.on(Input::Ordered(CloseCode::Goodbye)), ""),
             Event::Ended => plain(self.state.on(Input::Ended), ""),
         }
     }

@@ -556,6 +556,11 @@ impl Table {
         Ok(self.watch_if_queued(target.at, written))
     }
 
+    /// The whole LOGIN is there, so the deadline of the first frame no longer counts.
+    pub(crate) fn extend_login(&self, at: SlotRef, login_by_ms: u32) {
+        self.with(at, |connection| connection.deadline_ms = login_by_ms);
+    }
+
     /// The login is done: LOGIN_OK leaves, then whatever is pushed. From now on silence is what ends
     /// the connection.
     pub(crate) fn admit(&self, at: SlotRef, answer: &NodeFrame, idle_timeout: Duration) {
@@ -583,6 +588,15 @@ impl Table {
     /// Asks the slot's lane to look at this connection's deadlines.
     fn watch(&self, at: SlotRef, due_ms: u32) {
         self.watched[self.lane_of(at.slot)].lock().push((at, due_ms));
+    }
+
+    /// Plans a look at `due_ms` for no later than `horizon_ms`, the latest time an entry of the wheel
+    /// can stand for. Returns when it is.
+    pub(crate) fn plan_within(&self, at: SlotRef, due_ms: u32, horizon_ms: u32) -> u32 {
+        if due_ms > horizon_ms {
+            self.with(at, |connection| connection.schedule(horizon_ms));
+        }
+        due_ms.min(horizon_ms)
     }
 
     /// Takes what [`Table::watch`] gathered for a lane: connections, and when to look at them.

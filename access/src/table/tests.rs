@@ -140,3 +140,100 @@ fn a_push_that_names_anything_else_is_refused_for_that_reason() {
     place.table.remove(place.at).unwrap();
     assert_eq!(place.push(good), Err(StaleReason::Generation), "the slot was freed");
 }
+
+impl Place {
+    fn check(&self, now_ms: u32) -> Check {
+        self.table.check(self.at, now_ms, u32::MAX)
+    }
+
+    fn signal(&self) -> Option<Signal> {
+        self.table.with(self.at, |connection| connection.signal.clone()).flatten()
+    }
+}
+
+#[test]
+fn a_stranger_has_until_the_login_deadline() {
+    let place = Place::with_stranger(3_000);
+    assert_eq!(place.check(2_999), Check::Forget, "that look was not planned");
+    assert_eq!(place.signal(), None);
+    place.table.extend_login(place.at, 10_000);
+    assert_eq!(place.check(3_000), Check::Again(10_000), "LOGIN came in time");
+    assert_eq!(place.check(10_000), Check::Forget);
+    assert_eq!(place.signal(), Some(Signal::LoginDeadline));
+}
+
+#[test]
+fn a_session_is_looked_at_once_per_idle_time_out_however_much_it_says() {
+    let place = Place::with_session();
+    let first = place.table.with(place.at, |c| c.scheduled_ms).unwrap();
+    place.table.with(place.at, |connection| connection.heard_ms = first);
+    assert_eq!(place.check(first), Check::Again(first + 35_000));
+    assert_eq!(place.check(first + 34_999), Check::Forget, "nothing is planned before");
+    assert_eq!(place.check(first + 35_000), Check::Forget);
+    assert_eq!(place.signal(), Some(Signal::Idle));
+}
+
+#[test]
+fn a_link_that_takes_no_byte_is_ended_and_one_that_takes_some_is_not() {
+    let place = Place::with_session();
+    place.peer.0.lock().1 = 0;
+    assert_eq!(place.push(place.target()), Ok(Written::Queued));
+    let stalled = place.table.with(place.at, |c| c.stalled_since_ms).unwrap();
+    let due = stalled + WRITE_TIMEOUT_MS;
+    let planned = place.table.with(place.at, |c| c.scheduled_ms).unwrap();
+    assert!(planned <= due, "the first look comes in time: {planned}");
+    // One byte is progress.
+    place.peer.reads(1);
+    let cx = &mut Context::from_waker(Waker::noop());
+    let drained = place.table.with(place.at, |c| c.poll_drain(cx, due - 1)).unwrap();
+    assert!(drained.is_pending());
+    place.table.with(place.at, |connection| connection.scheduled_ms = due);
+    assert_eq!(place.check(due), Check::Again(due - 1 + WRITE_TIMEOUT_MS));
+    assert_eq!(place.check(due - 1 + WRITE_TIMEOUT_MS), Check::Forget);
+    assert_eq!(place.signal(), Some(Signal::Slow));
+}
+
+#[test]
+fn a_token_ends_its_session_a_minute_after_its_time() {
+    let place = Place::with_session();
+    let first = place.table.with(place.at, |c| c.scheduled_ms).unwrap();
+    let wall_ms = place.table.wall_ms();
+    let expires_in = |ms: u64| {
+        place.table.with(place.at, |connection| {
+            connection.identity.as_mut().unwrap().token_expires_at_ms = wall_ms - 60_000 + ms;
+            connection.heard_ms = first;
+        });
+    };
+    expires_in(1_000);
+    assert_eq!(place.check(first), Check::Again(first + 1_000));
+    expires_in(0);
+    assert_eq!(place.check(first + 1_000), Check::Forget);
+    assert_eq!(place.signal(), Some(Signal::TokenExpired));
+}
+
+#[test]
+fn a_look_beyond_the_wheel_is_planned_within_it() {
+    let place = Place::with_stranger(10_000);
+    assert_eq!(place.table.plan_within(place.at, 10_000, 4_000), 4_000);
+    assert_eq!(place.table.check(place.at, 4_000, 8_000), Check::Again(8_000));
+    assert_eq!(place.table.check(place.at, 8_000, 12_000), Check::Again(10_000));
+    assert_eq!(place.table.plan_within(place.at, 5_000, 9_000), 5_000);
+}
+
+#[test]
+fn the_generation_is_odd_while_a_slot_is_taken_and_never_repeats() {
+    let place = Place::with_stranger(0);
+    let mut at = place.at;
+    for _ in 0..5 {
+        assert_eq!(at.generation % 2, 1);
+        assert!(place.table.remove(at).is_some());
+        assert!(place.table.remove(at).is_none(), "freed once");
+        assert!(place.table.with(at, |_| ()).is_none());
+        let link = Link::Other(Box::new(Peer::default()));
+        let remote = Ipv4Addr::LOCALHOST.into();
+        let next = Connection::new(link, Form::Stream, Dialled::Attached, remote, 0);
+        let next = place.table.insert(next).unwrap();
+        assert_eq!((next.slot, next.generation), (at.slot, at.generation + 2));
+        at = next;
+    }
+}

@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests own their tasks through the runtime")]
 
 mod churn;
+mod deadlines;
 mod fakes;
 mod house;
 
