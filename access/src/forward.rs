@@ -267,7 +267,7 @@ fn refused(status: &tonic::Status) -> (ErrorCode, String) {
 
 fn write_answer(node: &Node, at: SlotRef, pool: &Pool, request_id: u64, answer: Answer) {
     let frame = match answer {
-        Ok(response) => match accept(node, at, pool, &response) {
+        Ok(response) => match accept(node, at, pool, request_id, &response) {
             Ok(()) => {
                 let HandleResponse { body, metadata, .. } = response;
                 let params =
@@ -286,14 +286,15 @@ fn accept(
     node: &Node,
     at: SlotRef,
     pool: &Pool,
+    request_id: u64,
     response: &HandleResponse,
 ) -> Result<(), (ErrorCode, String)> {
     let failed = |message: &str| (ErrorCode::BusinessFailed, message.to_owned());
     check_metadata(&response.metadata).map_err(failed)?;
     let frame_bytes_max = node.frame_bytes_max(&pool.app);
-    let params = params::Response { metadata: response.metadata.clone(), ..Default::default() };
-    // Ten bytes more for the request id.
-    if HEADER_BYTES + params.encoded_len() + 11 + response.body.len() > frame_bytes_max {
+    let metadata = response.metadata.clone();
+    let params = params::Response { request_id, metadata, ..Default::default() };
+    if HEADER_BYTES + params.encoded_len() + response.body.len() > frame_bytes_max {
         return Err((ErrorCode::TooLarge, "the answer is above the frame limit of the app".into()));
     }
     if response.set_attributes.is_empty() && response.remove_attributes.is_empty() {
