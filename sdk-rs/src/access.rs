@@ -9,12 +9,14 @@ use crate::session::{Refusal, Setup};
 use crate::state::Reason;
 use bytes::Bytes;
 use hawser_proto::code::{ErrorCode, Retry};
-use http::header::{ACCEPT, CONTENT_TYPE, HOST, RETRY_AFTER};
+use http::header::{ACCEPT, CONTENT_TYPE, DATE, HOST, RETRY_AFTER};
 use http::{HeaderMap, Method, Request, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use std::pin::pin;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicI64};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::select;
 
@@ -36,6 +38,36 @@ pub(crate) struct Control {
     authority: String,
     path: String,
     proof: Proof,
+    clock: Clock,
+}
+
+/// How far control's clock is ahead of ours. Set by control's `Date` when it finds a proof's time
+/// wrong; a second time in a row is not put right that way.
+#[derive(Debug, Default)]
+struct Clock {
+    ahead_s: AtomicI64,
+    was_set: AtomicBool,
+}
+
+impl Clock {
+    fn unix_s(&self) -> u64 {
+        let ours = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
+        ours.saturating_add_signed(self.ahead_s.load(Relaxed))
+    }
+
+    /// False: it was set before, and that did not help.
+    fn set(&self, headers: &HeaderMap) -> bool {
+        let date = headers.get(DATE).and_then(|value| value.to_str().ok());
+        let Some(date) = date.and_then(|text| httpdate::parse_http_date(text).ok()) else {
+            return false;
+        };
+        let seconds = |time: SystemTime| {
+            let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+        };
+        self.ahead_s.store(seconds(date) - seconds(SystemTime::now()), Relaxed);
+        !self.was_set.swap(true, Relaxed)
+    }
 }
 
 /// Why a call gave no answer at all.
@@ -67,7 +99,7 @@ impl Control {
         if host.is_empty() || uri.query().is_some() {
             return Err(ControlAddressError);
         }
-        Ok(Self { host, port, is_secure, authority, path, proof })
+        Ok(Self { host, port, is_secure, authority, path, proof, clock: Clock::default() })
     }
 
     /// The answer of a client that has nobody to ask.
@@ -88,8 +120,8 @@ impl Control {
         dialer: &Dialer,
         device_key: Option<[u8; 32]>,
     ) -> Result<Advice, Refusal> {
-        let unix_s = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
-        let proof = self.proof.make(&setup.app, &setup.device, unix_s, device_key).await;
+        let proof =
+            self.proof.make(&setup.app, &setup.device, self.clock.unix_s(), device_key).await;
         let proof = proof.map_err(|error| later(Reason::NoProof(error.to_string())))?;
         let client = &setup.client;
         let body = serde_json::to_vec(&AccessRequest {
@@ -104,10 +136,25 @@ impl Control {
         });
         let body = body.map_err(|error| later(unusable(&error.to_string())))?;
         match self.call(dialer, body.into()).await {
-            Ok((200, _, body)) => read_answer(&body, tokio::time::Instant::now().into_std()),
-            Ok((status, headers, body)) => Err(read_problem(status, &headers, &body)),
+            Ok((200, _, body)) => {
+                self.clock.was_set.store(false, Relaxed);
+                read_answer(&body, tokio::time::Instant::now().into_std())
+            }
+            Ok((status, headers, body)) => Err(self.refused(status, &headers, &body)),
             Err(error) => Err(later(Reason::ControlUnreachable(chain(&error)))),
         }
+    }
+
+    fn refused(&self, status: u16, headers: &HeaderMap, body: &[u8]) -> Refusal {
+        let refusal = read_problem(status, headers, body);
+        let code = match &refusal.reason {
+            Reason::Refused { code, .. } => *code,
+            _ => None,
+        };
+        let is_lost = code == Some(ErrorCode::ProofExpired)
+            && self.proof.is_timed()
+            && !self.clock.set(headers);
+        if is_lost { Refusal { retry: Retry::Never, ..refusal } } else { refusal }
     }
 
     async fn call(
@@ -290,10 +337,9 @@ fn retry(status: u16, code: Option<ErrorCode>) -> Retry {
             | E::NoAccessPoint
             | E::TooManyRequests,
         ) => Retry::Later,
-        Some(_) => Retry::Never,
-        None if matches!(status, 408 | 425 | 429 | 500..) => Retry::Later,
-        None if status < 400 => Retry::Later, // a proxy's answer, not control's
-        None => Retry::Never,
+        // Below 400 it is a proxy's answer, not control's.
+        None if matches!(status, ..400 | 408 | 425 | 429 | 500..) => Retry::Later,
+        Some(_) | None => Retry::Never,
     }
 }
 
@@ -318,7 +364,7 @@ mod tests {
         });
         let advice = read_answer(body.to_string().as_bytes(), now).unwrap();
         assert_eq!(advice.token.refresh_at, Some(now + Duration::from_secs(30)));
-        assert_eq!(advice.token.expires_at, Some(now + Duration::from_secs(60)));
+        assert_eq!(advice.token.expires_at, Some(now + Duration::from_mins(1)));
         let points: Vec<String> = advice.points.iter().map(ToString::to_string).collect();
         assert_eq!(points, ["tls://h:2?name=n", "tcp://h:3"]);
         assert_eq!(advice.backoff.window, Duration::from_secs(15));

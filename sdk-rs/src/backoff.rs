@@ -2,12 +2,14 @@
 //!
 //! The first delay after a session that held is spread over the reconnect window that control gave,
 //! so that the devices of a lost node do not return in one instant; later ones grow, and each is
-//! jittered.
+//! jittered. Source: WIRE.md, "Coming back".
 
 use std::time::Duration;
 
 /// The longest delay anyone can talk a device into.
-const DELAY_MAX: Duration = Duration::from_secs(3600);
+const DELAY_MAX: Duration = Duration::from_hours(1);
+/// The window of a device that was probably the only one to lose its link.
+const ALONE: Duration = Duration::from_secs(1);
 const DELAY_MIN: Duration = Duration::from_millis(10);
 
 /// How a device comes back after a connection ended. Control's answer overrides what is set here.
@@ -21,7 +23,7 @@ pub struct Settings {
     pub factor: f64,
     /// Share of each delay that is random, from 0 to 1. Default 0.5.
     pub jitter: f64,
-    /// The first delay after a session that held is random within this window. Zero: within `base`.
+    /// The first delay after a session that held is random within this window. Zero: within 1 s.
     pub window: Duration,
 }
 
@@ -74,19 +76,41 @@ impl Backoff {
         self.failures = 0;
     }
 
-    /// The next delay, never before `not_before` has passed; counts a failure.
-    pub(crate) fn next(&mut self, not_before: Duration) -> Duration {
-        let Settings { base, max, factor, jitter, window } = self.settings;
+    /// After a link that ended, advice *now*: spread over the window, and from the second time in a
+    /// row on after [`Self::failed`].
+    pub(crate) fn now(&mut self, told: Duration) -> Duration {
         let delay = if self.failures == 0 {
-            (if window.is_zero() { base } else { window }).mul_f64(self.fraction())
+            self.failures = 1;
+            let window = self.settings.window;
+            (if window.is_zero() { ALONE } else { window }).mul_f64(self.fraction())
         } else {
-            let power = i32::try_from(self.failures.min(64)).unwrap_or(64);
-            let grown = (base.as_secs_f64() * factor.powi(power)).min(max.as_secs_f64());
-            let random = self.fraction();
-            Duration::from_secs_f64(grown * (1.0 - jitter + jitter * random))
+            self.failures -= 1;
+            let delay = self.failed();
+            self.failures += 1;
+            delay
         };
+        told.min(DELAY_MAX) + delay
+    }
+
+    /// Advice *later*: the told time and up to half of it, or as after a second failure.
+    pub(crate) fn later(&mut self, told: Duration) -> Duration {
+        if told.is_zero() {
+            self.failures = self.failures.max(1);
+            return self.failed();
+        }
         self.failures = self.failures.saturating_add(1);
-        not_before.min(DELAY_MAX) + delay
+        let told = told.min(DELAY_MAX);
+        told + told.mul_f64(self.fraction() / 2.0)
+    }
+
+    /// After a round of access points, or a call, that failed. Counts a failure.
+    pub(crate) fn failed(&mut self) -> Duration {
+        let Settings { base, max, factor, jitter, .. } = self.settings;
+        let power = i32::try_from(self.failures.min(64)).unwrap_or(64);
+        let grown = (base.as_secs_f64() * factor.powi(power)).min(max.as_secs_f64());
+        self.failures = self.failures.saturating_add(1);
+        let random = self.fraction();
+        Duration::from_secs_f64(grown * (1.0 - jitter * random))
     }
 
     /// From 0 to below 1. SplitMix64: enough to keep devices apart, and it needs no state but a word.
@@ -115,7 +139,7 @@ mod tests {
     fn the_first_delay_is_spread_over_the_window() {
         let mut eighths = [0u32; 8];
         for seed in 0..4000 {
-            let first = Backoff::new(SETTINGS, seed).next(Duration::ZERO);
+            let first = Backoff::new(SETTINGS, seed).now(Duration::ZERO);
             assert!(first < SETTINGS.window);
             eighths[(first.as_secs_f64() / 15.0 * 8.0) as usize] += 1;
         }
@@ -126,14 +150,17 @@ mod tests {
     fn later_delays_grow_stay_jittered_and_end_at_the_maximum() {
         for seed in 0..500 {
             let mut backoff = Backoff::new(SETTINGS, seed);
-            backoff.next(Duration::ZERO);
-            for failures in 1..200i32 {
-                let delay = backoff.next(Duration::ZERO).as_secs_f64();
+            backoff.now(Duration::ZERO);
+            for failures in 0..200i32 {
+                let delay = backoff.now(Duration::ZERO).as_secs_f64();
                 let grown = 2f64.powi(failures.min(10)).min(30.0);
                 assert!((grown / 2.0..=grown).contains(&delay), "{failures}: {delay}");
             }
             backoff.reset();
-            assert!(backoff.next(Duration::ZERO) < SETTINGS.window);
+            assert!(backoff.now(Duration::ZERO) < SETTINGS.window);
+            backoff.reset();
+            let later = backoff.later(Duration::ZERO).as_secs_f64();
+            assert!((1.0..=2.0).contains(&later), "{later}");
         }
     }
 
@@ -142,9 +169,10 @@ mod tests {
         let mut backoff = Backoff::new(SETTINGS, 1);
         let told = Duration::from_secs(7);
         for _ in 0..20 {
-            assert!(backoff.next(told) >= told);
+            assert!((told..=told * 3 / 2).contains(&backoff.later(told)));
+            assert!(backoff.now(told) >= told);
         }
-        assert!(backoff.next(Duration::from_secs(u64::from(u32::MAX))) <= DELAY_MAX * 2);
+        assert!(backoff.later(Duration::from_secs(u64::from(u32::MAX))) <= DELAY_MAX * 2);
     }
 
     #[test]
@@ -158,7 +186,8 @@ mod tests {
         };
         let mut backoff = Backoff::new(nonsense, 3);
         for _ in 0..1000 {
-            assert!(backoff.next(Duration::ZERO) <= DELAY_MAX);
+            assert!(backoff.now(Duration::ZERO) <= DELAY_MAX);
+            assert!(backoff.failed() <= DELAY_MAX);
         }
     }
 }

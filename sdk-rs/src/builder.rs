@@ -160,19 +160,19 @@ impl Builder {
 
     /// "native" (default), "mini-program" or "web"; told to control and access node.
     pub fn platform(mut self, platform: &str) -> Self {
-        self.platform = platform.to_owned();
+        platform.clone_into(&mut self.platform);
         self
     }
 
     /// "wifi", "cellular" or "wired", where the app knows.
     pub fn network(mut self, network: &str) -> Self {
-        self.network = network.to_owned();
+        network.clone_into(&mut self.network);
         self
     }
 
     /// The app's own version.
     pub fn app_version(mut self, version: &str) -> Self {
-        self.app_version = version.to_owned();
+        version.clone_into(&mut self.app_version);
         self
     }
 

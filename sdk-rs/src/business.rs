@@ -1,6 +1,6 @@
 //! The handle of one business: requests, pushes and groups on the shared connection.
 
-use crate::client::{Call, Handle};
+use crate::client::{Call, CallRefused, Handle};
 use crate::listener::{Listener, Pushes, Ring};
 use crate::request::{DEADLINE_DEFAULT, Request};
 use bytes::Bytes;
@@ -109,9 +109,9 @@ impl Business {
     ) -> Result<(), GroupError> {
         let (reply, answer) = oneshot::channel();
         let deadline = (Instant::now() + DEADLINE_DEFAULT).into_std();
-        self.handle.call(call(deadline, reply)).map_err(|full| match full {
-            true => GroupError::QueueFull,
-            false => GroupError::Closed,
+        self.handle.call(call(deadline, reply)).map_err(|refused| match refused {
+            CallRefused::Full => GroupError::QueueFull,
+            CallRefused::Closed => GroupError::Closed,
         })?;
         answer.await.unwrap_or(Err(GroupError::Closed))
     }

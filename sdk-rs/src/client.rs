@@ -114,14 +114,14 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
-    /// Hands a call to the client's task. Fails with true when its inbox is full, false when closed.
-    pub(crate) fn call(&self, call: Call) -> Result<(), bool> {
+    /// Hands a call to the client's task. Never waits.
+    pub(crate) fn call(&self, call: Call) -> Result<(), CallRefused> {
         let mut inbox = self.shared.inbox.lock();
         if !inbox.is_running || inbox.is_stopped {
-            return Err(false);
+            return Err(CallRefused::Closed);
         }
         if inbox.calls.len() >= INBOX_MAX {
-            return Err(true);
+            return Err(CallRefused::Full);
         }
         inbox.calls.push_back(call);
         drop(inbox);
@@ -141,6 +141,15 @@ impl Drop for Handle {
     fn drop(&mut self) {
         self.shared.stop();
     }
+}
+
+/// Why a call was not handed on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum CallRefused {
+    /// The inbox is full.
+    Full,
+    /// The client is closed, or was never started.
+    Closed,
 }
 
 /// What a handle asks of the client's task.

@@ -127,6 +127,11 @@ impl Proof {
         matches!(self.0, Kind::Hmac { device_key: None, .. })
     }
 
+    /// Whether the device's own clock is in it.
+    pub(crate) fn is_timed(&self) -> bool {
+        matches!(self.0, Kind::Hmac { .. })
+    }
+
     /// The proof for one access call. `stored` is the seed of the key in storage.
     pub(crate) async fn make(
         &self,

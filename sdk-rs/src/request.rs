@@ -1,6 +1,6 @@
 //! Requests to a business, and their answers.
 
-use crate::client::{Call, Handle};
+use crate::client::{Call, CallRefused, Handle};
 use crate::session::calls::Ask;
 use bytes::Bytes;
 use hawser_proto::code::ErrorCode;
@@ -147,9 +147,9 @@ impl Request {
             body: self.body,
             deadline: (Instant::now() + self.deadline).into_std(),
         };
-        self.handle.call(Call::Request(ask, reply)).map_err(|full| match full {
-            true => RequestError::QueueFull,
-            false => RequestError::Closed,
+        self.handle.call(Call::Request(ask, reply)).map_err(|refused| match refused {
+            CallRefused::Full => RequestError::QueueFull,
+            CallRefused::Closed => RequestError::Closed,
         })?;
         // The driver keeps the deadline, so that requests need no timers of their own. It drops what
         // it has not answered only when it ends.

@@ -47,7 +47,7 @@ const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// From BYE to the node's goodbye.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A session that held this long was a good one: the next delay is a first one again.
-const HELD: Duration = Duration::from_secs(10);
+const HELD: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 enum State {
@@ -72,6 +72,8 @@ pub(crate) struct Session {
     must_ask: bool,
     /// The node wants another token than this one.
     token_refused: bool,
+    /// It already wanted another one, and no session has held since.
+    token_strike: bool,
     /// Why the last try failed.
     last: Reason,
     route: Route,
@@ -91,6 +93,7 @@ impl Session {
             advice: None,
             must_ask: false,
             token_refused: false,
+            token_strike: false,
             last: Reason::LinkLost,
             route: Route::default(),
             calls: Calls::default(),
@@ -135,15 +138,11 @@ impl Session {
             }
 
             (S::LoggingIn { .. }, E::Frame(raw)) => self.login_frame(raw, now, out),
-            (S::LoggingIn { .. }, E::Broken(bad)) => {
-                self.try_next(Reason::BadFrame(bad.to_string()), now, out);
-            }
-            (S::LoggingIn { .. }, E::Ended(None)) => self.try_next(Reason::LinkLost, now, out),
             (S::Online(_), E::Frame(raw)) => self.frame(raw, now, out),
-            (S::Online(_), E::Broken(bad)) => {
+            (S::LoggingIn { .. } | S::Online(_), E::Broken(bad)) => {
                 self.lost(Reason::BadFrame(bad.to_string()), Duration::ZERO, now, out);
             }
-            (S::Online(_), E::Ended(None)) => {
+            (S::LoggingIn { .. } | S::Online(_), E::Ended(None)) => {
                 self.lost(Reason::LinkLost, Duration::ZERO, now, out);
             }
             (S::LoggingIn { .. } | S::Online(_), E::Ended(Some(number))) => {
@@ -252,6 +251,7 @@ impl Session {
             State::Online(online) => {
                 if now >= online.since + HELD {
                     self.backoff.reset();
+                    self.token_strike = false;
                 }
                 (online.point, true)
             }
@@ -269,43 +269,56 @@ impl Session {
         self.with_groups(out, Groups::offline);
         let retry = reason.retry();
         match retry {
-            Retry::Never => self.close(reason, out),
-            Retry::NewToken if self.setup.pinned.is_some() => self.close(reason, out),
-            Retry::NewToken => {
-                self.token_refused = true;
-                self.wait(reason, retry, told, now, out);
-            }
+            Retry::Never => return self.close(reason, out),
+            Retry::NewToken if self.setup.pinned.is_some() => return self.close(reason, out),
+            Retry::NewToken => self.token_refused = true,
+            // The point that worked is tried first; one that gave no login, after the others.
             Retry::Now | Retry::Later => {
-                self.route.restart(Some(&point), now);
-                self.wait(reason, retry, told, now, out);
+                if was_online || matches!(reason, Reason::Code { .. }) {
+                    self.route.restart(Some(&point), now);
+                }
             }
             Retry::Elsewhere => {
                 self.route.avoid(point, told, now);
                 if was_online || self.route.is_over() {
                     self.route.restart(None, now);
                 }
-                if self.route.has_better(now) && !was_online {
-                    self.last = reason;
-                    self.dial_next(now, out);
-                } else if self.route.has_better(now) {
-                    self.wait(reason, retry, Duration::ZERO, now, out);
-                } else {
+                if !self.route.has_better(now) {
                     self.must_ask = true;
-                    self.wait(reason, retry, told, now, out);
+                    let retry_in = self.backoff.later(told);
+                    return self.wait(reason, retry, retry_in, now, out);
+                }
+                if !was_online {
+                    self.last = reason;
+                    return self.dial_next(now, out);
                 }
             }
         }
+        if self.route.is_over() {
+            self.must_ask = true;
+            self.route.restart(None, now);
+        }
+        let retry_in = match retry {
+            Retry::Later => self.backoff.later(told),
+            // The first time at once: nobody else has lost this token. Then something is wrong with
+            // the tokens that control gives.
+            Retry::NewToken if !std::mem::replace(&mut self.token_strike, true) => told,
+            Retry::NewToken => told + self.backoff.failed(),
+            // Another node does not count the time that this one told.
+            Retry::Elsewhere => self.backoff.now(Duration::ZERO),
+            Retry::Now | Retry::Never => self.backoff.now(told),
+        };
+        self.wait(reason, retry, retry_in, now, out);
     }
 
     fn wait(
         &mut self,
         reason: Reason,
         retry: Retry,
-        told: Duration,
+        retry_in: Duration,
         now: Instant,
         out: &mut Vec<Action>,
     ) {
-        let retry_in = self.backoff.next(told);
         self.state = State::Waiting { until: now + retry_in };
         out.push(Action::Tell(Seen::Offline { reason, retry, retry_in }));
     }
@@ -347,7 +360,7 @@ impl Session {
                 self.try_next(reason, now, out);
             }
             State::LoggingIn { until, .. } if *until <= now => {
-                self.try_next(Reason::LoginTimeout, now, out);
+                self.lost(Reason::LoginTimeout, Duration::ZERO, now, out);
             }
             State::Waiting { until } if *until <= now => self.connect(now, out),
             State::Leaving { until } if *until <= now => self.close(Reason::Asked, out),

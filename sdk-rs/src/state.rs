@@ -123,9 +123,12 @@ impl Reason {
     pub(crate) fn retry(&self) -> Retry {
         match self {
             Self::Code { number, .. } => retry_of(*number),
-            Self::LinkLost | Self::Silent => Retry::Now,
-            Self::BadFrame(_) | Self::Unreachable(_) | Self::LoginTimeout => Retry::Elsewhere,
-            Self::Refused { .. } | Self::ControlUnreachable(_) | Self::NoProof(_) => Retry::Later,
+            Self::LinkLost | Self::Silent | Self::LoginTimeout => Retry::Now,
+            Self::BadFrame(_)
+            | Self::Unreachable(_)
+            | Self::Refused { .. }
+            | Self::ControlUnreachable(_)
+            | Self::NoProof(_) => Retry::Later,
             Self::Storage(_) | Self::Asked => Retry::Never,
         }
     }

@@ -162,12 +162,17 @@ impl Dialer {
         let config = self.configs()?.quic;
         let address = lookup_host((host, port)).await?.next().ok_or(DialError::NoAddress)?;
         let endpoint = self.endpoint(address)?;
-        let connection = endpoint.connect_with(config, address, name)?.await?;
+        let connecting = endpoint.connect_with(config, address, name);
+        if let Err(quinn::ConnectError::EndpointStopping) = connecting {
+            // Its runtime has ended; the next dial makes another.
+            *self.0.endpoints.lock() = [None, None];
+        }
+        let connection = connecting?.await?;
         let (send, recv) = connection.open_bi().await?;
         Ok(QuicStream { connection, send, recv })
     }
 
-    /// The endpoint for an address family. One whose runtime has ended is replaced.
+    /// The endpoint for an address family.
     fn endpoint(&self, towards: SocketAddr) -> io::Result<quinn::Endpoint> {
         let (family, local) = match towards {
             SocketAddr::V4(_) => (0, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))),

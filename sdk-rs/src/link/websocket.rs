@@ -86,12 +86,10 @@ impl WebSocketLink {
                     let code = close.map(|close| u16::from(close.code));
                     Heard::Ended(code.filter(|code| (4000..5000).contains(code)))
                 }
-                Some(Ok(Message::Text(_) | Message::Frame(_))) => {
-                    Heard::Broken(FrameError::NotOneFrame)
-                }
-                Some(Err(Error::Capacity(_) | Error::Protocol(_) | Error::Utf8(_))) => {
-                    Heard::Broken(FrameError::NotOneFrame)
-                }
+                Some(
+                    Ok(Message::Text(_) | Message::Frame(_))
+                    | Err(Error::Capacity(_) | Error::Protocol(_) | Error::Utf8(_)),
+                ) => Heard::Broken(FrameError::NotOneFrame),
                 Some(Err(_)) | None => Heard::Ended(None),
             });
         }

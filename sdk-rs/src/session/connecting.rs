@@ -46,7 +46,8 @@ impl Session {
         if advice.points.is_empty() {
             let what = "control gave no access point of the wanted protocols";
             let reason = Reason::Unreachable(what.to_owned());
-            return self.wait(reason, Retry::Later, Duration::ZERO, now, out);
+            let retry_in = self.backoff.failed();
+            return self.wait(reason, Retry::Later, retry_in, now, out);
         }
         self.take_advice(advice, now, out);
     }
@@ -79,7 +80,12 @@ impl Session {
             self.route.restart(None, now);
             self.dial_next(now, out);
         } else {
-            self.wait(reason, retry, retry_after, now, out);
+            let retry_in = if retry_after.is_zero() {
+                self.backoff.failed()
+            } else {
+                self.backoff.later(retry_after)
+            };
+            self.wait(reason, retry, retry_in, now, out);
         }
     }
 
@@ -89,7 +95,8 @@ impl Session {
             self.must_ask = true;
             self.route.restart(None, now);
             let reason = self.last.clone();
-            return self.wait(reason, Retry::Later, Duration::ZERO, now, out);
+            let retry_in = self.backoff.failed();
+            return self.wait(reason, Retry::Later, retry_in, now, out);
         };
         self.installation.attempt += 1;
         out.push(Action::Dial(point.clone(), self.installation.clone()));
@@ -129,20 +136,19 @@ impl Session {
                 self.go_online(online, now, out);
             }
             Ok(NodeFrame::Close(close)) => self.closed_by_node(close, now, out),
-            Ok(NodeFrame::Ignored(_)) => {}
             Ok(
-                NodeFrame::Pong(_)
+                NodeFrame::Ignored(_)
+                | NodeFrame::Pong(_)
                 | NodeFrame::Refreshed(_)
                 | NodeFrame::Response(..)
                 | NodeFrame::Joined(_)
                 | NodeFrame::Left(_)
                 | NodeFrame::Push(..)
                 | NodeFrame::GroupPush(..),
-            ) => {
-                let what = "not an answer to a login".to_owned();
-                self.try_next(Reason::BadFrame(what), now, out);
+            ) => {}
+            Err(bad) => {
+                self.lost(Reason::BadFrame(bad.to_string()), Duration::ZERO, now, out);
             }
-            Err(bad) => self.try_next(Reason::BadFrame(bad.to_string()), now, out),
         }
     }
 }

@@ -11,21 +11,24 @@ use hawser_proto::code::ErrorCode;
 use hawser_proto::codec::RawFrame;
 use hawser_proto::frame::{DeviceFrame, NodeFrame};
 use hawser_proto::limits::{
-    FRAME_BYTES_MAX, FRAME_BYTES_MAX_DEFAULT, GROUPS_PER_CONNECTION_MAX, HEARTBEAT, IDLE_TIMEOUT,
+    FRAME_BYTES_MAX, FRAME_BYTES_MAX_DEFAULT, GROUPS_PER_CONNECTION_MAX, HEARTBEAT,
     REQUESTS_IN_FLIGHT_MAX,
 };
 use hawser_proto::params;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A node that keeps silent after a PING is given at least this long.
+/// A node that keeps silent for this long after a PING is gone; sooner where heartbeats are quicker.
+const PONG_WAIT_MAX: Duration = Duration::from_secs(10);
+/// And it is given at least this long.
 const PONG_WAIT_MIN: Duration = Duration::from_millis(500);
+/// The node is told a deadline that ends before ours by this, or by a tenth if that is less, so that
+/// its own word of it still arrives.
+const DEADLINE_MARGIN: Duration = Duration::from_millis(250);
 /// No node can talk a device into a busy loop.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 /// A REFRESH without an answer, or refused for now, is sent again after this.
 const REFRESH_AGAIN: Duration = Duration::from_secs(30);
-/// Refreshes of many devices are spread over at most this.
-const REFRESH_SPREAD: Duration = Duration::from_mins(1);
 /// Nothing in a session is planned further ahead.
 const FAR: Duration = Duration::from_hours(24 * 365);
 
@@ -63,7 +66,6 @@ impl Online {
         };
         let limit = |told: u32, default: usize| if told == 0 { default } else { told as usize };
         let heartbeat = or(ok.heartbeat_ms, HEARTBEAT).max(HEARTBEAT_MIN);
-        let idle = or(ok.idle_timeout_ms, IDLE_TIMEOUT);
         let businesses = ok.businesses.into_iter();
         let businesses =
             businesses.take(1024).map(|it| (it.number, it.name.into(), it.status)).collect();
@@ -78,7 +80,7 @@ impl Online {
             in_flight_max: limit(ok.requests_in_flight_max, REQUESTS_IN_FLIGHT_MAX),
             groups_max: limit(ok.groups_max, GROUPS_PER_CONNECTION_MAX),
             heartbeat,
-            pong_wait: idle.saturating_sub(heartbeat).max(PONG_WAIT_MIN),
+            pong_wait: heartbeat.clamp(PONG_WAIT_MIN, PONG_WAIT_MAX),
             last_sent: now,
             last_heard: now,
             pinged_at: None,
@@ -104,8 +106,8 @@ impl Online {
     fn plan_refresh(&mut self, now: Instant) {
         let (refresh_ms, expires_ms) = self.token_times;
         self.refresh_at = self.our_time(refresh_ms).map(|at| {
-            let room = self.our_time(expires_ms).map_or(Duration::ZERO, |it| it - at.min(it)) / 4;
-            at.max(now) + room.min(REFRESH_SPREAD).mul_f64(self.spread)
+            let room = self.our_time(expires_ms).map_or(Duration::ZERO, |it| it - at.min(it)) / 10;
+            at.max(now) + room.mul_f64(self.spread)
         });
     }
 
@@ -274,14 +276,15 @@ impl Session {
                     continue;
                 }
             };
-            let left = ask.deadline.saturating_duration_since(now).as_millis();
+            let left = ask.deadline.saturating_duration_since(now);
+            let told = left.saturating_sub(DEADLINE_MARGIN.min(left / 10)).as_millis();
             let request = params::Request {
                 request_id: id,
                 business: number,
                 method: ask.method,
                 metadata: ask.metadata,
                 traceparent: ask.traceparent,
-                deadline_ms: u32::try_from(left).unwrap_or(u32::MAX).max(1),
+                deadline_ms: u32::try_from(told).unwrap_or(u32::MAX).max(1),
             };
             let max = online.frame_bytes_max;
             // The body alone decides before anything is copied; parameters are below 32 KiB by the

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// A point that said "elsewhere" is dialled last for at least this long.
-const AVOID_FOR: Duration = Duration::from_secs(30);
+const AVOID_FOR: Duration = Duration::from_mins(1);
 
 /// The access points of one answer, and the round under way.
 #[derive(Debug, Default)]

@@ -14,6 +14,7 @@ fn builder(control: &Control) -> Builder {
     let fast = hawser_sdk::Backoff {
         base: Duration::from_millis(10),
         max: Duration::from_millis(50),
+        window: Duration::from_millis(20),
         ..Default::default()
     };
     Client::builder(&control.address, "demo", "d").business("chat").backoff(fast)
@@ -148,4 +149,17 @@ async fn control_is_asked_over_tls_too() {
     let offline = |state: &State| matches!(state, State::Offline { .. });
     let seen = soon("offline", states.wait_for(offline)).await.unwrap().clone();
     assert!(matches!(seen, State::Offline { reason: Reason::ControlUnreachable(_), .. }), "{seen}");
+}
+
+#[tokio::test]
+async fn a_wrong_clock_is_set_once() {
+    let mut control = Control::start().await;
+    let client = builder(&control).proof(Proof::hmac("s")).build().unwrap();
+    client.start();
+    control.asked().await.refuse("401 Unauthorized", "proof_expired");
+    let asked = control.asked().await;
+    let (time, date) = (asked.body["proof"]["time"].as_u64().unwrap(), 784_111_777);
+    assert!((date..date + 60).contains(&time), "the Date header's time, not ours: {time}");
+    asked.refuse("401 Unauthorized", "proof_expired");
+    assert!(soon("closed", client.connect()).await.is_err());
 }

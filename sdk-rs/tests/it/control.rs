@@ -47,7 +47,7 @@ impl Asked {
     fn answer(self, status: &str, kind: &str, body: &Value) {
         let body = body.to_string();
         let text = format!(
-            "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n{body}",
+            "HTTP/1.1 {status}\r\ndate: Sun, 06 Nov 1994 08:49:37 GMT\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
         let _ = self.answer.send(text);

@@ -27,10 +27,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits, but not for ever.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("{what} did not happen in time"),
-    }
+    let in_time = tokio::time::timeout(PATIENCE, future).await;
+    in_time.unwrap_or_else(|_| panic!("{what} did not happen in time"))
 }
 
 /// What a peer is told to write.

@@ -16,6 +16,7 @@ fn builder(nodes: &[&Node]) -> Builder {
     let fast = Backoff {
         base: Duration::from_millis(10),
         max: Duration::from_millis(50),
+        window: Duration::from_millis(20),
         ..Default::default()
     };
     let points: Vec<_> = nodes.iter().map(|node| node.point.clone()).collect();

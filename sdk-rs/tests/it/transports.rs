@@ -12,6 +12,7 @@ fn client(node: &Node) -> Client {
     let fast = hawser_sdk::Backoff {
         base: Duration::from_millis(10),
         max: Duration::from_millis(50),
+        window: Duration::from_millis(20),
         ..Default::default()
     };
     Builder::pinned("demo", "d", "token", [node.point.clone()])
