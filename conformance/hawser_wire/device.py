@@ -161,6 +161,11 @@ class Device:
             assert self.ended.code == self.close_frame.code, "the transport tells another code than CLOSE"
         return close_name(self.close_frame)
 
+    def close_frame_code(self, timeout: float = ANSWER_SECONDS) -> str:
+        """Number and name, as the vectors write them."""
+        name = self.wait_closed(timeout)
+        return f"{page.CLOSE[name]} {name}"
+
     # What goes.
 
     def send_raw(self, data: bytes) -> None:

@@ -225,8 +225,18 @@ class Quic:
         events = self.events
 
         class Protocol(QuicConnectionProtocol):
+            told = False
+
             def quic_event_received(self, event):
                 events.put(event)
+
+            def datagram_received(self, data, address):
+                super().datagram_received(data, address)
+                # The library tells of the end only after its draining period.
+                close = self._quic._close_event
+                if close is not None and not self.told:
+                    self.told = True
+                    events.put(close)
 
         loop = asyncio.get_running_loop()
         connection = QuicConnection(configuration=config)
@@ -241,9 +251,15 @@ class Quic:
             raise LinkEnded(clean=False)
         Quic._loop.run(self._send(data))
 
-    async def _send(self, data: bytes) -> None:
-        self.protocol._quic.send_stream_data(self.stream, data)
+    async def _send(self, data: bytes, end: bool = False) -> None:
+        self.protocol._quic.send_stream_data(self.stream, data, end)
         self.protocol.transmit()
+
+    def _finish(self) -> None:
+        try:
+            Quic._loop.run(self._send(b"", end=True))
+        except Exception:
+            pass
 
     def recv(self, timeout: float) -> bytes | None:
         end = time.monotonic() + timeout
@@ -254,8 +270,12 @@ class Quic:
                 event = self.events.get(timeout=max(0.0, end - time.monotonic()))
             except queue.Empty:
                 return None
-            if isinstance(event, quic_events.StreamDataReceived) and event.stream_id == self.stream and event.data:
-                return event.data
+            if isinstance(event, quic_events.StreamDataReceived) and event.stream_id == self.stream:
+                if event.end_stream:
+                    # The node has said its last; so have we.
+                    self._finish()
+                if event.data:
+                    return event.data
             if isinstance(event, quic_events.ConnectionTerminated):
                 # The end of the stream alone is not the end: the code comes with CONNECTION_CLOSE.
                 self.ended = LinkEnded(event.error_code, clean=event.frame_type is None)

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from conftest import World, fresh
+from world import World, fresh
 from hawser_wire import access, device, page
 from hawser_wire.access import Refused
 from house import until

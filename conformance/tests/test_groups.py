@@ -3,7 +3,7 @@
 import pytest
 
 from backend import PushError, text
-from conftest import fresh
+from world import fresh
 from hawser_wire import messages, page
 from house import until
 

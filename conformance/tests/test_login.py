@@ -9,7 +9,7 @@ from backend import outcome, push, text
 from hawser_wire import device, messages, page
 from hawser_wire.device import PROTOCOLS, Closed
 
-from conftest import fresh
+from world import fresh
 
 wire = messages.wire
 every_transport = pytest.mark.parametrize("protocol", PROTOCOLS)

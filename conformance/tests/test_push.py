@@ -8,7 +8,7 @@ import time
 import pytest
 
 from backend import PushError, outcome, push, text
-from conftest import World, fresh
+from world import World, fresh
 from hawser_wire import page
 from hawser_wire.device import PROTOCOLS
 from house import until

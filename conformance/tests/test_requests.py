@@ -6,7 +6,7 @@ import time
 import pytest
 
 from backend import Backend, business, outcome, text
-from conftest import fresh
+from world import fresh
 from hawser_wire import messages, page
 from hawser_wire.device import PROTOCOLS
 from house import until

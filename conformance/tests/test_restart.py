@@ -3,7 +3,7 @@
 import os
 
 from backend import PushApi, outcome, text
-from conftest import World, fresh
+from world import World, fresh
 from hawser_wire import access, device, page
 from house import House, running, until
 from operator_api import Control

@@ -6,7 +6,7 @@ import jwt
 import pytest
 
 from backend import PushApi, PushError, push, text
-from conftest import World, fresh
+from world import World, fresh
 from hawser_wire import access, device, frame, messages
 from hawser_wire.access import Refused
 from hawser_wire.device import PROTOCOLS, Closed
@@ -60,7 +60,7 @@ def test_a_business_ends_a_session(world, protocol, eject, code):
     assert world.push.Disconnect(device=made.device, eject=eject, reason="because").was_online
     assert made.wait_closed() == code
     assert "because" in made.close_frame.reason
-    assert presence(world, made.device) == ["offline"]
+    until(lambda: presence(world, made.device) == ["offline"], 5, "the session to be over")
     assert not world.push.Disconnect(device=made.device).was_online
     world.connect(made.device).ping(1)
 
