@@ -18,7 +18,8 @@ use std::sync::Arc;
 use tonic::metadata::MetadataMap;
 
 /// SHA-256 of a business key's text.
-pub(crate) type KeyDigest = [u8; 32];
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct KeyDigest([u8; 32]);
 
 /// What a good key stands for.
 #[derive(Clone, Debug)]
@@ -49,7 +50,7 @@ pub(crate) fn shown(metadata: &MetadataMap) -> Result<KeyDigest, Refusal> {
     let header = metadata.get("authorization").ok_or_else(missing)?;
     let key = header.to_str().ok().and_then(bearer).ok_or_else(missing)?;
     let digest = digest(&SHA256, key.as_bytes());
-    digest.as_ref().try_into().map_err(|_| missing())
+    digest.as_ref().try_into().map(KeyDigest).map_err(|_| missing())
 }
 
 impl Known {
@@ -65,6 +66,17 @@ impl Known {
         scope: Scope,
         now_ms: u64,
     ) -> Result<Arc<Credential>, Refusal> {
+        let credential = self.check(key, now_ms)?;
+        if !credential.scopes.contains(&scope.into()) {
+            let name = scope.as_str_name().trim_start_matches("SCOPE_").to_ascii_lowercase();
+            let detail = format!("the key does not have the scope {name}");
+            return Err(Refusal::new(ErrorCode::PermissionDenied, detail));
+        }
+        Ok(credential)
+    }
+
+    /// What the key stands for, if it is good at `now_ms`, whatever it may reach.
+    pub(crate) fn check(&self, key: &KeyDigest, now_ms: u64) -> Result<Arc<Credential>, Refusal> {
         let known = self.resolved.read().get(key).cloned();
         let credential = match known {
             Some(credential) => credential,
@@ -76,11 +88,6 @@ impl Known {
         if !credential.enabled {
             return Err(Refusal::new(ErrorCode::Disabled, "the app or business is switched off"));
         }
-        if !credential.scopes.contains(&scope.into()) {
-            let name = scope.as_str_name().trim_start_matches("SCOPE_").to_ascii_lowercase();
-            let detail = format!("the key does not have the scope {name}");
-            return Err(Refusal::new(ErrorCode::PermissionDenied, detail));
-        }
         Ok(credential)
     }
 
@@ -89,7 +96,7 @@ impl Known {
             return Err(Refusal::new(ErrorCode::Unavailable, "the catalogue is not known yet"));
         }
         let unknown = || Refusal::new(ErrorCode::Unauthenticated, "the business key is not known");
-        let key = self.catalogue.key(digest, now_ms).ok_or_else(unknown)?;
+        let key = self.catalogue.key(&digest.0, now_ms).ok_or_else(unknown)?;
         let app = AppId::new(&key.app).map_err(|_| unknown())?;
         let business = BusinessId::new(&key.business).map_err(|_| unknown())?;
         let entry = self.catalogue.app(&app);

@@ -3,6 +3,7 @@
 use crate::auth::{Credential, KeyDigest, Known};
 use crate::clock::Clock;
 use crate::groups::Groups;
+use crate::key;
 use crate::metrics::Metrics;
 use crate::nodes::Nodes;
 use crate::refusal::Refusal;
@@ -11,11 +12,13 @@ use crate::table::{SHARDS, Table};
 use crate::writer::WriterHandle;
 use arc_swap::ArcSwap;
 use hawser_chassis::shutdown::Tasks;
+use hawser_proto::id::AppId;
 use hawser_proto::rpc::control::Scope;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
+use tonic::Status;
 use tracing::{info, warn};
 
 /// How often the table is swept, a shard at a time, and the gauges are refreshed.
@@ -37,6 +40,9 @@ pub(crate) struct Core {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) writer: WriterHandle,
     pub(crate) metrics: Metrics,
+    /// Calls of backends; they end before the streams that they wait on.
+    pub(crate) push_tasks: Tasks,
+    /// Everything else.
     pub(crate) tasks: Tasks,
 }
 
@@ -44,6 +50,12 @@ impl Core {
     /// Who calls with this key, if it is good and reaches the scope.
     pub(crate) fn caller(&self, key: &KeyDigest, scope: Scope) -> Result<Arc<Credential>, Refusal> {
         self.known.load().credential(key, scope, self.clock.now_ms())
+    }
+
+    /// Counts a refusal and makes it a status.
+    pub(crate) fn refuse(&self, refusal: Refusal) -> Status {
+        self.metrics.refusals.with_label_values(&[refusal.code.name()]).inc();
+        refusal.into()
     }
 
     /// Ends leases in time, sweeps the table, refreshes gauges.
@@ -69,17 +81,29 @@ impl Core {
 
     fn expire(&self) {
         for life in self.nodes.expire(self.clock.steady_ms()) {
-            let routes = life.routes();
-            warn!(node = %life.node, boot = %life.boot, routes, "lease ended");
+            let (node, boot, routes) = (&life.node, life.boot, life.routes());
+            if routes > 0 {
+                warn!(%node, %boot, routes, "lease ended, its sessions are dead");
+            } else {
+                info!(%node, %boot, "lease ended");
+            }
         }
     }
 
     fn sweep(&self, shard: usize) {
         let view = self.nodes.view(self.clock.steady_ms());
         let live = |owner: &crate::table::Owner| view.owner(owner).is_some();
-        let dead = self.table.sweep(shard, self.clock.now_ms(), live);
-        if dead > 0 {
-            info!(shard, dead, "routes of dead nodes swept");
+        let mut swept = 0;
+        self.table.sweep(shard, self.clock.now_ms(), live, |key, owner| {
+            swept += 1;
+            // Its node may live on, when only this session was not told of again.
+            let app = key::split(key).and_then(|(app, _)| AppId::new(app).ok());
+            if let (Some(life), Some(app)) = (view.life(owner.life), app) {
+                life.count(&app, false);
+            }
+        });
+        if swept > 0 {
+            info!(shard, swept, "dead routes swept");
         }
         let (mut nodes, mut routes, mut pending) = (0, 0, 0);
         for life in view.lives() {

@@ -13,6 +13,7 @@ use crate::auth::{Credential, KeyDigest, shown};
 use crate::core::Core;
 use crate::refusal::Refusal;
 use futures_util::{Stream, StreamExt as _};
+use hawser_proto::code::ErrorCode;
 use hawser_proto::rpc::control::Scope;
 use hawser_proto::rpc::node::membership::Change;
 use hawser_proto::rpc::push::push_server::Push;
@@ -26,8 +27,8 @@ use hawser_proto::rpc::push::{
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
-use tonic::metadata::MetadataMap;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::service::Interceptor;
+use tonic::{Code, Extensions, Request, Response, Status, Streaming};
 
 /// Messages of one stream that wait for reports at the same time.
 const STREAM_MESSAGES_IN_FLIGHT: usize = 64;
@@ -36,38 +37,53 @@ const STREAM_MESSAGES_IN_FLIGHT: usize = 64;
 #[derive(Clone)]
 pub(crate) struct PushService(pub(crate) Arc<Core>);
 
+/// Refuses calls without a known key before a byte of their message is read.
+#[derive(Clone)]
+pub(crate) struct Authenticate(pub(crate) Arc<Core>);
+
+impl Interceptor for Authenticate {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let known = shown(request.metadata()).and_then(|key| {
+            self.0.known.load().check(&key, self.0.clock.now_ms())?;
+            Ok(key)
+        });
+        match known {
+            Ok(key) => {
+                request.extensions_mut().insert(key);
+                Ok(request)
+            }
+            Err(refusal) => Err(self.0.refuse(refusal)),
+        }
+    }
+}
+
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl PushService {
-    fn caller(&self, metadata: &MetadataMap, scope: Scope) -> Result<Arc<Credential>, Refusal> {
-        self.0.caller(&shown(metadata)?, scope)
+    fn caller(&self, call: &Extensions, scope: Scope) -> Result<Arc<Credential>, Refusal> {
+        self.0.caller(key_of(call)?, scope)
     }
 
     /// Wraps up: an answer, or a status with its published code, counted.
     fn finish<T>(&self, done: Result<T, Refusal>) -> Result<Response<T>, Status> {
-        done.map(Response::new).map_err(|refusal| self.refuse(refusal))
-    }
-
-    fn refuse(&self, refusal: Refusal) -> Status {
-        self.0.metrics.refusals.with_label_values(&[refusal.code.name()]).inc();
-        refusal.into()
+        done.map(Response::new).map_err(|refusal| self.0.refuse(refusal))
     }
 
     /// A message of a stream that could not be read ends it, with the published code.
     fn broken(&self, status: Status) -> Status {
         match status.code() {
-            Code::OutOfRange => self.refuse(Refusal::too_large("a message above 4 MiB")),
-            Code::Internal => self.refuse(Refusal::invalid("a message that cannot be read")),
+            Code::OutOfRange => self.0.refuse(Refusal::too_large("a message above 4 MiB")),
+            Code::Internal => self.0.refuse(Refusal::invalid("a message that cannot be read")),
             _ => status,
         }
     }
 
     async fn batch(
         &self,
-        metadata: &MetadataMap,
+        call: &Extensions,
         request: BatchUnicastRequest,
     ) -> Result<BatchUnicastResponse, Refusal> {
-        let by = self.caller(metadata, Scope::Push)?;
+        let by = self.caller(call, Scope::Push)?;
         Ok(unicast::submit(&self.0, &by, request)?.wait(&self.0).await)
     }
 
@@ -76,7 +92,7 @@ impl PushService {
         request: Request<MembershipRequest>,
         change: Change,
     ) -> Result<Response<MembershipResponse>, Status> {
-        let by = self.caller(request.metadata(), Scope::Group);
+        let by = self.caller(request.extensions(), Scope::Group);
         self.finish(match by {
             Ok(by) => groups::change(&self.0, &by, request.into_inner(), change).await,
             Err(refusal) => Err(refusal),
@@ -91,7 +107,7 @@ impl PushService {
     ) -> impl Future<Output = Result<BatchUnicastResponse, Status>> + Send + use<> {
         let taken = message.map_err(|status| self.broken(status)).and_then(|request| {
             // Asked anew for each message: a key that was taken back ends the stream.
-            let by = self.0.caller(key, Scope::Push).map_err(|refusal| self.refuse(refusal))?;
+            let by = self.0.caller(key, Scope::Push).map_err(|refusal| self.0.refuse(refusal))?;
             let tag = request.tag;
             Ok((tag, unicast::submit(&self.0, &by, request)))
         });
@@ -101,12 +117,18 @@ impl PushService {
                 (_, Ok(submitted)) => Ok(submitted.wait(&service.0).await),
                 (tag, Err(refusal)) => {
                     let (error, error_message) = (refusal.code.number(), refusal.to_string());
-                    let _counted = service.refuse(refusal);
+                    let _counted = service.0.refuse(refusal);
                     Ok(BatchUnicastResponse { tag, error, error_message, ..Default::default() })
                 }
             }
         }
     }
+}
+
+/// The key that [`Authenticate`] saw.
+fn key_of(call: &Extensions) -> Result<&KeyDigest, Refusal> {
+    let missing = || Refusal::new(ErrorCode::Unauthenticated, "the business key is missing");
+    call.get::<KeyDigest>().ok_or_else(missing)
 }
 
 #[tonic::async_trait]
@@ -116,8 +138,8 @@ impl Push for PushService {
         request: Request<UnicastRequest>,
     ) -> Result<Response<UnicastResponse>, Status> {
         let started = Instant::now();
-        let (metadata, _, request) = request.into_parts();
-        let done = self.batch(&metadata, unicast::single(request)).await;
+        let (_, call, request) = request.into_parts();
+        let done = self.batch(&call, unicast::single(request)).await;
         self.0.metrics.unicast_seconds.observe(started.elapsed().as_secs_f64());
         self.finish(done.map(|answer| UnicastResponse {
             outcome: answer.outcomes.first().copied().unwrap_or(Outcome::Unknown.into()),
@@ -130,8 +152,8 @@ impl Push for PushService {
         request: Request<BatchUnicastRequest>,
     ) -> Result<Response<BatchUnicastResponse>, Status> {
         let started = Instant::now();
-        let (metadata, _, request) = request.into_parts();
-        let done = self.batch(&metadata, request).await;
+        let (_, call, request) = request.into_parts();
+        let done = self.batch(&call, request).await;
         self.0.metrics.batch_seconds.observe(started.elapsed().as_secs_f64());
         self.finish(done)
     }
@@ -142,15 +164,15 @@ impl Push for PushService {
         &self,
         request: Request<Streaming<BatchUnicastRequest>>,
     ) -> Result<Response<Self::StreamUnicastStream>, Status> {
-        let opened = shown(request.metadata()).and_then(|key| {
-            self.0.caller(&key, Scope::Push)?;
-            Ok(key)
+        let opened = key_of(request.extensions()).and_then(|key| {
+            self.0.caller(key, Scope::Push)?;
+            Ok(*key)
         });
-        let key = opened.map_err(|refusal| self.refuse(refusal))?;
+        let key = opened.map_err(|refusal| self.0.refuse(refusal))?;
         let service = self.clone();
         let answers = request
             .into_inner()
-            .take_until(self.0.tasks.stop_signal().cancelled_owned())
+            .take_until(self.0.push_tasks.stop_signal().cancelled_owned())
             .map(move |message| service.step(&key, message))
             .buffered(STREAM_MESSAGES_IN_FLIGHT);
         Ok(Response::new(Box::pin(answers)))
@@ -161,7 +183,7 @@ impl Push for PushService {
         request: Request<MulticastRequest>,
     ) -> Result<Response<MulticastResponse>, Status> {
         let started = Instant::now();
-        let done = match self.caller(request.metadata(), Scope::Push) {
+        let done = match self.caller(request.extensions(), Scope::Push) {
             Ok(by) => fanout::multicast(&self.0, &by, request.into_inner()).await,
             Err(refusal) => Err(refusal),
         };
@@ -176,7 +198,7 @@ impl Push for PushService {
         request: Request<BroadcastRequest>,
     ) -> Result<Response<Self::BroadcastStream>, Status> {
         let begun = self
-            .caller(request.metadata(), Scope::Push)
+            .caller(request.extensions(), Scope::Push)
             .and_then(|by| fanout::broadcast(&self.0, &by, request.into_inner()));
         self.finish(begun.map(|progress| Box::pin(progress) as Self::BroadcastStream))
     }
@@ -185,7 +207,7 @@ impl Push for PushService {
         &self,
         request: Request<CreateGroupRequest>,
     ) -> Result<Response<GroupInfo>, Status> {
-        self.finish(match self.caller(request.metadata(), Scope::Group) {
+        self.finish(match self.caller(request.extensions(), Scope::Group) {
             Ok(by) => groups::create(&self.0, &by, &request.get_ref().group).await,
             Err(refusal) => Err(refusal),
         })
@@ -195,7 +217,7 @@ impl Push for PushService {
         &self,
         request: Request<DeleteGroupRequest>,
     ) -> Result<Response<DeleteGroupResponse>, Status> {
-        let done = match self.caller(request.metadata(), Scope::Group) {
+        let done = match self.caller(request.extensions(), Scope::Group) {
             Ok(by) => groups::delete(&self.0, &by, &request.get_ref().group).await,
             Err(refusal) => Err(refusal),
         };
@@ -206,7 +228,7 @@ impl Push for PushService {
         &self,
         request: Request<DescribeGroupRequest>,
     ) -> Result<Response<GroupInfo>, Status> {
-        self.finish(match self.caller(request.metadata(), Scope::Group) {
+        self.finish(match self.caller(request.extensions(), Scope::Group) {
             Ok(by) => groups::describe(&self.0, &by, &request.get_ref().group).await,
             Err(refusal) => Err(refusal),
         })
@@ -216,7 +238,7 @@ impl Push for PushService {
         &self,
         request: Request<ListGroupsRequest>,
     ) -> Result<Response<ListGroupsResponse>, Status> {
-        self.finish(match self.caller(request.metadata(), Scope::Group) {
+        self.finish(match self.caller(request.extensions(), Scope::Group) {
             Ok(by) => groups::list(&self.0, &by, request.into_inner()).await,
             Err(refusal) => Err(refusal),
         })
@@ -248,7 +270,7 @@ impl Push for PushService {
         request: Request<PresenceRequest>,
     ) -> Result<Response<PresenceResponse>, Status> {
         let done = self
-            .caller(request.metadata(), Scope::Presence)
+            .caller(request.extensions(), Scope::Presence)
             .and_then(|by| presence::presence(&self.0, &by, request.into_inner()));
         self.finish(done)
     }
@@ -257,7 +279,7 @@ impl Push for PushService {
         &self,
         request: Request<DescribeDeviceRequest>,
     ) -> Result<Response<DeviceInfo>, Status> {
-        self.finish(match self.caller(request.metadata(), Scope::Presence) {
+        self.finish(match self.caller(request.extensions(), Scope::Presence) {
             Ok(by) => presence::describe(&self.0, &by, request.into_inner().device).await,
             Err(refusal) => Err(refusal),
         })
@@ -267,7 +289,7 @@ impl Push for PushService {
         &self,
         request: Request<DisconnectRequest>,
     ) -> Result<Response<DisconnectResponse>, Status> {
-        self.finish(match self.caller(request.metadata(), Scope::Admin) {
+        self.finish(match self.caller(request.extensions(), Scope::Admin) {
             Ok(by) => presence::disconnect(&self.0, &by, request.into_inner()).await,
             Err(refusal) => Err(refusal),
         })

@@ -9,7 +9,7 @@ use crate::key::Key;
 use crate::metrics::Metrics;
 use crate::node::NodeService;
 use crate::nodes::Nodes;
-use crate::push::PushService;
+use crate::push::{Authenticate, PushService};
 use crate::refusal::published;
 use crate::store::embedded::Embedded;
 use crate::store::{Store, StoreError};
@@ -41,6 +41,8 @@ use tracing::{error, info};
 const PUSH_CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Calls in flight may finish after the stop; a peer that connected and fell silent holds nobody up.
 const STOP_GRACE: Duration = Duration::from_secs(3);
+/// Streams that were cut end at once; this is for a busy machine.
+const CUT_PATIENCE: Duration = Duration::from_millis(500);
 /// One message of a node: reports of many deliveries, or many binds.
 const NODE_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -114,7 +116,7 @@ pub async fn start(
     let channel =
         grpc::channel(&config.control).map_err(|source| StartError::Control(source.into()))?;
     let metrics = Metrics::new(registry)?;
-    let tasks = Tasks::new();
+    let (tasks, push_tasks) = (Tasks::new(), Tasks::new());
     let folder = config.data_dir.clone();
     let not_opened = move |source: Box<dyn std::error::Error + Send + Sync>| StartError::Store {
         folder: folder.clone(),
@@ -159,6 +161,7 @@ pub async fn start(
         store,
         writer: handle,
         metrics,
+        push_tasks: push_tasks.clone(),
         tasks: tasks.clone(),
     });
     tasks.spawn("router ticks", core.clone().tick());
@@ -168,6 +171,7 @@ pub async fn start(
     health.set_serving::<PushServer<PushService>>().await;
     let push =
         PushServer::new(PushService(core.clone())).max_decoding_message_size(PUSH_CALL_BYTES_MAX);
+    let push = InterceptedService::new(push, Authenticate(core.clone()));
     let described = || {
         tonic_reflection::server::Builder::configure()
             .register_file_descriptor_set(public_descriptors())
@@ -190,13 +194,15 @@ pub async fn start(
     let guard = RequireBearer(config.cluster_secret);
     let node_server = grpc::server().add_service(InterceptedService::new(node, guard));
 
-    let stop = tasks.stop_signal();
+    // Both servers take nobody new from the same moment on; the streams of nodes that are there go on
+    // until the last push has its outcome.
+    let stop = push_tasks.stop_signal();
     let serve_push = push_server
         .serve_with_incoming_shutdown(incoming(listeners.push), stop.clone().cancelled_owned());
     let serve_node = node_server
         .serve_with_incoming_shutdown(incoming(listeners.internal), stop.clone().cancelled_owned());
     let push_stop = stop.clone();
-    tasks.spawn("push server", async move {
+    push_tasks.spawn("push server", async move {
         report("push", served(serve_push, push_stop, STOP_GRACE).await);
     });
     tasks.spawn("node server", async move {
@@ -257,16 +263,18 @@ impl Running {
         let _ = seen.wait_for(|&now| now >= revision).await;
     }
 
-    /// Ends in this order: 1. health says no; 2. servers take no new call, streams of nodes are cut,
-    /// calls in flight finish; 3. what waits for the store is written and synced. False: something was
-    /// still running at the end of `patience`; what was claimed is on disk nonetheless, unless the disk
-    /// hangs.
+    /// Ends in this order: 1. health says no; 2. no new call is taken, pushes in flight get their
+    /// outcomes; 3. streams of nodes are cut; 4. what waits for the store is written and synced. False:
+    /// something was still running at the end of `patience`; what was claimed is on disk nonetheless,
+    /// unless the disk hangs.
     pub async fn shutdown(mut self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         self.health.set_not_serving::<PushServer<PushService>>().await;
+        let pushes_ended = self.core.push_tasks.shutdown(patience).await;
         self.core.tasks.stop();
         self.core.nodes.cut_all();
-        let ended = self.core.tasks.shutdown(patience).await;
+        let left = deadline.saturating_duration_since(Instant::now()).max(CUT_PATIENCE);
+        let ended = self.core.tasks.shutdown(left).await && pushes_ended;
         self.core.writer.stop();
         let Some(writer) = self.writer.take() else { return ended };
         let join = tokio::task::spawn_blocking(move || writer.join().is_ok());

@@ -160,7 +160,7 @@ impl Table {
                 return act(verdict);
             }
             let displaced = displaced(route, &login.owner, &live);
-            route.epoch = now_ms.max(route.epoch + 1);
+            route.epoch = now_ms.max(route.epoch.saturating_add(1));
             route.at_ms = now_ms;
             let epoch = route.epoch;
             let memory = take_over(route, login, shard.round, now_ms);
@@ -250,8 +250,14 @@ impl Table {
     }
 
     /// Goes over one shard: routes of dead nodes become mere memories, and memories that the store has
-    /// leave after a while. Returns how many routes were found dead.
-    pub(crate) fn sweep(&self, shard: usize, now_ms: u64, live: impl Fn(&Owner) -> bool) -> usize {
+    /// leave after a while. `dead` is told of each route that was found dead.
+    pub(crate) fn sweep(
+        &self,
+        shard: usize,
+        now_ms: u64,
+        live: impl Fn(&Owner) -> bool,
+        mut dead: impl FnMut(&[u8], Owner),
+    ) {
         let mut guard = self.shards[shard % SHARDS].lock();
         let shard = &mut *guard;
         let (round, committed) = (shard.round, shard.committed);
@@ -262,6 +268,7 @@ impl Table {
                 if live(&owner) {
                     return true;
                 }
+                dead(key, owner);
                 route.unbind(now_ms);
                 route.round = round;
                 writes.push((key.clone(), route.memory(now_ms)));
@@ -273,12 +280,11 @@ impl Table {
         if shard.routes.capacity() > 4 * shard.routes.len().max(64) {
             shard.routes.shrink_to_fit();
         }
-        let dead = shard.writes.len() - waiting_before;
-        if dead > 0 {
-            self.writes_waiting.fetch_add(dead, Ordering::Relaxed);
+        let more = shard.writes.len() - waiting_before;
+        if more > 0 {
+            self.writes_waiting.fetch_add(more, Ordering::Relaxed);
             self.bell.ring();
         }
-        dead
     }
 
     /// Takes the changes that wait in one shard. `None`: there are none.

@@ -30,6 +30,9 @@ const DOWN_WAITING_MAX: usize = 8_192;
 /// Questions to one node that may be open.
 const QUESTIONS_MAX: usize = 16_384;
 
+/// An epoch is about a time of the wall clock; one further ahead would hold a device for ever.
+const EPOCH_AHEAD_MS_MAX: u64 = 24 * 3600 * 1000;
+
 /// What tonic sends to the node.
 pub(crate) type ControlDownStream = Outgoing<GatherControl>;
 
@@ -241,11 +244,11 @@ impl Reader {
             let result = BindResult { call, status: status.into(), epoch };
             Down { what: Some(down::What::BindResult(result)) }
         };
-        let Some((app, key, instance)) = read_bind(&bind) else {
+        let now_ms = core.clock.now_ms();
+        let Some((app, key, instance)) = read_bind(&bind, now_ms) else {
             core.metrics.binds.malformed.inc();
             return permit.send(result(BindStatus::Unavailable, 0));
         };
-        let now_ms = core.clock.now_ms();
         let steady_ms = core.clock.steady_ms();
         let view = core.nodes.view(steady_ms);
         let at = SlotRef { slot: bind.slot, generation: bind.generation };
@@ -368,9 +371,12 @@ impl Reader {
 }
 
 /// Checks what a bind brings. `None`: the node sent something that no device could have made it send.
-fn read_bind(bind: &Bind) -> Option<(AppId, Key, [u8; 16])> {
+fn read_bind(bind: &Bind, now_ms: u64) -> Option<(AppId, Key, [u8; 16])> {
     let app = AppId::new(&bind.app).ok()?;
     let key = Key::device(&app, &bind.device).ok()?;
+    if bind.epoch > now_ms.saturating_add(EPOCH_AHEAD_MS_MAX) {
+        return None;
+    }
     let instance = bind.instance.as_ref().try_into().ok()?;
     Some((app, key, instance))
 }

@@ -247,3 +247,65 @@ async fn read(
         };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::answer::Outcomes;
+    use bytes::Bytes;
+    use std::time::Instant;
+
+    const UNKNOWN: i32 = 9;
+
+    fn one(call: &Arc<Outcomes>, bytes: usize) -> Vec<(Delivery, Waiter)> {
+        let delivery = Delivery { frame: Bytes::from(vec![0; bytes]), ..Default::default() };
+        vec![(delivery, Waiter::Target { call: call.clone(), at: 0 })]
+    }
+
+    fn stream() -> (Arc<DeliverStream>, mpsc::Receiver<Delivery>) {
+        DeliverStream::new(CancellationToken::new())
+    }
+
+    #[test]
+    fn a_queue_full_of_deliveries_or_bytes_takes_no_more_until_some_have_left() {
+        let (stream, mut queue) = stream();
+        let call = Outcomes::new(vec![UNKNOWN], 1);
+        let large = BYTES_WAITING_MAX / 2;
+        let _held = [large, large / 2].map(|bytes| stream.send(one(&call, bytes)).ok().unwrap());
+        assert_eq!(stream.send(one(&call, large)).err(), Some(NotSent::Full));
+        assert_eq!(stream.pending(), 2, "who was refused does not wait");
+        let mut waiting = VecDeque::new();
+        while let Ok(delivery) = queue.try_recv() {
+            waiting.push_back(delivery);
+        }
+        let mut gather = GatherDeliveries { bytes_waiting: stream.bytes_waiting.clone() };
+        assert_eq!(gather.gather(&mut waiting).deliveries.len(), 1, "large ones leave alone");
+        gather.gather(&mut waiting);
+        assert_eq!(stream.bytes_waiting.load(Ordering::Relaxed), 0);
+        assert!(stream.send(one(&call, 2 * BYTES_WAITING_MAX)).is_ok(), "one larger when empty");
+        let many = (0..DELIVERIES_WAITING_MAX).flat_map(|_| one(&call, 0)).collect();
+        assert_eq!(stream.send(many).err(), Some(NotSent::Full));
+    }
+
+    #[tokio::test]
+    async fn a_cut_tells_everybody_who_waits() {
+        let (stream, _queue) = stream();
+        let call = Outcomes::new(vec![4, UNKNOWN], 1);
+        let delivery = (Delivery::default(), Waiter::Target { call: call.clone(), at: 1 });
+        let _sent = stream.send(vec![delivery]).ok().unwrap();
+        stream.cut();
+        let far = Instant::now() + std::time::Duration::from_hours(1);
+        assert_eq!(call.wait(far).await, (vec![4, UNKNOWN], true));
+        assert_eq!(stream.send(one(&call, 0)).err(), Some(NotSent::Gone));
+    }
+
+    #[test]
+    fn who_gave_up_waiting_is_forgotten_and_a_late_report_counted() {
+        let (stream, _queue) = stream();
+        let call = Outcomes::new(vec![UNKNOWN], 1);
+        let sent = stream.send(one(&call, 0)).ok().unwrap();
+        drop(sent);
+        assert_eq!(stream.pending(), 0);
+        assert_eq!(stream.reported(vec![DeliveryReport { id: 0, ..Default::default() }]), 1);
+    }
+}

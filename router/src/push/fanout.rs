@@ -115,7 +115,7 @@ impl Running {
         tokio::select! {
             () = self.tally.complete() => {}
             () = tokio::time::sleep(PROGRESS_INTERVAL) => {}
-            () = self.core.tasks.stop_signal().cancelled_owned() => {
+            () = self.core.push_tasks.stop_signal().cancelled_owned() => {
                 return Err(Refusal::new(ErrorCode::Unavailable, "the router is stopping"));
             }
         }

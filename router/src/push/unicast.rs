@@ -12,12 +12,15 @@ use crate::nodes::Life;
 use crate::push::message;
 use crate::refusal::Refusal;
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use hawser_proto::id::{DeviceId, IdError};
 use hawser_proto::limits::TARGETS_PER_CALL_MAX;
 use hawser_proto::rpc::node::{Delivery, Target};
 use hawser_proto::rpc::push::{
     BatchUnicastRequest, BatchUnicastResponse, Outcome, OutcomeCount, UnicastRequest,
 };
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -27,6 +30,8 @@ const OUTCOMES: usize = Outcome::Unknown as usize + 1;
 pub(crate) struct Submitted {
     outcomes: Arc<Outcomes>,
     sent: Vec<Sent>,
+    /// Places that name a device a second time, each with the place of the first.
+    repeated: Vec<(u32, u32)>,
     deadline: Instant,
     tag: u64,
     push_id: Bytes,
@@ -89,9 +94,9 @@ pub(crate) fn submit(
         }
         (devices, Frames::Each(frames))
     };
-    let (outcomes, sent) = send(core, by, devices, frames);
     let deadline = Instant::now() + core.call_timeout;
-    Ok(Submitted { outcomes, sent, deadline, tag: request.tag, push_id })
+    let (outcomes, sent, repeated) = send(core, by, devices, frames);
+    Ok(Submitted { outcomes, sent, repeated, deadline, tag: request.tag, push_id })
 }
 
 fn check_ids<'a>(field: &str, ids: impl Iterator<Item = &'a str>) -> Result<(), Refusal> {
@@ -107,11 +112,15 @@ fn send(
     by: &Credential,
     devices: Vec<String>,
     frames: Frames,
-) -> (Arc<Outcomes>, Vec<Sent>) {
+) -> (Arc<Outcomes>, Vec<Sent>, Vec<(u32, u32)>) {
     let view = core.nodes.view(core.clock.steady_ms());
     let mut known = vec![Outcome::Offline as i32; devices.len()];
     let mut bundles: Vec<Bundle> = Vec::new();
     let mut missing = 0;
+    // One push reaches a device once, also when the list names it twice.
+    let mut seen = HashMap::with_hasher(RandomState::default());
+    let mut repeated = Vec::new();
+    let looks_twice = matches!(frames, Frames::One(_)) && devices.len() > 1;
     for (index, device) in devices.into_iter().enumerate() {
         let Ok(key) = Key::device(&by.app, &device) else { continue };
         let found = core.table.look(&key, |owner, route| {
@@ -119,6 +128,17 @@ fn send(
         });
         let Some((owner, epoch)) = found.flatten() else { continue };
         let Some(life) = view.owner(&owner) else { continue };
+        if looks_twice {
+            match seen.entry((life.no, owner.at.slot)) {
+                Entry::Occupied(first) => {
+                    repeated.push((index as u32, *first.get()));
+                    continue;
+                }
+                Entry::Vacant(place) => {
+                    place.insert(index as u32);
+                }
+            }
+        }
         missing += 1;
         known[index] = Outcome::Unknown as i32;
         let (slot, generation) = (owner.at.slot, owner.at.generation);
@@ -174,15 +194,18 @@ fn send(
             Err(NotSent::Gone) => outcomes.settle(&at, &[]),
         }
     }
-    (outcomes, sent)
+    (outcomes, sent, repeated)
 }
 
 impl Submitted {
     /// Waits for the reports, at most until the deadline; what is missing then is `unknown`.
     pub(crate) async fn wait(mut self, core: &Core) -> BatchUnicastResponse {
-        let (outcomes, complete) = self.outcomes.wait(self.deadline).await;
+        let (mut outcomes, complete) = self.outcomes.wait(self.deadline).await;
         if complete {
             self.sent.drain(..).for_each(Sent::settled);
+        }
+        for &(again, first) in &self.repeated {
+            outcomes[again as usize] = outcomes[first as usize];
         }
         let mut counts = [0u64; OUTCOMES];
         for &outcome in &outcomes {

@@ -29,6 +29,7 @@ pub type Client = PushClient<Channel>;
 pub struct House {
     pub control: FakeControl,
     pub router: Running,
+    pub registry: prometheus::Registry,
     folder: TempDir,
 }
 
@@ -37,16 +38,18 @@ impl House {
     pub async fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let control = FakeControl::start().await;
-        let router = router(&control, folder.path()).await;
-        Self { control, router, folder }
+        let registry = prometheus::Registry::new();
+        let router = router(&control, folder.path(), &registry).await;
+        Self { control, router, registry, folder }
     }
 
     /// Ends the router in good order and starts another on the same store.
     pub async fn restart(self) -> Self {
-        let Self { control, router, folder } = self;
+        let Self { control, router, folder, .. } = self;
         assert!(router.shutdown(PATIENCE).await, "everything ended in time");
-        let router = self::router(&control, folder.path()).await;
-        Self { control, router, folder }
+        let registry = prometheus::Registry::new();
+        let router = self::router(&control, folder.path(), &registry).await;
+        Self { control, router, registry, folder }
     }
 
     pub fn internal(&self) -> String {
@@ -59,7 +62,7 @@ impl House {
     }
 }
 
-async fn router(control: &FakeControl, folder: &Path) -> Running {
+async fn router(control: &FakeControl, folder: &Path, registry: &prometheus::Registry) -> Running {
     let listen = || async { TcpListener::bind("127.0.0.1:0").await.expect("a free port") };
     let listeners = Listeners { push: listen().await, internal: listen().await };
     let secret = Secret::new(SECRET);
@@ -67,8 +70,7 @@ async fn router(control: &FakeControl, folder: &Path) -> Running {
     config.node_lease = LEASE;
     config.call_timeout = CALL_TIMEOUT;
     config.broadcast_patience = Duration::from_millis(1_500);
-    let registry = prometheus::Registry::new();
-    let router = start(config, listeners, &registry).await.expect("the router starts");
+    let router = start(config, listeners, registry).await.expect("the router starts");
     within(router.catalogue(1)).await;
     router
 }

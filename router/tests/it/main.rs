@@ -6,6 +6,7 @@ mod broadcasts;
 mod groups;
 mod kit;
 mod leases;
+mod operations;
 mod presence;
 mod pushes;
 mod refusals;

@@ -177,6 +177,23 @@ async fn a_broken_stream_is_told_at_once_and_not_at_the_deadline() {
 }
 
 #[tokio::test]
+async fn a_device_named_twice_is_reached_once_and_told_of_twice() {
+    let house = House::new().await;
+    let mut client = house.client().await;
+    let mut node = FakeNode::connect(&house.internal(), "node-1", 1).await;
+    node.bind("a", 1, &[CHAT]).await;
+    node.bind("b", 2, &[CHAT]).await;
+    let call = client.batch_unicast(by("demo-chat", to_many(&["a", "b", "a", "x", "x"])));
+    let (answer, delivery) = within(async { tokio::join!(call, node.deliver(WRITTEN)) }).await;
+    assert_eq!(delivery.targets.len(), 2);
+    let answer = answer.unwrap().into_inner();
+    use Outcome::{Offline, Written};
+    let expected = [Written, Written, Written, Offline, Offline];
+    assert_eq!(answer.outcomes().collect::<Vec<_>>(), expected);
+    assert_eq!(answer.totals.iter().map(|it| it.count).sum::<u64>(), 5);
+}
+
+#[tokio::test]
 async fn a_batch_of_nobody_is_answered_with_nothing() {
     let house = House::new().await;
     let mut client = house.client().await;

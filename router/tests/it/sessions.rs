@@ -131,6 +131,7 @@ async fn malformed_binds_are_refused_and_harm_nobody() {
         Bind { device: String::new(), ..good() },
         Bind { device: "x".repeat(129), ..good() },
         Bind { instance: vec![1; 15].into(), ..good() },
+        Bind { epoch: u64::MAX, ..good() },
     ] {
         assert_eq!(node.try_bind(bad).await.0, Status::Unavailable as i32);
     }

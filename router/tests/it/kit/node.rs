@@ -25,8 +25,6 @@ pub const WRITTEN: u32 = Outcome::Written as u32;
 pub const STALE: u32 = Outcome::Stale as u32;
 
 pub struct FakeNode {
-    pub name: String,
-    pub boot: u64,
     pub welcome: Welcome,
     up: mpsc::Sender<ControlUp>,
     down: Streaming<hawser_proto::rpc::node::ControlDown>,
@@ -67,8 +65,6 @@ impl FakeNode {
         reports.try_send(DeliverUp { hello: hello(), reports: Vec::new() }).expect("room");
         let deliver = within(client.deliver(ReceiverStream::new(outbound))).await?;
         Ok(Self {
-            name: name.to_owned(),
-            boot,
             welcome,
             up,
             down,
