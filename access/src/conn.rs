@@ -13,7 +13,7 @@ use crate::node::Node;
 use crate::reader::{Incoming, Malformed, Reader};
 use crate::routers::unbind_of;
 use crate::session::{Action, Event, Session};
-use crate::table::{Connection, Identity, Linger, Wake};
+use crate::table::{Connection, Identity, Linger, Signal, Wake};
 use hawser_proto::code::{CloseCode, ErrorCode};
 use hawser_proto::frame::{DeviceFrame, NodeFrame};
 use hawser_proto::id::SlotRef;
@@ -59,6 +59,10 @@ pub(crate) async fn run(node: Arc<Node>, arrival: Arrival, reader: Reader) {
         return;
     };
     node.metrics.connections.inc();
+    if node.is_draining() {
+        // It was on its way in when the doors closed, and may have missed the word.
+        node.table.with(at, |connection| connection.order(Signal::Drain));
+    }
     let mut conn = Conn {
         slot: SlotGuard { node, at },
         reader,
@@ -225,10 +229,7 @@ impl Conn {
             node.table.extend_login(at, stranger.login_by_ms);
         }
         match login::login(node, at, asked, origin).await {
-            Ok(Admitted { answer, app, idle_timeout, frame_bytes_max }) => {
-                if let Some(dialled) = node.table.with(at, |connection| connection.dialled) {
-                    node.metrics.sessions(&app, dialled).inc();
-                }
+            Ok(Admitted { answer, idle_timeout, frame_bytes_max }) => {
                 node.table.admit(at, &answer, idle_timeout);
                 self.stranger = None;
                 Event::Bound { frame_bytes_max }

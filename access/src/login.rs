@@ -25,7 +25,6 @@ const FACT_BYTES_MAX: usize = 64;
 /// A login that was taken, and its answer.
 pub(crate) struct Admitted {
     pub(crate) answer: NodeFrame,
-    pub(crate) app: AppId,
     pub(crate) idle_timeout: Duration,
     pub(crate) frame_bytes_max: usize,
 }
@@ -184,6 +183,7 @@ async fn claim(node: &Arc<Node>, at: SlotRef, checked: Checked) -> Result<Admitt
             return Err(match unbound {
                 Unbound::StaleAttempt => (CloseCode::StaleLogin, CloseCode::StaleLogin.meaning()),
                 Unbound::Superseded => (CloseCode::Superseded, CloseCode::Superseded.meaning()),
+                Unbound::Kicked(code) => (code, code.meaning()),
                 Unbound::Unavailable => {
                     (CloseCode::RouterUnavailable, CloseCode::RouterUnavailable.meaning())
                 }
@@ -215,7 +215,7 @@ async fn claim(node: &Arc<Node>, at: SlotRef, checked: Checked) -> Result<Admitt
         token_expires_at_ms: expires_ms,
         abilities: 0,
     });
-    Ok(Admitted { answer, app, idle_timeout, frame_bytes_max })
+    Ok(Admitted { answer, idle_timeout, frame_bytes_max })
 }
 
 /// A token is refreshed when three quarters of its life are over.

@@ -109,19 +109,26 @@ impl Node {
     }
 
     /// Completes the identity in a slot with the epoch its claim got. False: the connection has gone.
-    /// `Superseded`: a newer session of the device was faster.
+    /// `Kicked`: a kick for this very session was faster.
     pub(crate) fn set_epoch(&self, at: SlotRef, epoch: Epoch) -> Result<bool, Unbound> {
-        let set = self.table.with(at, |connection| match &mut connection.identity {
-            Some(identity) if identity.kicked_epoch.is_some_and(|(kicked, _)| kicked >= epoch) => {
-                Err(Unbound::Superseded)
+        let set = self.table.with(at, |connection| {
+            let Some(identity) = &mut connection.identity else { return Ok(false) };
+            if let Some((kicked, code)) = identity.kicked_epoch
+                && kicked >= epoch
+            {
+                return Err(Unbound::Kicked(code));
             }
-            Some(identity) => {
-                identity.epoch = epoch;
-                Ok(true)
-            }
-            None => Ok(false),
+            identity.epoch = epoch;
+            // From here on it is a session, and its end counts it out.
+            self.metrics.sessions(&identity.app, connection.dialled).inc();
+            Ok(true)
         });
         set.unwrap_or(Ok(false))
+    }
+
+    /// Whether a session is there, its goodbye not yet said.
+    pub(crate) fn has_session(&self, at: SlotRef) -> bool {
+        self.table.with(at, |connection| connection.identity.is_some()) == Some(true)
     }
 
     /// Keeps a kick for a session whose claim is still being answered. False: it has its answer.

@@ -9,6 +9,7 @@ mod deliver_stream;
 
 use crate::node::Node;
 use crate::retry::Retry;
+use hawser_proto::code::CloseCode;
 use hawser_proto::id::{AppId, DeviceId, Epoch, SlotRef};
 use hawser_proto::rpc::node::{Bind, BindResult, Unbind, bind_result::Status, up::What};
 use parking_lot::Mutex;
@@ -36,6 +37,8 @@ pub(crate) enum Unbound {
     StaleAttempt,
     /// A newer session took over meanwhile.
     Superseded,
+    /// A kick with this code overtook the answer.
+    Kicked(CloseCode),
     /// No router could be asked, or none answered in time.
     Unavailable,
 }
@@ -158,25 +161,36 @@ impl Routers {
             Status::Superseded => Err(Unbound::Superseded),
             Status::Unspecified | Status::Unavailable => Err(Unbound::Unavailable),
         };
-        if pending.announced.is_some() {
-            if verdict.is_err_and(|why| why == Unbound::Superseded) {
-                node.supersede(pending.at);
+        if let Some(announced) = pending.announced {
+            match verdict {
+                // Its unbind may have been faster than the announcement: then the router has just
+                // learned of a session that is no more.
+                Ok(_) if !node.has_session(pending.at) => {
+                    self.send(unbind_of(&pending.app, &pending.device, pending.at, announced));
+                }
+                Err(Unbound::Superseded) => node.supersede(pending.at),
+                Ok(_) | Err(_) => {}
             }
             return;
         }
         let verdict = verdict.and_then(|bound| {
             let is_wanted = pending.tell.as_ref().is_some_and(|tell| !tell.is_closed());
-            let taken = is_wanted && node.set_epoch(pending.at, bound.epoch)?;
-            if taken {
+            let taken = if is_wanted { node.set_epoch(pending.at, bound.epoch) } else { Ok(false) };
+            if taken == Ok(true) {
                 return Ok(bound);
             }
             self.send(unbind_of(&pending.app, &pending.device, pending.at, bound.epoch));
-            Err(Unbound::Unavailable)
+            Err(taken.err().unwrap_or(Unbound::Unavailable))
         });
         if let Some(tell) = pending.tell {
             // Whoever waited has just gone: its connection gives the claim back when it ends.
             let _ = tell.send(verdict);
         }
+    }
+
+    /// Whether an answer to this claim would still be understood.
+    fn is_pending(&self, call: u64) -> bool {
+        self.pending.lock().contains_key(&call)
     }
 
     /// Claims nobody waits for any more are forgotten with the stream that would answer them; the

@@ -63,7 +63,14 @@ pub(super) async fn run(
                 if count == 0 {
                     return Ok(());
                 }
-                let items = words.drain(..).map(|what| Up { what: Some(what) }).collect();
+                // A claim that waited while the stream broke was given up with it; granted now, it
+                // would be nobody's.
+                let is_wanted = |word: &up::What| match word {
+                    up::What::Bind(bind) => node.routers.is_pending(bind.call),
+                    _ => true,
+                };
+                let words = words.drain(..).filter(is_wanted);
+                let items = words.map(|what| Up { what: Some(what) }).collect();
                 up.send(ControlUp { hello: None, items }).await.map_err(|_| broken())?;
             }
             message = inbound.message() => {

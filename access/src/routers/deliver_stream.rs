@@ -4,7 +4,7 @@ use super::GATHER_MAX;
 use crate::fanout::{Fanout, Tally};
 use crate::frame_out::FrameOut;
 use crate::lane::{Work, slow_policy};
-use crate::metrics::PushCounts;
+use crate::metrics::{PushCounts, StaleReason};
 use crate::node::Node;
 use crate::outbox::SlowPolicy;
 use crate::table::{Target, Written};
@@ -106,6 +106,7 @@ async fn deliver(node: &Arc<Node>, delivery: Delivery, reports: &mpsc::Sender<De
         return refuse(delivery.id, reports).await;
     };
     if delivery.boot != node.table.boot.0 {
+        node.metrics.stale(StaleReason::Boot);
         return refuse(delivery.id, reports).await;
     }
     let key = (app, group);

@@ -10,6 +10,7 @@ mod fakes;
 mod house;
 
 mod logins;
+mod routing;
 
 use std::time::Duration;
 
