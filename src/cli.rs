@@ -13,6 +13,9 @@ use crate::role::{ConfigCommand, RoleArgs};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
+/// Where data lies when nothing else is said.
+pub(crate) const DATA_DIR_DEFAULT: &str = "./hawser-data";
+
 /// One long connection per app instance, shared by every business inside the app.
 ///
 /// Begin with `hawser dev`: it starts everything in one process, with a demo app and a page that is a
@@ -41,7 +44,7 @@ pub(crate) struct Cli {
         long,
         global = true,
         env = "HAWSER_DATA",
-        default_value = "./hawser-data",
+        default_value = DATA_DIR_DEFAULT,
         value_name = "DIR"
     )]
     pub(crate) data_dir: PathBuf,

@@ -28,8 +28,9 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// How long each service may take to end.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long each service may take to end: above the longest time that control gives to a request which is
+/// still on its way in.
+const PATIENCE: Duration = Duration::from_secs(12);
 /// A new signing key is known everywhere at once when everything is here.
 const SIGNING_ACTIVATION_DELAY: Duration = Duration::from_secs(1);
 /// There are few devices to spread.
@@ -84,7 +85,12 @@ impl House {
             (telemetry::registry(), Readiness::default(), Tasks::new());
         let admin_routes = routes(registry.clone(), readiness.clone());
         admin::serve(&tasks, "admin", sockets.admin, admin_routes);
-        admin::serve(&tasks, "demo page", sockets.page, page::routes(&addresses));
+        admin::serve(
+            &tasks,
+            "demo page",
+            sockets.page,
+            page::routes(&addresses, &invocation(data_dir)),
+        );
         let (key_holder, push) = watch::channel::<Option<PushApi>>(None);
         Chat::new(push, GROUP).serve(&tasks, sockets.business);
 
@@ -149,6 +155,7 @@ impl House {
             return Ok(());
         }
         let page = format!("{}/?device=web-1", at.page);
+        let hawser = invocation(data_dir);
         println!("hawser runs; everything is in {}", data_dir.display());
         println!();
         println!("  control     {}", at.control);
@@ -160,9 +167,9 @@ impl House {
         println!("Next: open {page}");
         println!("and in another terminal type");
         println!();
-        println!("  hawser push unicast --app {APP} --device web-1 \"hello\"");
-        println!("  hawser push multicast --app {APP} --group {GROUP} \"hello everyone\"");
-        println!("  hawser business show {BUSINESS} --app {APP}");
+        println!("  {hawser} push unicast --app {APP} --device web-1 \"hello\"");
+        println!("  {hawser} push multicast --app {APP} --group {GROUP} \"hello everyone\"");
+        println!("  {hawser} business show {BUSINESS} --app {APP}");
         println!();
         println!("Ctrl-C ends it.");
         Ok(())
@@ -229,6 +236,15 @@ async fn start_router(
     hawser_router::start(config, listeners, registry)
         .await
         .map_err(|failure| cannot_start("router", &failure))
+}
+
+/// How to call this binary from another terminal in the same folder, over the same data.
+fn invocation(data_dir: &Path) -> String {
+    let program = std::env::args().next().unwrap_or_else(|| "hawser".to_owned());
+    if data_dir == Path::new(crate::cli::DATA_DIR_DEFAULT) {
+        return program;
+    }
+    format!("{program} --data-dir {}", data_dir.display())
 }
 
 fn cannot_start(name: &str, failure: &dyn std::error::Error) -> Failure {

@@ -132,7 +132,7 @@ fn load<T: serde::de::DeserializeOwned>(file: &Path) -> Outcome<T> {
             let place = source.span().and_then(|span| place(&path, span.start)).unwrap_or_default();
             Failure::usage(format!("{}{place}: {}", path.display(), source.message()))
         }
-        other => Failure::usage(chain(&other)),
+        other @ ConfigError::Read { .. } => Failure::usage(chain(&other)),
     })
 }
 

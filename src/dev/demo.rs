@@ -60,12 +60,11 @@ pub(super) async fn seed(
     let stored = kept.businesses.get(BUSINESS);
     let still_good =
         |key: &&BusinessKey| known.iter().any(|it| it["key_id"] == key.key_id.as_str());
-    let key = match stored.filter(still_good) {
-        Some(key) => key.clone(),
-        None => {
-            let scopes = json!({"scopes": ["push", "group", "presence", "admin"]});
-            key_of(&control.post(&keys, &scopes).await?)?
-        }
+    let key = if let Some(key) = stored.filter(still_good) {
+        key.clone()
+    } else {
+        let scopes = json!({"scopes": ["push", "group", "presence", "admin"]});
+        key_of(&control.post(&keys, &scopes).await?)?
     };
     kept.businesses.insert(BUSINESS.to_owned(), key.clone());
     credentials.save(data_dir)?;

@@ -32,14 +32,21 @@ const FILES: &[(&str, &str, &str)] = &[
     ("/wire.js", SCRIPT, include_str!("../../web/wire.js")),
 ];
 
-/// The page's routes. It may talk to this control and these access points, and to nobody else.
-pub(super) fn routes(at: &Addresses) -> Router {
+/// The page's routes. It may talk to this control and these access points, and to nobody else. `hawser`:
+/// how to call this binary from a terminal.
+pub(super) fn routes(at: &Addresses, hawser: &str) -> Router {
     let policy = format!(
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; \
          connect-src 'self' {} {} {}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
         at.control, at.ws, at.wss
     );
-    let config = json!({"control": at.control, "app": APP, "business": BUSINESS, "group": GROUP});
+    let config = json!({
+        "control": at.control,
+        "app": APP,
+        "business": BUSINESS,
+        "group": GROUP,
+        "hawser": hawser,
+    });
     let mut router = Router::new();
     let mut serve = |path: &str, kind: &'static str, text: String| {
         let policy = policy.clone();

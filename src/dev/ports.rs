@@ -15,8 +15,8 @@ pub(super) struct Ports {
     #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
     listen: IpAddr,
     /// `random`: free ports everywhere, as tests want it; they are printed and in dev.json
-    #[arg(long, value_enum, default_value_t = Choice::Fixed)]
-    ports: Choice,
+    #[arg(long = "ports", value_enum, default_value_t = Choice::Fixed, value_name = "HOW")]
+    choice: Choice,
     /// Control's HTTP API
     #[arg(long, default_value_t = 8080, value_name = "PORT")]
     control_port: u16,
@@ -96,7 +96,7 @@ impl Ports {
     }
 
     fn at(&self, port: u16) -> SocketAddr {
-        SocketAddr::new(self.listen, if self.ports == Choice::Random { 0 } else { port })
+        SocketAddr::new(self.listen, if self.choice == Choice::Random { 0 } else { port })
     }
 }
 

@@ -75,8 +75,8 @@ mod tests {
         assert!(again.admin_token.matches(made.admin_token.expose()));
         assert!(!again.cluster_secret.matches(made.admin_token.expose()));
         let path = folder.path().join("secrets.json");
-        let mode = std::fs::metadata(&path).expect("there").permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        let permissions = std::fs::metadata(&path).expect("there").permissions();
+        assert_eq!(permissions.mode() & 0o777, 0o600);
         std::fs::write(&path, "{}").expect("written");
         assert!(Secrets::load_or_make(folder.path()).is_err());
     }

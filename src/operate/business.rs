@@ -246,7 +246,7 @@ pub(crate) async fn run(desk: &mut Desk, command: BusinessCommand) -> Outcome {
             desk.control(&place.control, Some(&app))?.delete(&path(&app, &business)).await?;
             if desk.credentials.key(&app, &business).is_some() {
                 desk.keep(|all| {
-                    drop(all.apps.entry(app).or_default().businesses.remove(&business))
+                    all.apps.entry(app).or_default().businesses.remove(&business);
                 })?;
             }
             output.done(&format!("business {business} is deleted"));

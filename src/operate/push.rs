@@ -197,28 +197,25 @@ async fn batch(
     push: &PushArgs,
 ) -> Outcome {
     let mut api = desk.push(push)?;
-    let (calls, names) = match targets {
-        Some(path) => {
-            let push_id = Bytes::from(message.push_id);
-            let targets = read_targets(&path)?;
-            let names: Vec<_> = targets.iter().map(|target| target.device.clone()).collect();
-            let one = |targets: &[rpc::Target]| rpc::BatchUnicastRequest {
-                targets: targets.to_vec(),
-                push_id: push_id.clone(),
-                ..Default::default()
-            };
-            (targets.chunks(TARGETS_PER_CALL_MAX).map(one).collect::<Vec<_>>(), names)
-        }
-        None => {
-            let (message, push_id) = message.read()?;
-            let one = |devices: &[String]| rpc::BatchUnicastRequest {
-                message: Some(message.clone()),
-                devices: devices.to_vec(),
-                push_id: push_id.clone(),
-                ..Default::default()
-            };
-            (devices.chunks(TARGETS_PER_CALL_MAX).map(one).collect(), devices.clone())
-        }
+    let (calls, names) = if let Some(path) = targets {
+        let push_id = Bytes::from(message.push_id);
+        let targets = read_targets(&path)?;
+        let names: Vec<_> = targets.iter().map(|target| target.device.clone()).collect();
+        let one = |targets: &[rpc::Target]| rpc::BatchUnicastRequest {
+            targets: targets.to_vec(),
+            push_id: push_id.clone(),
+            ..Default::default()
+        };
+        (targets.chunks(TARGETS_PER_CALL_MAX).map(one).collect::<Vec<_>>(), names)
+    } else {
+        let (message, push_id) = message.read()?;
+        let one = |devices: &[String]| rpc::BatchUnicastRequest {
+            message: Some(message.clone()),
+            devices: devices.to_vec(),
+            push_id: push_id.clone(),
+            ..Default::default()
+        };
+        (devices.chunks(TARGETS_PER_CALL_MAX).map(one).collect(), devices.clone())
     };
     if names.is_empty() {
         return Err(Failure::usage("no target: the file is empty"));

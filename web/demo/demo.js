@@ -18,7 +18,7 @@ const group = query.get("group") || config.group;
 element("device").textContent = device;
 element("group").textContent = group;
 element("command").textContent =
-  `hawser push unicast --app ${config.app} --device ${/^[\w.-]+$/.test(device) ? device : JSON.stringify(device)} "hello"`;
+  `${config.hawser} push unicast --app ${config.app} --device ${/^[\w.-]+$/.test(device) ? device : JSON.stringify(device)} "hello"`;
 element("other").href = `/?device=${device === "web-2" ? "web-3" : "web-2"}`;
 document.title = `${device} · hawser demo`;
 
