@@ -1,6 +1,7 @@
 //! Logs to standard error and the count of panics.
 
 use prometheus::{IntCounter, Registry};
+use std::io::IsTerminal as _;
 use std::sync::OnceLock;
 use tracing_subscriber::EnvFilter;
 
@@ -26,7 +27,10 @@ fn panics() -> &'static IntCounter {
 /// Starts logging; call once. `filter` is in the form of `RUST_LOG`, which wins when it is set.
 pub fn init(filter: &str, format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(filter));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     // A second call (tests in one process) keeps the first subscriber.
     let _ = match format {
         LogFormat::Text => builder.try_init(),
