@@ -9,6 +9,7 @@ mod deadlines;
 mod fakes;
 mod house;
 
+mod frames;
 mod logins;
 mod routing;
 
