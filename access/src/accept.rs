@@ -170,8 +170,9 @@ async fn greet(
     place: Unauthenticated,
 ) {
     let is_websocket = matches!(dialled, Dialled::Ws | Dialled::Wss);
+    let stop = node.doors.stop_signal();
     // Boxed, so that what a handshake needs is gone when it is over.
-    let greeted: io::Result<(Link, Option<String>)> = Box::pin(async {
+    let greeting = Box::pin(async {
         Ok(match tls {
             None => {
                 let (stream, origin) = upgrade(&node, stream).await?;
@@ -186,8 +187,12 @@ async fn greet(
                 (Link::Other(Box::new(TlsLink::new(tcp, state))), origin)
             }
         })
-    })
-    .await;
+    });
+    let greeted: io::Result<(Link, Option<String>)> = tokio::select! {
+        greeted = greeting => greeted,
+        // Whoever is not through the door when it closes has nothing to lose.
+        () = stop.cancelled() => return,
+    };
     match greeted {
         Ok((link, origin)) => {
             let (form, reader) = if is_websocket {
@@ -292,14 +297,23 @@ async fn accept_quic(node: Arc<Node>, endpoint: quinn::Endpoint) {
 async fn greet_quic(node: Arc<Node>, incoming: quinn::Incoming, place: Unauthenticated) {
     let accepted = Instant::now();
     let remote = incoming.remote_address().ip();
-    let greeted: io::Result<Link> = Box::pin(async {
+    let stop = node.doors.stop_signal();
+    let greeting = Box::pin(async {
         let connecting = incoming.accept()?;
         let connection = timeout(node.config.handshake_timeout, connecting).await??;
-        let (send, receive) =
-            timeout(node.config.first_frame_timeout, connection.accept_bi()).await??;
+        let opened = timeout(node.config.first_frame_timeout, connection.accept_bi()).await;
+        if opened.is_err() {
+            // Without a stream there is no CLOSE, only its number.
+            let code = CloseCode::LoginTimeout;
+            connection.close(u32::from(code.number()).into(), code.name().as_bytes());
+        }
+        let (send, receive) = opened??;
         Ok(Link::Other(Box::new(QuicLink::new(connection, send, receive))))
-    })
-    .await;
+    });
+    let greeted: io::Result<Link> = tokio::select! {
+        greeted = greeting => greeted,
+        () = stop.cancelled() => return,
+    };
     match greeted {
         Ok(link) => {
             let (form, dialled, origin) = (Form::Stream, Dialled::Quic, None);

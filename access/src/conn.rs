@@ -145,8 +145,8 @@ impl Conn {
                     None => break,
                 }
             }
-            if let Some(cause) = self.session.closed() {
-                return cause;
+            if self.session.is_closed() {
+                return self.session.cause();
             }
         }
     }
@@ -194,10 +194,9 @@ impl Conn {
     async fn perform(&mut self, action: Action) -> Option<Event> {
         let (node, at) = (&self.slot.node, self.slot.at);
         match action {
-            Action::Nothing | Action::Vanish => {}
+            // `authenticate` has written the answer before anything that follows `Admit`.
+            Action::Nothing | Action::Vanish | Action::Admit => {}
             Action::Authenticate(login) => return Some(Box::pin(self.authenticate(*login)).await),
-            // `authenticate` has written the answer before anything that follows it.
-            Action::Admit => {}
             Action::Pong { nonce } => {
                 node.table.write(at, &NodeFrame::Pong(Ping { nonce }));
             }

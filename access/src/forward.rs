@@ -190,7 +190,7 @@ fn call_of(
 ) -> HandleRequest {
     let identity = connection.identity.as_deref();
     let business = BusinessNo(pool.business.number);
-    let attributes = connection.attributes.as_ref().and_then(|all| all.get(&business));
+    let attributes = connection.attributes.as_ref().and_then(|all| all.by_business.get(&business));
     let session = identity.map(|identity| Session {
         connection_id: node.connection_id(at),
         epoch: identity.epoch.0,
@@ -302,7 +302,7 @@ fn accept(
     }
     let business = BusinessNo(pool.business.number);
     let kept = node.table.with(at, |connection| {
-        let all = connection.attributes.get_or_insert_default();
+        let all = &mut connection.attributes.get_or_insert_default().by_business;
         let mut next = all.get(&business).cloned().unwrap_or_default();
         for key in &response.remove_attributes {
             next.remove(key);

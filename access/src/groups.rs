@@ -56,7 +56,7 @@ impl Groups {
         routers: &Routers,
         patience: Duration,
     ) -> Verdict {
-        let verdict = {
+        let mut verdict = {
             let mut entries = self.entries.lock();
             match entries.get_mut(key) {
                 Some(Entry::Live { stay, members }) => {
@@ -82,10 +82,15 @@ impl Groups {
                 }
             }
         };
-        match tokio::time::timeout(patience, verdict).await {
+        match tokio::time::timeout(patience, &mut verdict).await {
             Ok(Ok(verdict)) => verdict,
             Ok(Err(_)) => Err(ErrorCode::Unavailable),
             Err(_) => {
+                verdict.close();
+                // The word may have come between the two: then the member is counted.
+                if let Ok(verdict) = verdict.try_recv() {
+                    return verdict;
+                }
                 self.give_up(key, routers);
                 Err(ErrorCode::Unavailable)
             }

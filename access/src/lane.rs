@@ -79,12 +79,13 @@ pub(crate) fn queue(bound: usize) -> (LaneHandle, mpsc::Receiver<Work>) {
 
 /// Runs lane `index` until the node stops.
 pub(crate) async fn run(node: Arc<Node>, index: usize, mut queue: mpsc::Receiver<Work>) {
-    let stop = node.tasks.stop_signal();
+    // Not with the connections: those that finish a request still join, leave and time out.
+    let stop = node.links.stop_signal();
     let mut lane = Lane::new(node, index);
     let mut tick = tokio::time::interval(lane.node.config.wheel_tick);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
-        let step = lane.next_broadcast_step();
+        let next_step = lane.next_broadcast_step();
         // Unbiased: a busy queue must not hold back the wheel, nor the other way round.
         tokio::select! {
             work = queue.recv() => match work {
@@ -92,7 +93,7 @@ pub(crate) async fn run(node: Arc<Node>, index: usize, mut queue: mpsc::Receiver
                 None => return,
             },
             _ = tick.tick() => lane.turn_wheel().await,
-            () = sleep_until(step) => lane.step_broadcasts().await,
+            () = sleep_until(next_step) => lane.step_broadcasts().await,
             // The node stops its connections first, and its lanes when they are gone.
             () = stop.cancelled() => return,
         }
@@ -160,7 +161,7 @@ impl Lane {
 
     async fn perform(&mut self, work: Work) {
         match work {
-            Work::Join { at, key, seq, business, done } => self.join(at, key, seq, business, done),
+            Work::Join { at, key, seq, business, done } => self.join(at, &key, seq, business, done),
             Work::Leave { at, key, reason, message, done } => {
                 self.leave(at, &key, reason, message, done);
             }
@@ -202,22 +203,22 @@ impl Lane {
 
     // === Membership ===
 
-    fn join(&mut self, at: SlotRef, key: GroupKey, seq: u64, business: BusinessNo, done: Done) {
-        let refused = self.try_join(at, &key, seq);
+    fn join(&mut self, at: SlotRef, key: &GroupKey, seq: u64, business: BusinessNo, done: Done) {
+        let refused = self.try_join(at, key, seq);
         if refused.is_some() {
-            self.node.groups.leave(&key, seq, self.index, &self.node.routers);
+            self.node.groups.leave(key, seq, self.index, &self.node.routers);
         }
         let request_id = match done {
             Done::Device(request_id) => request_id,
             Done::Business(tell) => {
-                let _ = tell.send(refused.filter(|_| !self.is_member(at, &key)));
+                let _ = tell.send(refused.filter(|_| !self.is_member(at, key)));
                 0
             }
         };
         // Already in: the claim was given back, and the device hears that it is in.
-        let status = refused.filter(|_| !self.is_member(at, &key));
+        let status = refused.filter(|_| !self.is_member(at, key));
         if request_id != 0 || refused.is_none() {
-            self.node.table.write(at, &joined(request_id, &key, status, business));
+            self.node.table.write(at, &joined(request_id, key, status, business));
         }
     }
 
@@ -242,15 +243,9 @@ impl Lane {
         if memberships.groups.len() >= GROUPS_PER_CONNECTION_MAX {
             return Some(ErrorCode::TooManyGroups);
         }
-        let index = match self.by_key.get(key) {
-            Some(&index) => index,
-            None => {
-                let group = Group { key: key.clone(), seq, members: Vec::new() };
-                let index = self.groups.insert(group);
-                self.by_key.insert(key.clone(), index);
-                index
-            }
-        };
+        let index = *self.by_key.entry(key.clone()).or_insert_with(|| {
+            self.groups.insert(Group { key: key.clone(), seq, members: Vec::new() })
+        });
         let group = &mut self.groups[index];
         let position = group.members.len() as u32;
         group.members.push(at);

@@ -1,7 +1,7 @@
 //! A login: the token is checked here, offline, and the device is claimed at the router.
 
 use crate::groups::GroupKey;
-use crate::node::Node;
+use crate::node::{Node, wall_ms};
 use crate::routers::{Bound, Unbound};
 use crate::session::Event;
 use crate::table::{ClientFacts, Identity};
@@ -76,7 +76,7 @@ fn check(
     if catalogue.revision == 0 {
         return Err((CloseCode::Overloaded, "this node has not heard from control yet"));
     }
-    let now_ms = node.wall_ms();
+    let now_ms = wall_ms();
     let identity = token::verify(&login.token, now_ms, |kid| catalogue.verifying_key(kid, now_ms))
         .map_err(|error| (error.close_code(), error.close_code().meaning()))?;
     if identity.app != app || identity.device != device {

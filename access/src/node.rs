@@ -62,6 +62,12 @@ pub enum StartError {
     Control(String),
 }
 
+/// Milliseconds since 1970, right now: for tokens.
+pub(crate) fn wall_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
+}
+
 /// Everything the parts of a node share.
 pub(crate) struct Node {
     pub(crate) config: Config,
@@ -100,12 +106,6 @@ impl Node {
     /// Text form of a connection id of this node.
     pub(crate) fn connection_id(&self, at: SlotRef) -> String {
         ConnId { node: self.config.node.clone(), boot: self.table.boot, at }.to_string()
-    }
-
-    /// Milliseconds since 1970, right now: for tokens.
-    pub(crate) fn wall_ms(&self) -> u64 {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        since.map_or(0, |since| since.as_millis() as u64)
     }
 
     /// Completes the identity in a slot with the epoch its claim got. False: the connection has gone.

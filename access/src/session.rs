@@ -14,6 +14,7 @@ use state::{Input, Reaction, State};
 
 /// What can happen to a session.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "moved into the session at once, never stored")]
 pub(crate) enum Event {
     /// The device sent a frame.
     Frame(DeviceFrame),
@@ -79,10 +80,15 @@ impl Session {
         self.frame_bytes_max
     }
 
-    /// How the session ended, once it has.
-    pub(crate) fn closed(&self) -> Option<Option<CloseCode>> {
+    /// Whether it is over.
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed(_))
+    }
+
+    /// The code it was closed with; none while it lives, or when the link just ended.
+    pub(crate) fn cause(&self) -> Option<CloseCode> {
         match self.state {
-            State::Closed(code) => Some(code),
+            State::Closed(cause) => cause,
             State::AwaitLogin | State::Binding | State::Active | State::Draining => None,
         }
     }

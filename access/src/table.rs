@@ -78,6 +78,15 @@ pub(crate) struct Identity {
     pub(crate) token_expires_at_ms: u64,
 }
 
+/// Attributes that each business keeps in a session, boxed so that the many sessions without pay a word.
+#[derive(Debug, Default)]
+pub(crate) struct Attributes {
+    pub(crate) by_business: HashMap<BusinessNo, HashMap<String, String>>,
+}
+
+/// Connections to look at, and when, in wheel time (ms).
+pub(crate) type Watched = Vec<(SlotRef, u32)>;
+
 /// What a device said of itself; equal ones are shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct ClientFacts {
@@ -105,7 +114,7 @@ pub(crate) struct Connection {
     /// Requests and refreshes handed over and not answered.
     in_flight: u16,
     /// Attributes that businesses wrote into the session.
-    pub(crate) attributes: Option<Box<HashMap<BusinessNo, HashMap<String, String>>>>,
+    pub(crate) attributes: Option<Box<Attributes>>,
     /// Wheel time (ms) when something was last heard.
     heard_ms: u32,
     /// Wheel time (ms) when the link last took a byte while some were waiting.
@@ -333,7 +342,7 @@ pub(crate) struct Table {
     metrics: Arc<Metrics>,
     /// Per lane: connections whose deadlines its wheel should look at (new, or with an outbox that began
     /// to fill).
-    watched: Box<[Mutex<Vec<(SlotRef, u32)>>]>,
+    watched: Box<[Mutex<Watched>]>,
     started: Instant,
     /// Milliseconds since `started`, set by the lanes: no clock is read per packet.
     now_ms: AtomicU32,
@@ -600,7 +609,7 @@ impl Table {
     }
 
     /// Takes what [`Table::watch`] gathered for a lane: connections, and when to look at them.
-    pub(crate) fn take_watched(&self, lane: usize) -> Vec<(SlotRef, u32)> {
+    pub(crate) fn take_watched(&self, lane: usize) -> Watched {
         std::mem::take(&mut *self.watched[lane].lock())
     }
 
@@ -637,7 +646,7 @@ impl Table {
         let now_ms = self.now_ms();
         let woken = self.with(at, |connection| {
             if !connection.waker.will_wake(cx.waker()) {
-                connection.waker = cx.waker().clone();
+                connection.waker.clone_from(cx.waker());
             }
             if let Some(signal) = connection.signal.take() {
                 return Poll::Ready(Wake::Signal(signal));

@@ -122,7 +122,7 @@ async fn obey(node: &Arc<Node>, order: down::What) {
             // Apart: it waits for lanes, and perhaps for a word of this very stream.
             node.tasks.clone().spawn_light(async move { change_membership(&node, change).await });
         }
-        down::What::DescribeSession(asked) => describe(node, asked).await,
+        down::What::DescribeSession(asked) => describe(node, asked),
         down::What::CountGroup(asked) => {
             let members = group_key(&asked.app, &asked.group)
                 .map_or(0, |key| node.groups.members(&key).iter().map(|&n| u64::from(n)).sum());
@@ -226,7 +226,7 @@ async fn change_one(
     answer.await.unwrap_or(Some(ErrorCode::Internal))
 }
 
-async fn describe(node: &Arc<Node>, asked: wire::DescribeSession) {
+fn describe(node: &Arc<Node>, asked: wire::DescribeSession) {
     let mut described = wire::SessionDescribed { call: asked.call, ..Default::default() };
     let target = asked.target.unwrap_or_default();
     let at = SlotRef { slot: target.slot, generation: target.generation };
@@ -240,7 +240,7 @@ async fn describe(node: &Arc<Node>, asked: wire::DescribeSession) {
     let found = node.table.with_target(named, |connection| {
         if let Some(identity) = &connection.identity {
             described.found = true;
-            described.transport = connection.dialled.name().to_owned();
+            connection.dialled.name().clone_into(&mut described.transport);
             described.remote_ip = connection.remote.to_string();
             described.platform.clone_from(&identity.client.platform);
             described.sdk.clone_from(&identity.client.sdk);
