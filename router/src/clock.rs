@@ -14,6 +14,7 @@ impl Clock {
     }
 
     /// Milliseconds since 1970. May be set back by whoever keeps the machine's clock.
+    #[allow(clippy::unused_self, reason = "both clocks are read the same way")]
     pub(crate) fn now_ms(&self) -> u64 {
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis() as u64
     }

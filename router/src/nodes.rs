@@ -133,7 +133,9 @@ impl Nodes {
     pub(crate) fn expire(&self, now: u64) -> Vec<Arc<Life>> {
         let over = |life: &&Arc<Life>| !life.is_live(now);
         let ended: Vec<_> = self.lives.load().iter().flatten().filter(over).cloned().collect();
-        ended.iter().for_each(|life| self.end(life));
+        for life in &ended {
+            self.end(life);
+        }
         ended
     }
 

@@ -100,7 +100,7 @@ struct Shard {
 /// Changes of one shard on their way to the store; hand the number back to [`Table::committed`].
 pub(crate) struct Round {
     shard: usize,
-    round: u32,
+    number: u32,
     pub(crate) writes: Vec<(KeyBytes, Memory)>,
 }
 
@@ -296,12 +296,12 @@ impl Table {
         let writes = std::mem::take(&mut guard.writes);
         let round = guard.round;
         guard.round = round.wrapping_add(1);
-        Some(Round { shard, round, writes })
+        Some(Round { shard, number: round, writes })
     }
 
     /// The store has the changes of this round.
     pub(crate) fn committed(&self, round: &Round) {
-        self.shards[round.shard].lock().committed = round.round;
+        self.shards[round.shard].lock().committed = round.number;
         self.writes_waiting.fetch_sub(round.writes.len(), Ordering::Relaxed);
     }
 

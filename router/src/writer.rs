@@ -207,12 +207,12 @@ impl Writer {
     /// step with one sync, then makes them true in memory and answers.
     fn change_together(&mut self, waiting: Vec<ChangeRequest>) {
         let mut decision = self.groups.decide();
-        let mut changes: Vec<GroupChange> = Vec::new();
+        let mut writes: Vec<GroupChange> = Vec::new();
         let mut decided = Vec::with_capacity(waiting.len());
         for request in waiting {
             match decision.take(&request.wanted) {
                 Ok(made) => {
-                    changes.extend(made);
+                    writes.extend(made);
                     decided.push(request);
                 }
                 Err(refused) => {
@@ -223,7 +223,7 @@ impl Writer {
         if decided.is_empty() {
             return;
         }
-        match self.store.change_groups(&changes) {
+        match self.store.change_groups(&writes) {
             Ok(()) => {
                 for request in decided {
                     let changed = self.groups.apply(&request.wanted, &self.dropped);

@@ -212,12 +212,12 @@ impl Reader {
             Some(up::What::Bind(bind)) => {
                 // Room for the answer first: it is sent under a lock, and must not be lost.
                 let permit = self.stream.down.reserve().await.map_err(|_| ())?;
-                self.bind(bind, permit);
+                self.bind(&bind, permit);
             }
             Some(up::What::Unbind(unbind)) => self.unbind(&unbind),
             Some(up::What::Group(report)) => {
                 let permit = self.stream.down.reserve().await.map_err(|_| ())?;
-                self.report(report, permit);
+                self.report(&report, permit);
             }
             Some(up::What::MembershipDone(done)) => {
                 self.stream.answered(done.call, up::What::MembershipDone(done));
@@ -237,7 +237,7 @@ impl Reader {
         Ok(())
     }
 
-    fn bind(&self, bind: Bind, permit: mpsc::Permit<'_, Down>) {
+    fn bind(&self, bind: &Bind, permit: mpsc::Permit<'_, Down>) {
         let started = Instant::now();
         let (core, call) = (&self.core, bind.call);
         let result = |status: BindStatus, epoch| {
@@ -245,7 +245,7 @@ impl Reader {
             Down { what: Some(down::What::BindResult(result)) }
         };
         let now_ms = core.clock.now_ms();
-        let Some((app, key, instance)) = read_bind(&bind, now_ms) else {
+        let Some((app, key, instance)) = read_bind(bind, now_ms) else {
             core.metrics.binds.malformed.inc();
             return permit.send(result(BindStatus::Unavailable, 0));
         };
@@ -338,10 +338,10 @@ impl Reader {
         }
     }
 
-    fn report(&self, report: GroupReport, permit: mpsc::Permit<'_, Down>) {
+    fn report(&self, report: &GroupReport, permit: mpsc::Permit<'_, Down>) {
         let key = AppId::new(&report.app).and_then(|app| Key::group(&app, &report.group));
         let mut permit = Some(permit);
-        let act = |reported| {
+        let mut act = |reported| {
             let (status, business) = match reported {
                 Reported::Taken(owner) => (0, owner.0),
                 Reported::NoGroup => (ErrorCode::GroupNotFound.number(), 0),
@@ -357,15 +357,10 @@ impl Reader {
                 permit.send(Down { what: Some(down::What::GroupResult(result)) });
             }
         };
-        match key {
-            Ok(key) => {
-                let (life, seq) = (self.life.no, report.seq);
-                self.core.groups.report(&key, life, seq, report.present, act);
-            }
-            Err(_) => {
-                let mut act = act;
-                act(Reported::NoGroup);
-            }
+        if let Ok(key) = key {
+            self.core.groups.report(&key, self.life.no, report.seq, report.present, act);
+        } else {
+            act(Reported::NoGroup);
         }
     }
 }

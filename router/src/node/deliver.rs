@@ -149,7 +149,9 @@ impl DeliverStream {
                 }
             }
         }
-        told.into_iter().for_each(|(waiter, report)| waiter.reported(&report));
+        for (waiter, report) in told {
+            waiter.reported(&report);
+        }
         unknown
     }
 }

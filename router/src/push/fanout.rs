@@ -5,7 +5,7 @@ use crate::answer::{Tally, Waiter};
 use crate::auth::Credential;
 use crate::core::Core;
 use crate::metrics::Fanout;
-use crate::node::deliver::Sent;
+use crate::node::deliver::{NotSent, Sent};
 use crate::nodes::Life;
 use crate::push::groups::owned;
 use crate::push::message;
@@ -162,10 +162,12 @@ fn send(
         };
         let waiter = Waiter::Node { tally: tally.clone(), at, progress };
         let delivery = complete(at, delivery);
-        match life.deliver().and_then(|to| to.send(vec![(delivery, waiter)]).ok()) {
-            Some(one) => sent.push(one),
-            None => {
-                core.metrics.queue_full.inc();
+        let done =
+            life.deliver().map_or(Err(NotSent::Gone), |to| to.send(vec![(delivery, waiter)]));
+        match done {
+            Ok(one) => sent.push(one),
+            Err(why) => {
+                core.metrics.queue_full.inc_by(u64::from(why == NotSent::Full));
                 tally.lost(at);
             }
         }

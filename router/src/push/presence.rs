@@ -63,13 +63,13 @@ pub(crate) fn presence(
         let key = Key::device(&by.app, &device)
             .map_err(|why| Refusal::id(&format!("devices[{index}]"), why))?;
         let found = core.table.look(&key, |owner, route| (owner, route.epoch, route.at_ms));
-        let live =
-            found.and_then(|(owner, epoch, at_ms)| Some((view.owner(&owner)?, epoch, at_ms)));
-        let (state, epoch, since_ms) = match live {
-            Some((life, epoch, at_ms)) if life.is_heard() => {
-                (PresenceState::Online, epoch, at_ms.cast_signed())
+        let route = found.filter(|(owner, ..)| view.owner(owner).is_some());
+        let (state, epoch, since_ms) = match route {
+            Some((owner, epoch, at_ms)) => {
+                let heard = view.owner(&owner).is_some_and(|life| life.is_heard());
+                let state = if heard { PresenceState::Online } else { PresenceState::Unknown };
+                (state, epoch, at_ms.cast_signed())
             }
-            Some((_, epoch, at_ms)) => (PresenceState::Unknown, epoch, at_ms.cast_signed()),
             None => (PresenceState::Offline, 0, 0),
         };
         devices.push(DevicePresence { device, state: state.into(), epoch, since_ms });
@@ -151,7 +151,7 @@ pub(crate) async fn disconnect(
         locate(core, &view, by, &request.device)
     };
     let Some(found) = located else { return Ok(DisconnectResponse { was_online: false }) };
-    let code = if request.eject { CloseCode::Ejected } else { CloseCode::Disconnected };
+    let told = if request.eject { CloseCode::Ejected } else { CloseCode::Disconnected };
     let question = |call| {
         down::What::Kick(Kick {
             call,
@@ -160,7 +160,7 @@ pub(crate) async fn disconnect(
             slot: found.at.slot,
             generation: found.at.generation,
             epoch: found.epoch,
-            code: code.number().into(),
+            code: told.number().into(),
             reason: cut(&request.reason),
             boot: found.life.boot.0,
         })

@@ -95,7 +95,7 @@ pub(crate) fn submit(
         (devices, Frames::Each(frames))
     };
     let deadline = Instant::now() + core.call_timeout;
-    let (outcomes, sent, repeated) = send(core, by, devices, frames);
+    let (outcomes, sent, repeated) = send(core, by, devices, &frames);
     Ok(Submitted { outcomes, sent, repeated, deadline, tag: request.tag, push_id })
 }
 
@@ -111,7 +111,7 @@ fn send(
     core: &Core,
     by: &Credential,
     devices: Vec<String>,
-    frames: Frames,
+    frames: &Frames,
 ) -> (Arc<Outcomes>, Vec<Sent>, Vec<(u32, u32)>) {
     let view = core.nodes.view(core.clock.steady_ms());
     let mut known = vec![Outcome::Offline as i32; devices.len()];
@@ -169,7 +169,7 @@ fn send(
             group: String::new(),
             broadcast: None,
         };
-        let deliveries = match &frames {
+        let deliveries = match frames {
             Frames::One(frame) => {
                 let waiter = Waiter::Targets { call: outcomes.clone(), at: at.clone() };
                 vec![(delivery(frame, bundle.targets), waiter)]

@@ -143,7 +143,7 @@ async fn a_deleted_group_is_dropped_by_its_nodes_and_its_name_is_free() {
     client.delete_group(by("demo-chat", delete())).await.unwrap();
     match node.word().await {
         Some(down::What::DropGroup(it)) => {
-            assert_eq!((it.app.as_str(), it.group.as_str()), ("demo", "room"))
+            assert_eq!((it.app.as_str(), it.group.as_str()), ("demo", "room"));
         }
         other => panic!("{other:?}"),
     }

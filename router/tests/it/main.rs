@@ -1,6 +1,9 @@
 //! One router on real sockets, with a control and access nodes written for the test.
 #![allow(clippy::disallowed_methods, reason = "tests own their tasks through the runtime")]
-#![allow(missing_docs, unreachable_pub)]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "a test binary")]
+#![allow(clippy::items_after_statements, reason = "names used by the next lines alone")]
+#![allow(clippy::unnecessary_wraps, reason = "protobuf wants an Option")]
+#![allow(clippy::large_futures, reason = "two calls and their answers in one")]
 
 mod broadcasts;
 mod groups;

@@ -134,7 +134,7 @@ async fn malformed_pushes_are_refused_before_anything_is_sent() {
     let target = |device: &str| Target {
         device: device.into(),
         message: say("x"),
-        push_id: Default::default(),
+        push_id: bytes::Bytes::new(),
     };
     let long = "x".repeat(129);
     let many: Vec<String> = (0..1_001).map(|n| n.to_string()).collect();

@@ -4,7 +4,7 @@ use crate::kit::control::{CHAT, LIVE};
 use crate::kit::node::{FakeNode, OK, WRITTEN, announcement, bind, superseded};
 use crate::kit::{Client, House, by, eventually, to_one, within};
 use hawser_proto::rpc::node::bind_result::Status;
-use hawser_proto::rpc::node::{Bind, down, up};
+use hawser_proto::rpc::node::{Bind, Unbind, down, up};
 use hawser_proto::rpc::push::{Outcome, PresenceRequest, PresenceState};
 
 const STALE_ATTEMPT: i32 = Status::StaleAttempt as i32;
@@ -135,7 +135,7 @@ async fn malformed_binds_are_refused_and_harm_nobody() {
     ] {
         assert_eq!(node.try_bind(bad).await.0, Status::Unavailable as i32);
     }
-    node.send(up::What::Unbind(Default::default())).await;
+    node.send(up::What::Unbind(Unbind::default())).await;
     node.report_group("", "", 1, true).await;
     assert_eq!(node.try_bind(good()).await.0, OK);
 }
