@@ -4,13 +4,16 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 #![allow(clippy::disallowed_methods, reason = "tests own their tasks through the runtime")]
 
+mod attached;
 mod churn;
 mod deadlines;
+mod endings;
 mod fakes;
 mod house;
 
 mod frames;
 mod logins;
+mod requests;
 mod routing;
 
 use std::time::Duration;

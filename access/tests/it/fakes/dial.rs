@@ -71,11 +71,13 @@ fn name() -> ServerName<'static> {
     ServerName::try_from("localhost").unwrap()
 }
 
-pub async fn tls(
-    address: SocketAddr,
-    alpn: &[&[u8]],
-) -> tokio_rustls::client::TlsStream<TcpStream> {
-    let tcp = TcpStream::connect(address).await.unwrap();
+type Secured = tokio_rustls::client::TlsStream<TcpStream>;
+
+pub async fn tls(address: SocketAddr, alpn: &[&[u8]]) -> Secured {
+    tls_over(TcpStream::connect(address).await.unwrap(), alpn).await
+}
+
+pub async fn tls_over(tcp: TcpStream, alpn: &[&[u8]]) -> Secured {
     let connector = TlsConnector::from(Arc::new(trust(alpn)));
     connector.connect(name(), tcp).await.unwrap()
 }
