@@ -138,6 +138,7 @@ impl Groups {
             // An announcement after a broken stream: the group was deleted meanwhile.
             Some(Entry::Live { .. }) if refused == Some(ErrorCode::GroupNotFound) => {
                 entries.remove(&key);
+                self.metrics.groups.set(entries.len() as i64);
                 Some(key)
             }
             Some(_) | None => None,
@@ -204,3 +205,6 @@ fn report((app, group): &GroupKey, seq: u64, present: bool) -> What {
         present,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,6 @@
 //! How a node ends, refuses and survives, and what is left of a storm: nothing.
 
-use crate::fakes::device::{Device, Form};
-use crate::fakes::dial::{self, Dial};
+use crate::fakes::dial::Dial;
 use crate::fakes::tokens;
 use crate::house::{APP, CHAT, House};
 use crate::{PATIENCE, eventually};
@@ -11,6 +10,7 @@ use hawser_proto::params::Close;
 use hawser_proto::rpc::business::HandleResponse;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
@@ -78,18 +78,28 @@ async fn a_request_that_never_ends_does_not_keep_the_node() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_device_that_was_on_its_way_in_when_the_node_went_is_told_too() {
+async fn whoever_has_not_logged_in_does_not_hold_up_the_end() {
     let house = House::start().await;
-    // Accepted, and its handshake not yet begun.
-    let tcp = TcpStream::connect(house.node.address("tls").unwrap()).await.unwrap();
-    let known = house.device("known").await;
-    drop(known);
-    house.metric_is("hawser_access_connections", &[], 0.0).await;
+    // Three that never began, and one of each kind that is in and says nothing.
+    let mut outside = Vec::new();
+    for protocol in ["tls", "ws", "wss"] {
+        outside.push(TcpStream::connect(house.node.address(protocol).unwrap()).await.unwrap());
+    }
+    let mut inside = Vec::new();
+    for how in [Dial::Tcp, Dial::Tls, Dial::Ws, Dial::Wss] {
+        inside.push(house.dial(how).await);
+    }
+    house.metric_is("hawser_access_connections", &[], 4.0).await;
     let begun = Instant::now();
     let ending = tokio::spawn(house.node.clone().shutdown(PATIENCE));
-    eventually("the node drains", || house.control.report().filter(|report| report.draining)).await;
-    let mut device = Device::new(dial::tls_over(tcp, &[]).await, Form::Stream);
-    assert_eq!(device.closed().await, CloseCode::Draining);
+    for mut device in inside {
+        assert_eq!(device.closed().await, CloseCode::Draining);
+    }
+    for mut tcp in outside {
+        // The end, or a reset.
+        let read = tokio::time::timeout(PATIENCE, tcp.read(&mut [0; 16])).await.unwrap();
+        assert_eq!(read.unwrap_or(0), 0);
+    }
     assert!(ending.await.unwrap());
     assert!(begun.elapsed() < PATIENCE / 3, "at once, not when the patience is half over");
 }

@@ -9,12 +9,15 @@ mod churn;
 mod deadlines;
 mod endings;
 mod fakes;
+mod groups;
 mod house;
 
 mod frames;
 mod logins;
 mod requests;
 mod routing;
+mod slow;
+mod tokens;
 
 use std::time::Duration;
 

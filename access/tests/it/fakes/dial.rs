@@ -35,10 +35,6 @@ impl Dial {
             Self::Wss => "wss",
         }
     }
-
-    pub fn is_websocket(self) -> bool {
-        matches!(self, Self::Ws | Self::Wss)
-    }
 }
 
 struct Material {
@@ -71,13 +67,11 @@ fn name() -> ServerName<'static> {
     ServerName::try_from("localhost").unwrap()
 }
 
-type Secured = tokio_rustls::client::TlsStream<TcpStream>;
-
-pub async fn tls(address: SocketAddr, alpn: &[&[u8]]) -> Secured {
-    tls_over(TcpStream::connect(address).await.unwrap(), alpn).await
-}
-
-pub async fn tls_over(tcp: TcpStream, alpn: &[&[u8]]) -> Secured {
+pub async fn tls(
+    address: SocketAddr,
+    alpn: &[&[u8]],
+) -> tokio_rustls::client::TlsStream<TcpStream> {
+    let tcp = TcpStream::connect(address).await.unwrap();
     let connector = TlsConnector::from(Arc::new(trust(alpn)));
     connector.connect(name(), tcp).await.unwrap()
 }
