@@ -65,7 +65,8 @@ fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
     Err(Problem::new(ErrorCode::InvalidArgument, detail))
 }
 
-async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+/// Everything of a body, within the limit.
+pub(super) async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
     Bytes::from_request(request, state).await.map_err(|rejection| {
         if rejection.into_response().status() == StatusCode::PAYLOAD_TOO_LARGE {
             Problem::new(ErrorCode::TooLarge, "the body is larger than 64 KiB")

@@ -2,11 +2,13 @@
 //! always right, CORS for the one call that browsers make, and the count.
 
 use super::access;
+use super::body::read;
 use super::problem::Problem;
 use crate::refusal::Refusal;
 use crate::shared::Shared;
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use hawser_proto::code::ErrorCode;
@@ -45,7 +47,14 @@ pub(super) async fn pass(
         }
         Ok(_place) => {
             let timeout = guard.shared.config.http_request_timeout;
-            tokio::time::timeout(timeout, next.run(request)).await.unwrap_or_else(|_| {
+            let answer = async {
+                let version = request.version();
+                match whole(request).await {
+                    Ok(request) => next.run(request).await,
+                    Err(problem) => last_answer(version, problem),
+                }
+            };
+            tokio::time::timeout(timeout, answer).await.unwrap_or_else(|_| {
                 let detail = "the request was not done in time";
                 Problem::new(ErrorCode::DeadlineExceeded, detail).into_response()
             })
@@ -62,6 +71,24 @@ pub(super) async fn pass(
         headers.append(header::VARY, HeaderValue::from_static("origin"));
     }
     guard.shared.metrics.http_request(route, response.status().as_u16());
+    response
+}
+
+/// The request with its body at hand, within the limit. A refusal that left a body unread would end the
+/// connection behind it, under the caller's next request.
+async fn whole(request: Request) -> Result<Request, Problem> {
+    let (parts, body) = request.into_parts();
+    let bytes = read(Request::from_parts(parts.clone(), body), &()).await?;
+    Ok(Request::from_parts(parts, Body::from(bytes)))
+}
+
+/// The answer to a request of which a part was not read: nothing can follow it on an HTTP/1 connection,
+/// and the caller is told so.
+fn last_answer(version: Version, problem: Problem) -> Response {
+    let mut response = problem.into_response();
+    if version <= Version::HTTP_11 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response
 }
 
