@@ -502,3 +502,6 @@ pub(crate) fn slow_policy(number: i32) -> SlowPolicy {
         Ok(Wire::Unspecified | Wire::DropNewest) | Err(_) => SlowPolicy::DropNewest,
     }
 }
+
+#[cfg(test)]
+mod tests;

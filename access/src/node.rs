@@ -314,6 +314,12 @@ impl Running {
         self.node.table.boot
     }
 
+    /// The parts, for tests of one of them.
+    #[cfg(test)]
+    pub(crate) fn node(&self) -> Arc<Node> {
+        self.node.clone()
+    }
+
     fn order_all(&self, order: &Signal) {
         for slot in 0..self.node.table.slots_used() {
             self.node.table.visit(slot, |_, connection| connection.order(order.clone()));

@@ -1,0 +1,258 @@
+//! Who is in which group, after anything that can happen: the lane's books against a model's.
+
+use super::*;
+use crate::config::Config;
+use crate::frame_out::Form;
+use crate::link::{Dialled, Link, Transport};
+use crate::node::{self, Listeners};
+use crate::table::{Connection, Identity};
+use hawser_chassis::secret::Secret;
+use hawser_proto::id::{DeviceId, Epoch, GroupId, NodeId};
+use hawser_proto::rpc::node::{GroupResult, up::What};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::Ipv4Addr;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+/// A link that takes everything and says nothing.
+struct Mute;
+
+impl Transport for Mute {
+    fn poll_read(&mut self, _cx: &mut Context<'_>, _into: &mut [u8]) -> Poll<io::Result<usize>> {
+        Poll::Pending
+    }
+    fn try_write(&mut self, _waker: &Waker, bytes: &[u8]) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+    fn is_holding(&self) -> bool {
+        false
+    }
+    fn poll_flush(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+    fn finish(&mut self) {}
+    fn close(&mut self, _code: u16) {}
+}
+
+/// A lane that the test drives itself, in a node that reaches nobody.
+struct Place {
+    lane: Lane,
+    node: Arc<Node>,
+}
+
+impl Place {
+    async fn new() -> Self {
+        let nowhere = "http://127.0.0.1:1".to_owned();
+        let name = NodeId::new("node-1").unwrap();
+        let mut config = Config::new(name, &nowhere, &[nowhere.clone()], Secret::new("s"));
+        config.lanes = 1;
+        let registry = prometheus::Registry::new();
+        let node = node::start(config, Listeners::default(), &registry).await.unwrap().node();
+        Self { lane: Lane::new(node.clone(), 0), node }
+    }
+
+    /// A session in the next free slot.
+    fn session(&self) -> SlotRef {
+        let link = Link::Other(Box::new(Mute));
+        let remote = Ipv4Addr::LOCALHOST.into();
+        let mut connection =
+            Connection::new(link, Form::Stream, Dialled::Attached, remote, u32::MAX);
+        connection.identity = Some(Box::new(Identity {
+            app: AppId::new("demo").unwrap(),
+            device: DeviceId::new("d").unwrap(),
+            epoch: Epoch(1),
+            kicked_epoch: None,
+            instance: [0; 16],
+            attempt: 1,
+            businesses: Arc::new([BusinessNo(1)]),
+            client: Arc::default(),
+            login_at_ms: 0,
+            token_businesses: None,
+            token_issued_at_ms: 0,
+            token_expires_at_ms: u64::MAX,
+        }));
+        self.node.table.insert(connection).unwrap()
+    }
+
+    /// A claim on a group, agreed by a router if it is the first.
+    async fn claim(&self, key: &GroupKey) -> u64 {
+        let patience = Duration::from_secs(5);
+        let mut entering = pin!(self.node.groups.enter(key, 0, &self.node.routers, patience));
+        let verdict = match futures_util::poll!(&mut entering) {
+            Poll::Ready(verdict) => verdict,
+            Poll::Pending => {
+                let is_it = |word: What| match word {
+                    What::Group(report) if report.group == key.1.as_str() => Some(report.seq),
+                    _ => None,
+                };
+                let call = self.node.groups.announcements().into_iter().find_map(is_it).unwrap();
+                let (app, group) = (key.0.to_string(), key.1.to_string());
+                let result = GroupResult { call, app, group, status: 0, business: 1 };
+                self.node.groups.decided(&result, &self.node.routers);
+                entering.await
+            }
+        };
+        verdict.unwrap().seq
+    }
+
+    async fn join(&mut self, at: SlotRef, key: &GroupKey) -> Option<ErrorCode> {
+        let seq = self.claim(key).await;
+        self.join_claimed(at, key, seq)
+    }
+
+    fn join_claimed(&mut self, at: SlotRef, key: &GroupKey, seq: u64) -> Option<ErrorCode> {
+        let (tell, mut told) = oneshot::channel();
+        self.lane.join(at, key, seq, BusinessNo(1), Done::Business(tell));
+        told.try_recv().unwrap()
+    }
+
+    fn leave(&mut self, at: SlotRef, key: &GroupKey, reason: LeftReason) -> Option<ErrorCode> {
+        let (tell, mut told) = oneshot::channel();
+        self.lane.leave(at, key, reason, String::new(), Done::Business(tell));
+        told.try_recv().unwrap()
+    }
+
+    fn counted(&self, key: &GroupKey) -> u32 {
+        self.node.groups.members(key).iter().sum()
+    }
+
+    /// Every index of the lane says the same, and the same as the model.
+    fn check(&self, model: &BTreeMap<GroupKey, BTreeSet<(u32, u32)>>) {
+        let lane = &self.lane;
+        let mut seen: BTreeMap<GroupKey, BTreeSet<(u32, u32)>> = BTreeMap::new();
+        for (index, group) in &lane.groups {
+            assert_eq!(lane.by_key.get(&group.key), Some(&index));
+            for (position, at) in group.members.iter().enumerate() {
+                let theirs = &lane.of_slot[&at.slot];
+                assert_eq!(theirs.generation, at.generation);
+                assert!(theirs.groups.contains(&(index, position as u32)), "{at:?}");
+                assert!(
+                    seen.entry(group.key.clone()).or_default().insert((at.slot, at.generation))
+                );
+            }
+            assert_eq!(self.counted(&group.key) as usize, group.members.len(), "{:?}", group.key);
+        }
+        assert_eq!(lane.by_key.len(), lane.groups.len(), "no empty group is kept");
+        let places: usize = lane.of_slot.values().map(|theirs| theirs.groups.len()).sum();
+        assert_eq!(places, seen.values().map(BTreeSet::len).sum::<usize>());
+        assert_eq!(&seen, model);
+    }
+}
+
+fn key(n: usize) -> GroupKey {
+    (AppId::new("demo").unwrap(), GroupId::new(&format!("g-{n}")).unwrap())
+}
+
+#[tokio::test]
+async fn the_books_are_right_whatever_happens() {
+    let mut place = Place::new().await;
+    let keys: Vec<GroupKey> = (0..5).map(key).collect();
+    let mut model: BTreeMap<GroupKey, BTreeSet<(u32, u32)>> = BTreeMap::new();
+    let mut sessions: Vec<SlotRef> = (0..6).map(|_| place.session()).collect();
+    let mut kicked: BTreeSet<(u32, u32, usize)> = BTreeSet::new();
+    let mut state = 7u64;
+    let mut choose = |end: usize| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % end
+    };
+    for _ in 0..4_000 {
+        let (who, g) = (choose(sessions.len()), choose(keys.len()));
+        let (at, key) = (sessions[who], &keys[g]);
+        let name = (at.slot, at.generation);
+        match choose(12) {
+            0..6 => {
+                let refused = place.join(at, key).await;
+                if kicked.contains(&(name.0, name.1, g)) {
+                    assert_eq!(refused, Some(ErrorCode::PermissionDenied));
+                } else {
+                    assert_eq!(refused, None);
+                    model.entry(key.clone()).or_default().insert(name);
+                }
+            }
+            kind @ 6..9 => {
+                let reason = if kind == 8 { LeftReason::Kicked } else { LeftReason::Removed };
+                let was_in = model.get_mut(key).is_some_and(|members| members.remove(&name));
+                let refused = place.leave(at, key, reason);
+                assert_eq!(refused, (!was_in).then_some(ErrorCode::NotMember));
+                if was_in && kind == 8 {
+                    kicked.insert((name.0, name.1, g));
+                }
+            }
+            9 => {
+                if place.node.groups.drop_group(key) {
+                    place.lane.drop_group(key);
+                    model.remove(key);
+                }
+            }
+            // The connection ends; its word may be lost to a full queue, and is then found late.
+            kind => {
+                place.node.table.remove(at).unwrap();
+                if kind == 10 {
+                    place.lane.ended(at);
+                    model.values_mut().for_each(|members| {
+                        members.remove(&name);
+                    });
+                } else {
+                    // Found when the slot is used again by someone who joins something.
+                    let next = place.session();
+                    assert_eq!(next.slot, at.slot);
+                    assert_eq!(place.join(next, key).await, None);
+                    model.values_mut().for_each(|members| {
+                        members.remove(&name);
+                    });
+                    model.entry(key.clone()).or_default().insert((next.slot, next.generation));
+                    place.node.table.remove(next).unwrap();
+                    place.lane.ended(next);
+                    model.values_mut().for_each(|members| {
+                        members.remove(&(next.slot, next.generation));
+                    });
+                }
+                sessions[who] = place.session();
+            }
+        }
+        model.retain(|_, members| !members.is_empty());
+        place.check(&model);
+    }
+}
+
+#[tokio::test]
+async fn a_join_of_a_connection_or_a_stay_that_is_over_gives_its_claim_back() {
+    let mut place = Place::new().await;
+    let key = key(0);
+    let at = place.session();
+    let seq = place.claim(&key).await;
+    assert_eq!(place.counted(&key), 1);
+    place.node.table.with(at, |connection| connection.identity = None);
+    assert_eq!(place.join_claimed(at, &key, seq), Some(ErrorCode::DeviceOffline));
+    assert_eq!(place.counted(&key), 0);
+
+    let at = place.session();
+    let old = place.claim(&key).await;
+    place.node.groups.drop_group(&key);
+    place.lane.drop_group(&key);
+    assert_eq!(place.join_claimed(at, &key, old), Some(ErrorCode::GroupNotFound));
+    // A new stay of the same name is not touched by a join that was agreed for the old one.
+    let other = place.session();
+    assert_eq!(place.join(other, &key).await, None);
+    assert_eq!(place.join_claimed(at, &key, old), Some(ErrorCode::GroupNotFound));
+    assert_eq!(place.counted(&key), 1);
+}
+
+#[tokio::test]
+async fn joining_twice_counts_once_and_a_hundred_is_the_most() {
+    let mut place = Place::new().await;
+    let at = place.session();
+    for n in 0..GROUPS_PER_CONNECTION_MAX {
+        assert_eq!(place.join(at, &key(n)).await, None);
+        assert_eq!(place.join(at, &key(n)).await, None);
+        assert_eq!(place.counted(&key(n)), 1);
+    }
+    let one_more = key(GROUPS_PER_CONNECTION_MAX);
+    assert_eq!(place.join(at, &one_more).await, Some(ErrorCode::TooManyGroups));
+    assert_eq!(place.counted(&one_more), 0);
+    assert_eq!(place.lane.describe(at).len(), GROUPS_PER_CONNECTION_MAX);
+    place.lane.ended(at);
+    assert!(place.lane.of_slot.is_empty() && place.lane.groups.is_empty());
+}
