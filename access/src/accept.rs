@@ -129,7 +129,7 @@ async fn accept(
                     accepted,
                     place,
                 };
-                node.tasks.spawn_light(conn::run(node.clone(), arrival, Reader::stream()));
+                conn::start(node.clone(), arrival, Reader::stream());
             }
             (tls, dialled) => {
                 let greeting =
@@ -203,7 +203,7 @@ async fn greet(
             let remote = remote.ip();
             let arrival = Arrival { link, form, dialled, remote, origin, accepted, place };
             // The greeting's own task has been large; the connection gets a small one.
-            node.tasks.clone().spawn_light(conn::run(node, arrival, reader));
+            conn::start(node, arrival, reader);
         }
         Err(error) => {
             debug!(transport = dialled.name(), %error, "handshake failed");
@@ -318,7 +318,7 @@ async fn greet_quic(node: Arc<Node>, incoming: quinn::Incoming, place: Unauthent
         Ok(link) => {
             let (form, dialled, origin) = (Form::Stream, Dialled::Quic, None);
             let arrival = Arrival { link, form, dialled, remote, origin, accepted, place };
-            node.tasks.clone().spawn_light(conn::run(node, arrival, Reader::stream()));
+            conn::start(node, arrival, Reader::stream());
         }
         Err(error) => {
             debug!(transport = "quic", %error, "handshake failed");
@@ -339,7 +339,7 @@ pub(crate) fn attach(node: &Arc<Node>, transport: Box<dyn Transport>, remote: Ip
         accepted: Instant::now(),
         place,
     };
-    node.tasks.spawn_light(conn::run(node.clone(), arrival, Reader::stream()));
+    conn::start(node.clone(), arrival, Reader::stream());
     true
 }
 

@@ -21,6 +21,7 @@ use hawser_proto::params::{self, Joined, Left, LeftReason, Ping};
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -45,8 +46,11 @@ pub(crate) struct Arrival {
     pub(crate) place: Unauthenticated,
 }
 
-/// A connection's whole life.
-pub(crate) async fn run(node: Arc<Node>, arrival: Arrival, reader: Reader) {
+/// Gives a link its slot and starts the connection's task, which lives as long as it does.
+///
+/// The task is all that an idle connection keeps beside its slot, so what it holds across a wait is
+/// kept small: a link, an event or an action never is (`task_size` in the tests below).
+pub(crate) fn start(node: Arc<Node>, arrival: Arrival, reader: Reader) {
     let Arrival { link, form, dialled, remote, origin, accepted, place } = arrival;
     let now = node.table.exact_ms();
     let whole = node.config.login_timeout.saturating_sub(accepted.elapsed());
@@ -63,18 +67,30 @@ pub(crate) async fn run(node: Arc<Node>, arrival: Arrival, reader: Reader) {
         // It was on its way in when the doors closed, and may have missed the word.
         node.table.with(at, |connection| connection.order(Signal::Drain));
     }
-    let mut conn = Conn {
+    let tasks = node.tasks.clone();
+    let conn = Conn {
         slot: SlotGuard { node, at },
         reader,
         session: Session::new(),
         stranger: Some(Box::new(Stranger { origin, login_by_ms, _place: place })),
     };
-    let cause = conn.live().await;
-    conn.slot.node.metrics.close(cause);
-    if let Some(code) = cause {
-        Box::pin(conn.linger(code)).await;
+    tasks.spawn_light(run(conn));
+}
+
+/// A connection's whole life.
+#[allow(clippy::manual_async_fn, reason = "an async fn would hold the connection twice")]
+fn run(mut conn: Conn) -> impl Future<Output = ()> + Send {
+    async move {
+        let cause = conn.live().await;
+        conn.slot.node.metrics.close(cause);
+        if let Some(code) = cause {
+            Box::pin(conn.linger(code)).await;
+        }
     }
 }
+
+/// Work of a connection that has to wait for somebody, and the event that follows it, if one does.
+type Waiting<'c> = Pin<Box<dyn Future<Output = Option<Event>> + Send + 'c>>;
 
 /// Frees the slot however the task ends: the device is unbound, the groups are left.
 struct SlotGuard {
@@ -138,9 +154,8 @@ impl Conn {
     async fn live(&mut self) -> Option<CloseCode> {
         loop {
             let mut event = self.next().await;
-            loop {
-                let action = self.session.handle(event);
-                match self.perform(action).await {
+            while let Some(waiting) = self.step(event) {
+                match waiting.await {
                     Some(follows) => event = follows,
                     None => break,
                 }
@@ -190,20 +205,32 @@ impl Conn {
         }
     }
 
-    /// Does; decides nothing. Returns the event that follows at once, if one does.
-    async fn perform(&mut self, action: Action) -> Option<Event> {
+    /// Lets the session decide, and does what it says. Returns what has to be waited for.
+    fn step(&mut self, event: Event) -> Option<Waiting<'_>> {
         let (node, at) = (&self.slot.node, self.slot.at);
-        match action {
+        match self.session.handle(event) {
             // `authenticate` has written the answer before anything that follows `Admit`.
             Action::Nothing | Action::Vanish | Action::Admit => {}
-            Action::Authenticate(login) => return Some(Box::pin(self.authenticate(*login)).await),
+            Action::Authenticate(login) => {
+                return Some(Box::pin(async move { Some(self.authenticate(*login).await) }));
+            }
             Action::Pong { nonce } => {
                 node.table.write(at, &NodeFrame::Pong(Ping { nonce }));
             }
             Action::Refresh { request_id } => self.refresh(request_id),
             Action::Forward(request, body) => forward::forward(node, at, request, body),
-            Action::Join(join) => Box::pin(self.join(join)).await,
-            Action::Leave(leave) => Box::pin(self.leave(leave)).await,
+            Action::Join(join) => {
+                return Some(Box::pin(async move {
+                    self.join(join).await;
+                    None
+                }));
+            }
+            Action::Leave(leave) => {
+                return Some(Box::pin(async move {
+                    self.leave(leave).await;
+                    None
+                }));
+            }
             Action::RefuseRequest { request_id, code } => {
                 node.table.write(at, &forward::refusal(request_id, code, code.meaning()));
             }
@@ -323,5 +350,21 @@ impl Conn {
         // A peer that takes longer has been told all we could.
         let _ = tokio::time::timeout(node.config.linger, ending).await;
         node.table.end_link(at, code.number());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each idle connection pays for this; much more means that something large is
+    /// held across a wait.
+    #[test]
+    fn task_size() {
+        fn held<F: Future>(_: fn(Conn) -> F) -> usize {
+            size_of::<F>()
+        }
+        let bytes = held(run);
+        assert!(bytes <= 256, "a connection's task holds {bytes} bytes");
     }
 }
