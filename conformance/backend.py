@@ -111,14 +111,13 @@ class PushApi:
     """hawser.push.v1 with a key. A method of the service is called by its name, with the fields of its
     request: `api.Unicast(device="d", message=text("hello"))`."""
 
-    def __init__(self, address: str, key: str | None):
-        self.channel = grpc.insecure_channel(address.removeprefix("http://"))
+    def __init__(self, address: str, key: str | None, metadata: tuple | None = None):
+        # A connection of its own: what one caller does to its connection is not another's affair.
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        self.channel = grpc.insecure_channel(address.removeprefix("http://"), options)
         self.stub = messages.push_grpc.PushStub(self.channel)
-        self.key = key
-
-    @property
-    def metadata(self):
-        return () if self.key is None else (("authorization", f"Bearer {self.key}"),)
+        shown = () if key is None else (("authorization", f"Bearer {key}"),)
+        self.metadata = shown if metadata is None else metadata
 
     def __getattr__(self, name: str):
         method = push.DESCRIPTOR.services_by_name["Push"].methods_by_name[name]

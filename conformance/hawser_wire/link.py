@@ -127,7 +127,8 @@ class WebSocket:
         self.protocol = ClientProtocol(parse_uri(url), origin=origin, subprotocols=list(subprotocols) or None, max_size=4 << 20)
         self.lock = threading.Lock()
         self.parts: list[bytes] = []
-        self.texts = 0
+        self.control: list = []
+        """Pings, pongs and closes that came."""
         request = self.protocol.connect()
         self.protocol.send_request(request)
         self._flush()
@@ -158,9 +159,10 @@ class WebSocket:
         while True:
             while self.waiting:
                 event = self.waiting.pop(0)
-                if event.opcode is Opcode.TEXT:
-                    self.texts += 1
-                if event.opcode in (Opcode.BINARY, Opcode.CONT):
+                assert event.opcode is not Opcode.TEXT, "a node sends no text"
+                if event.opcode not in (Opcode.BINARY, Opcode.CONT):
+                    self.control.append(event)
+                else:
                     self.parts.append(bytes(event.data))
                     if event.fin:
                         message, self.parts = b"".join(self.parts), []

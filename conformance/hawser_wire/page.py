@@ -9,6 +9,18 @@ VECTORS = ROOT / "proto" / "tests" / "vectors"
 TEXT = PATH.read_text(encoding="utf-8")
 
 
+def vector(path: pathlib.Path) -> tuple[dict[str, str], bytes]:
+    """A golden vector: what its first comments say, and its bytes. WIRE.md, "Vectors"."""
+    head, code = {}, []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        text, _, comment = line.partition("#")
+        code.append(text)
+        name, colon, value = comment.strip().partition(": ")
+        if colon and not text.strip():
+            head[name] = value
+    return head, bytes.fromhex("".join(code))
+
+
 def section(title: str) -> str:
     """The text below a heading, up to the next one of the same depth or above."""
     head = re.search(rf"^(#+) {re.escape(title)}$", TEXT, re.M)

@@ -13,18 +13,7 @@ from hawser_wire import access, frame, page
 CASES = sorted(page.VECTORS.glob("*.hex"))
 
 
-def split(path):
-    head, code = {}, []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        text, _, comment = line.partition("#")
-        code.append(text)
-        name, colon, value = comment.strip().partition(": ")
-        if colon and not text.strip():
-            head[name] = value
-    return head, bytes.fromhex("".join(code))
-
-
-STREAMS = [path for path in CASES if split(path)[0]["as"] == "stream"]
+STREAMS = [path for path in CASES if page.vector(path)[0]["as"] == "stream"]
 # One frame, and no field that this version does not know.
 PLAIN = [path for path in STREAMS if path.stem.partition("_")[0] not in ("bad", "more", "fields", "stream", "skipped")]
 
@@ -43,20 +32,20 @@ def outcome(head, data) -> str:
 
 
 def test_there_are_vectors_of_every_kind_of_frame():
-    told = " ".join(split(path)[0]["expect"] for path in CASES)
+    told = " ".join(page.vector(path)[0]["expect"] for path in CASES)
     for name in page.KIND:
         assert name in told, f"no vector has {name}"
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_a_reader_made_from_the_page_makes_of_it_what_the_vector_says(path):
-    head, data = split(path)
+    head, data = page.vector(path)
     assert outcome(head, data) == head["expect"]
 
 
 @pytest.mark.parametrize("path", STREAMS, ids=lambda path: path.stem)
 def test_a_stream_says_the_same_however_it_is_cut(path):
-    head, data = split(path)
+    head, data = page.vector(path)
     reader, names, expected = frame.Reader(head["from"], int(head["limit"])), [], head["expect"]
     try:
         for at in range(len(data)):
@@ -69,7 +58,7 @@ def test_a_stream_says_the_same_however_it_is_cut(path):
 
 @pytest.mark.parametrize("path", PLAIN, ids=lambda path: path.stem)
 def test_an_encoder_made_from_the_page_gives_frames_that_read_back_the_same(path):
-    head, data = split(path)
+    head, data = page.vector(path)
     [got] = frame.Reader(head["from"], int(head["limit"])).feed(data)
     again = frame.encode(got.name, got.params, got.body)
     [back] = frame.Reader(head["from"], int(head["limit"])).feed(again)
