@@ -69,12 +69,13 @@ async fn apply(node: &Arc<Node>, update: Update) {
         None => false,
     };
     let next = node.catalogue.load().apply(update);
-    node.metrics.catalogue_revision.set(next.revision as i64);
+    let revision = next.revision;
     node.pools.follow(&next);
     node.catalogue.store(Arc::new(next));
     if ends_sessions {
         sweep(node).await;
     }
+    node.metrics.catalogue_revision.set(revision as i64);
 }
 
 /// Closes live sessions whose token was revoked or whose app is gone.

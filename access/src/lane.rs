@@ -183,12 +183,13 @@ impl Lane {
         let now_ms = self.node.table.tick();
         let tick_ms = self.node.config.wheel_tick.as_millis().max(1) as u64;
         let horizon_ms = now_ms.saturating_add(tick_ms as u32 * (wheel::BUCKETS as u32 - 2));
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.advance(u64::from(now_ms) / tick_ms, &mut due);
+        // After the turn: a wheel that was late would hand out at once what is planned for its end.
         for (at, due_ms) in self.node.table.take_watched(self.index) {
             let due_ms = self.node.table.plan_within(at, due_ms, horizon_ms);
             self.wheel.insert(at, u64::from(due_ms).div_ceil(tick_ms));
         }
-        let mut due = std::mem::take(&mut self.due);
-        self.wheel.advance(u64::from(now_ms) / tick_ms, &mut due);
         for (n, at) in due.drain(..).enumerate() {
             if let Check::Again(next_ms) = self.node.table.check(at, now_ms, horizon_ms) {
                 self.wheel.insert(at, u64::from(next_ms).div_ceil(tick_ms));

@@ -45,7 +45,8 @@ impl Place {
     async fn new() -> Self {
         let nowhere = "http://127.0.0.1:1".to_owned();
         let name = NodeId::new("node-1").unwrap();
-        let mut config = Config::new(name, &nowhere, &[nowhere.clone()], Secret::new("s"));
+        let mut config =
+            Config::new(name, &nowhere, std::slice::from_ref(&nowhere), Secret::new("s"));
         config.lanes = 1;
         let registry = prometheus::Registry::new();
         let node = node::start(config, Listeners::default(), &registry).await.unwrap().node();
@@ -191,23 +192,23 @@ async fn the_books_are_right_whatever_happens() {
                 place.node.table.remove(at).unwrap();
                 if kind == 10 {
                     place.lane.ended(at);
-                    model.values_mut().for_each(|members| {
+                    for members in model.values_mut() {
                         members.remove(&name);
-                    });
+                    }
                 } else {
                     // Found when the slot is used again by someone who joins something.
                     let next = place.session();
                     assert_eq!(next.slot, at.slot);
                     assert_eq!(place.join(next, key).await, None);
-                    model.values_mut().for_each(|members| {
+                    for members in model.values_mut() {
                         members.remove(&name);
-                    });
+                    }
                     model.entry(key.clone()).or_default().insert((next.slot, next.generation));
                     place.node.table.remove(next).unwrap();
                     place.lane.ended(next);
-                    model.values_mut().for_each(|members| {
+                    for members in model.values_mut() {
                         members.remove(&(next.slot, next.generation));
-                    });
+                    }
                 }
                 sessions[who] = place.session();
             }

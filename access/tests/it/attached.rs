@@ -3,7 +3,7 @@
 use crate::eventually;
 use crate::fakes::device::{Device, Form};
 use crate::fakes::tokens;
-use crate::house::{APP, CHAT, House};
+use crate::house::{APP, CHAT, House, push_to};
 use hawser_access::Transport;
 use hawser_proto::code::CloseCode;
 use hawser_proto::frame::{DeviceFrame, NodeFrame};
@@ -81,7 +81,7 @@ async fn a_fifth_way_in_touches_no_session_rule() {
         assert_eq!((response.request_id, response.status, &body[..]), (1, 0, &b"hello"[..]));
         let session = house.business.seen().pop().unwrap().session.unwrap();
         assert_eq!(session.transport, "attached");
-        house.router.deliver(house.push_to(&[house.route("toy")], &[7; 1_000])).await;
+        house.router.deliver(push_to(&[house.route("toy")], &[7; 1_000])).await;
         assert_eq!(device.pushed().await, [7; 1_000]);
         device.enter("room").await;
         house.router.deliver(house.push_group("room", b"all")).await;
@@ -109,8 +109,8 @@ async fn a_panic_in_one_session_ends_only_that_one_and_leaves_nothing() {
     doomed.ping(1).await;
     eventually("it was unbound", || house.router.route(APP, "doomed").is_none().then_some(()))
         .await;
-    house.metric_is("hawser_access_connections", &[], 2.0).await;
-    house.metric_is("hawser_access_sessions", &[], 2.0).await;
+    house.metric_is("hawser_access_connections", &[], 2).await;
+    house.metric_is("hawser_access_sessions", &[], 2).await;
     let report = house.router.deliver(house.push_group("room", b"still two")).await;
     assert_eq!((report.members, report.written), (2, 2));
     for device in [&mut beside, &mut over_tcp] {

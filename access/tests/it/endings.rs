@@ -89,7 +89,7 @@ async fn whoever_has_not_logged_in_does_not_hold_up_the_end() {
     for how in [Dial::Tcp, Dial::Tls, Dial::Ws, Dial::Wss] {
         inside.push(house.dial(how).await);
     }
-    house.metric_is("hawser_access_connections", &[], 4.0).await;
+    house.metric_is("hawser_access_connections", &[], 4).await;
     let begun = Instant::now();
     let ending = tokio::spawn(house.node.clone().shutdown(PATIENCE));
     for mut device in inside {
@@ -121,9 +121,9 @@ async fn a_full_node_says_so_and_serves_those_it_has() {
         device.settle().await;
     }
     drop(devices.pop());
-    house.metric_is("hawser_access_connections", &[], 2.0).await;
+    house.metric_is("hawser_access_connections", &[], 2).await;
     let _welcome = house.device("d").await;
-    house.metric_is("hawser_access_refused_connections_total", &[("cause", "full")], 1.0).await;
+    house.metric_is("hawser_access_refused_connections_total", &[("cause", "full")], 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -137,10 +137,10 @@ async fn strangers_cannot_fill_a_node() {
     for _ in 0..4 {
         strangers.push(house.dial(Dial::Tcp).await);
     }
-    house.metric_is("hawser_access_connections", &[], 4.0).await;
+    house.metric_is("hawser_access_connections", &[], 4).await;
     assert_eq!(house.dial(Dial::Tcp).await.closed().await, CloseCode::Overloaded);
     drop(strangers.pop());
-    house.metric_is("hawser_access_connections", &[], 3.0).await;
+    house.metric_is("hawser_access_connections", &[], 3).await;
     let _device = house.device("d").await;
 }
 
@@ -166,7 +166,7 @@ async fn nothing_is_left_of_a_storm() {
                 let bytes = device.form(&frame.encode());
                 let _ = device.try_send_bytes(&bytes).await;
             }
-            if n % 7 == 0 {
+            if n.is_multiple_of(7) {
                 // Half a login from another one.
                 let mut half = house.dial(Dial::Tcp).await;
                 let login = half.login_frame(APP, "half", tokens::token(APP, "half"));

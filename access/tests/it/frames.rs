@@ -177,16 +177,15 @@ async fn bad_headers_and_parameters_have_their_codes() {
     garbage.extend([0xff, 0xff]);
     let body = codec::encode(0x02, Flags::NONE, &params::Ping::default(), b"x").to_vec();
     let zero = DeviceFrame::Join(params::Join { request_id: 0, group: "g".into() });
-    use CloseCode as Code;
     for (what, frame, code) in [
-        ("magic", with(0, b"GE"), Code::BadMagic),
-        ("version", with(2, &[2]), Code::UnsupportedVersion),
-        ("a required flag", with(4, &[1, 0]), Code::UnsupportedFeature),
-        ("parameters too long", with(6, &[0x80, 0x01]), Code::FrameTooLarge),
-        ("a body of 4 GiB", with(8, &[0xff; 4]), Code::FrameTooLarge),
-        ("parameters that are none", garbage, Code::BadFrame),
-        ("a body where none is", body, Code::BadFrame),
-        ("request id 0", zero.encode().to_vec(), Code::BadFrame),
+        ("magic", with(0, b"GE"), CloseCode::BadMagic),
+        ("version", with(2, &[2]), CloseCode::UnsupportedVersion),
+        ("a required flag", with(4, &[1, 0]), CloseCode::UnsupportedFeature),
+        ("parameters too long", with(6, &[0x80, 0x01]), CloseCode::FrameTooLarge),
+        ("a body of 4 GiB", with(8, &[0xff; 4]), CloseCode::FrameTooLarge),
+        ("parameters that are none", garbage, CloseCode::BadFrame),
+        ("a body where none is", body, CloseCode::BadFrame),
+        ("request id 0", zero.encode().to_vec(), CloseCode::BadFrame),
     ] {
         for how in [Dial::Tcp, Dial::Wss, Dial::Quic] {
             let (mut device, _) = house.login(how, "d").await;
@@ -235,20 +234,19 @@ async fn websocket_messages_that_break_the_rules_are_told_apart() {
     let ping = raw(Kind::Ping as u8);
     let mut unmasked = masked(0x82, &ping);
     unmasked[1] &= 0x7f;
-    use CloseCode as Code;
     for how in [Dial::Ws, Dial::Wss] {
         for (what, bytes, code) in [
-            ("text", masked(0x81, b"hello"), Code::BadWebSocket),
-            ("unmasked", unmasked.clone(), Code::BadWebSocket),
-            ("a reserved bit", masked(0xc2, &ping), Code::BadWebSocket),
-            ("an unknown operation", masked(0x83, &ping), Code::BadWebSocket),
-            ("a continuation of nothing", masked(0x80, &ping), Code::BadWebSocket),
-            ("a fragmented ping", masked(0x09, b"x"), Code::BadWebSocket),
-            ("a long ping", masked(0x89, &[0; 126]), Code::BadWebSocket),
-            ("less than a frame", masked(0x82, &ping[..5]), Code::BadFrame),
-            ("more than a frame", masked(0x82, &[&ping[..], b"x"].concat()), Code::BadFrame),
-            ("an empty message", masked(0x82, b""), Code::BadFrame),
-            ("above the limit", masked(0x02, &vec![0x68; 70_000]), Code::FrameTooLarge),
+            ("text", masked(0x81, b"hello"), CloseCode::BadWebSocket),
+            ("unmasked", unmasked.clone(), CloseCode::BadWebSocket),
+            ("a reserved bit", masked(0xc2, &ping), CloseCode::BadWebSocket),
+            ("an unknown operation", masked(0x83, &ping), CloseCode::BadWebSocket),
+            ("a continuation of nothing", masked(0x80, &ping), CloseCode::BadWebSocket),
+            ("a fragmented ping", masked(0x09, b"x"), CloseCode::BadWebSocket),
+            ("a long ping", masked(0x89, &[0; 126]), CloseCode::BadWebSocket),
+            ("less than a frame", masked(0x82, &ping[..5]), CloseCode::BadFrame),
+            ("more than a frame", masked(0x82, &[&ping[..], b"x"].concat()), CloseCode::BadFrame),
+            ("an empty message", masked(0x82, b""), CloseCode::BadFrame),
+            ("above the limit", masked(0x02, &vec![0x68; 70_000]), CloseCode::FrameTooLarge),
         ] {
             let (mut device, _) = house.login(how, "d").await;
             device.send_bytes(&bytes).await;

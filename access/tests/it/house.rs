@@ -121,7 +121,7 @@ impl House {
     }
 
     pub async fn caught_up(&self) {
-        let revision = self.control.revision() as f64;
+        let revision = self.control.revision() as i64;
         eventually("the catalogue arrives", || {
             (self.metric("hawser_access_catalogue_revision", &[]) == revision).then_some(())
         })
@@ -153,17 +153,6 @@ impl House {
 
     // === Pushes ===
 
-    pub fn push_to(&self, routes: &[Route], body: &[u8]) -> Delivery {
-        Delivery {
-            boot: routes[0].boot,
-            app: routes[0].app.clone(),
-            business: CHAT,
-            frame: push_frame(body),
-            targets: routes.iter().map(Route::target).collect(),
-            ..Default::default()
-        }
-    }
-
     pub fn push_group(&self, group: &str, body: &[u8]) -> Delivery {
         let params = params::GroupPush {
             push_id: b"g".to_vec().into(),
@@ -184,15 +173,15 @@ impl House {
     // === Metrics ===
 
     /// The value of a metric, over all series that have these labels.
-    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> i64 {
         metric(&self.registry, name, labels)
     }
 
-    pub async fn metric_is(&self, name: &str, labels: &[(&str, &str)], value: f64) {
+    pub async fn metric_is(&self, name: &str, labels: &[(&str, &str)], value: i64) {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             let seen = self.metric(name, labels);
-            if (seen - value).abs() < 0.5 {
+            if seen == value {
                 return;
             }
             assert!(tokio::time::Instant::now() < deadline, "{name} is {seen}, wanted {value}");
@@ -204,14 +193,14 @@ impl House {
     pub async fn ends_clean(self) {
         for gauge in ["hawser_access_connections", "hawser_access_sessions", "hawser_access_groups"]
         {
-            self.metric_is(gauge, &[], 0.0).await;
+            self.metric_is(gauge, &[], 0).await;
         }
         assert!(self.node.shutdown(PATIENCE).await, "a task was left");
     }
 }
 
 /// The value of a metric, over all series that have these labels.
-pub fn metric(registry: &Registry, name: &str, labels: &[(&str, &str)]) -> f64 {
+pub fn metric(registry: &Registry, name: &str, labels: &[(&str, &str)]) -> i64 {
     let families = registry.gather();
     let family = families.iter().find(|family| family.name() == name);
     let series = family.map_or(&[][..], |family| family.get_metric());
@@ -221,7 +210,8 @@ pub fn metric(registry: &Registry, name: &str, labels: &[(&str, &str)]) -> f64 {
         })
     };
     let value = |metric: &prometheus::proto::Metric| {
-        metric.get_counter().get_value() + metric.get_gauge().get_value()
+        // Whole numbers, all of them; a gauge may have gone below zero.
+        (metric.get_counter().get_value() + metric.get_gauge().get_value()) as i64
     };
     series.iter().filter(is_meant).map(value).sum()
 }
@@ -231,4 +221,16 @@ pub fn push_frame(body: &[u8]) -> bytes::Bytes {
     let params =
         params::Push { push_id: b"p".to_vec().into(), business: CHAT, ..Default::default() };
     NodeFrame::Push(params, body.to_vec().into()).encode()
+}
+
+/// A PUSH of `chat` to all of these.
+pub fn push_to(routes: &[Route], body: &[u8]) -> Delivery {
+    Delivery {
+        boot: routes[0].boot,
+        app: routes[0].app.clone(),
+        business: CHAT,
+        frame: push_frame(body),
+        targets: routes.iter().map(Route::target).collect(),
+        ..Default::default()
+    }
 }

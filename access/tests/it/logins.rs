@@ -3,7 +3,7 @@
 use crate::fakes::device::{Device, Form};
 use crate::fakes::dial::{self, Dial};
 use crate::fakes::tokens;
-use crate::house::{APP, CHAT, House, app};
+use crate::house::{APP, CHAT, House, app, push_to};
 use hawser_proto::code::{CloseCode, ErrorCode};
 use hawser_proto::frame::DeviceFrame;
 use hawser_proto::rpc::control::{self as wire, change::Entity};
@@ -22,11 +22,11 @@ async fn a_device_logs_in_over_every_transport_and_is_pushed_to() {
         assert_eq!(ok.epoch, route.epoch);
         let names: Vec<_> = ok.businesses.iter().map(|it| (&it.name[..], it.number)).collect();
         assert_eq!(names, [("chat", 1), ("deaf", 2)], "all that the token allows, by name");
-        let report = house.router.deliver(house.push_to(&[route], b"hello")).await;
+        let report = house.router.deliver(push_to(&[route], b"hello")).await;
         assert_eq!(report.outcomes, [Outcome::Written as u32], "{how:?}");
         assert_eq!(device.pushed().await, b"hello");
         house
-            .metric_is("hawser_access_sessions", &[("app", APP), ("transport", how.name())], 1.0)
+            .metric_is("hawser_access_sessions", &[("app", APP), ("transport", how.name())], 1)
             .await;
     }
     house.ends_clean().await;
@@ -70,43 +70,42 @@ async fn every_fault_of_a_token_has_its_code() {
         let claims = good.split('.').nth(1).unwrap();
         format!("{}.{claims}.", base64_url(text.as_bytes()))
     };
-    use CloseCode as Code;
     for (what, token, code) in [
-        ("nothing", String::new(), Code::TokenInvalid),
-        ("no JWT", "abc".into(), Code::TokenInvalid),
-        ("no signature", format!("{body}."), Code::TokenInvalid),
-        ("a signature cut short", format!("{body}.{}", &signature[..40]), Code::TokenInvalid),
-        ("forged", signed(&header(Algorithm::EdDSA, Some("k1")), &theirs), Code::TokenInvalid),
+        ("nothing", String::new(), CloseCode::TokenInvalid),
+        ("no JWT", "abc".into(), CloseCode::TokenInvalid),
+        ("no signature", format!("{body}."), CloseCode::TokenInvalid),
+        ("a signature cut short", format!("{body}.{}", &signature[..40]), CloseCode::TokenInvalid),
+        ("forged", signed(&header(Algorithm::EdDSA, Some("k1")), &theirs), CloseCode::TokenInvalid),
         (
             "the public key as a shared secret",
             signed(&header(Algorithm::HS256, Some("k1")), &EncodingKey::from_secret(&public)),
-            Code::TokenInvalid,
+            CloseCode::TokenInvalid,
         ),
-        ("no algorithm", none, Code::TokenInvalid),
+        ("no algorithm", none, CloseCode::TokenInvalid),
         (
             "an unknown key",
             signed(&header(Algorithm::EdDSA, Some("k9")), &ours),
-            Code::TokenUnknownKey,
+            CloseCode::TokenUnknownKey,
         ),
-        ("no key id", signed(&header(Algorithm::EdDSA, None), &ours), Code::TokenUnknownKey),
+        ("no key id", signed(&header(Algorithm::EdDSA, None), &ours), CloseCode::TokenUnknownKey),
         (
             "expired",
             claims_with(|it| (it.iat, it.exp) = (now - 3_700, now - 100)),
-            Code::TokenExpired,
+            CloseCode::TokenExpired,
         ),
-        ("of the future", claims_with(|it| it.iat = now + 3_000), Code::TokenInvalid),
+        ("of the future", claims_with(|it| it.iat = now + 3_000), CloseCode::TokenInvalid),
         (
             "for another audience",
             claims_with(|it| it.aud = "someone".into()),
-            Code::TokenWrongAudience,
+            CloseCode::TokenWrongAudience,
         ),
         (
             "from another issuer",
             claims_with(|it| it.iss = "someone".into()),
-            Code::TokenWrongAudience,
+            CloseCode::TokenWrongAudience,
         ),
-        ("of another app", claims_with(|it| it.app = "other".into()), Code::TokenMismatch),
-        ("of another device", claims_with(|it| it.sub = "e".into()), Code::TokenMismatch),
+        ("of another app", claims_with(|it| it.app = "other".into()), CloseCode::TokenMismatch),
+        ("of another device", claims_with(|it| it.sub = "e".into()), CloseCode::TokenMismatch),
     ] {
         assert_eq!(refused(&house, token).await, code, "{what}");
     }
@@ -115,8 +114,8 @@ async fn every_fault_of_a_token_has_its_code() {
         ..tokens::published("k1", tokens::OURS)
     }));
     house.caught_up().await;
-    assert_eq!(refused(&house, good).await, Code::TokenUnknownKey, "the key's time is over");
-    house.metric_is("hawser_access_logins_total", &[("result", "token_invalid")], 8.0).await;
+    assert_eq!(refused(&house, good).await, CloseCode::TokenUnknownKey, "the key's time is over");
+    house.metric_is("hawser_access_logins_total", &[("result", "token_invalid")], 8).await;
     house.ends_clean().await;
 }
 

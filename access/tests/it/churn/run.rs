@@ -96,14 +96,14 @@ impl Place {
             *sum += metric(&self.registry, name, &[("reason", reason)]) as u64;
         }
         for gauge in ["hawser_access_connections", "hawser_access_sessions"] {
-            assert_eq!(metric(&self.registry, gauge, &[]), 0.0, "{gauge}");
+            assert_eq!(metric(&self.registry, gauge, &[]), 0, "{gauge}");
         }
     }
 }
 
 pub async fn churn(name: &'static str, guards: Guards, reuses: u64, seed: u64) -> Outcome {
     let begun = Instant::now();
-    let key = seed ^ 0x5ea1ed;
+    let key = seed ^ 0x005e_a1ed;
     let memory = Arc::new(Mutex::new(Memory::default()));
     let remember = memory.clone();
     let router = Router::start_with(Some(Box::new(move |route| remember.lock().add(route)))).await;
@@ -141,17 +141,17 @@ pub async fn churn(name: &'static str, guards: Guards, reuses: u64, seed: u64) -
         seat.unwrap();
     }
     place.end(&crowd, &mut blocked).await;
-    let seen = &crowd.seen;
+    let what = &crowd.seen;
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    assert_eq!(count(&seen.early), 0, "{name}: pushes came before LOGIN_OK and were lost");
+    assert_eq!(count(&what.early), 0, "{name}: pushes came before LOGIN_OK and were lost");
     Outcome {
         name,
-        reused: count(&seen.reused),
+        reused: count(&what.reused),
         pushes: count(&liar.pushes),
-        delivered: count(&seen.delivered),
+        delivered: count(&what.delivered),
         blocked,
-        wrong_device: count(&seen.wrong_device),
-        wrong_session: count(&seen.wrong_session),
+        wrong_device: count(&what.wrong_device),
+        wrong_session: count(&what.wrong_session),
         seconds: begun.elapsed().as_secs_f64(),
     }
 }
@@ -160,14 +160,14 @@ pub async fn churn(name: &'static str, guards: Guards, reuses: u64, seed: u64) -
 async fn reach(crowd: &Crowd, reuses: u64) {
     let mut last = (0, Instant::now());
     loop {
-        let reused = crowd.seen.reused.load(Ordering::Relaxed);
-        if reused >= reuses {
+        let done = crowd.seen.reused.load(Ordering::Relaxed);
+        if done >= reuses {
             return;
         }
-        if reused > last.0 {
-            last = (reused, Instant::now());
+        if done > last.0 {
+            last = (done, Instant::now());
         }
-        assert!(last.1.elapsed() < PATIENCE * 3, "no device came in any more at {reused}");
+        assert!(last.1.elapsed() < PATIENCE * 3, "no device came in any more at {done}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -29,6 +29,9 @@ pub enum Got {
     End,
 }
 
+/// The nonce of a PING that only wants to know that all before it was handled.
+const SETTLE: u64 = 0x005e_771e;
+
 pub struct Device {
     pub stream: Box<dyn Stream>,
     form: Form,
@@ -205,9 +208,9 @@ impl Device {
 
     /// PING and its PONG: everything before it has been handled.
     pub async fn settle(&mut self) {
-        self.ping(0x5e771e).await;
+        self.ping(SETTLE).await;
         match self.frame().await {
-            NodeFrame::Pong(pong) => assert_eq!(pong.nonce, 0x5e771e),
+            NodeFrame::Pong(pong) => assert_eq!(pong.nonce, SETTLE),
             other => panic!("wanted PONG, got {other:?}"),
         }
     }
@@ -266,11 +269,11 @@ pub fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     match payload.len() {
         short @ 0..=125 => out.put_u8(0x80 | short as u8),
         medium @ 126..=0xffff => {
-            out.put_u8(0x80 | 126);
+            out.put_u8(0xfe);
             out.put_u16(medium as u16);
         }
         long => {
-            out.put_u8(0x80 | 127);
+            out.put_u8(0xff);
             out.put_u64(long as u64);
         }
     }
