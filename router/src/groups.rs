@@ -43,8 +43,8 @@ struct Presence {
 /// What became of a node's report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reported {
-    /// Taken; the group belongs to this business.
-    Taken(BusinessNo),
+    /// Taken; the group belongs to this business and was created then.
+    Taken { owner: BusinessNo, created_ms: u64 },
     /// A later one was here before.
     Stale,
     /// There is no such group.
@@ -128,7 +128,7 @@ impl Groups {
             Some(node) => (node.seq, node.present) = (seq, present),
             None => spread.nodes.push(Presence { life, seq, present }),
         }
-        act(Reported::Taken(group.owner));
+        act(Reported::Taken { owner: group.owner, created_ms: group.created_ms });
     }
 
     /// Starts to decide on changes. Only the writer does, one decision at a time.
@@ -281,6 +281,7 @@ mod tests {
     const OWNER: BusinessNo = BusinessNo(1);
     const OTHER: BusinessNo = BusinessNo(2);
     const NODE: LifeNo = LifeNo(7);
+    const TAKEN: Reported = Reported::Taken { owner: OWNER, created_ms: 5 };
 
     fn key(id: &str) -> Key {
         Key::group(&AppId::new("demo").unwrap(), id).unwrap()
@@ -340,11 +341,11 @@ mod tests {
     fn a_report_that_was_overtaken_is_refused() {
         let groups = Groups::new(Vec::new());
         let group = make(&groups, "room");
-        assert_eq!(report(&groups, 1, true), Reported::Taken(OWNER));
-        assert_eq!(report(&groups, 3, true), Reported::Taken(OWNER));
+        assert_eq!(report(&groups, 1, true), TAKEN);
+        assert_eq!(report(&groups, 3, true), TAKEN);
         assert_eq!(report(&groups, 2, false), Reported::Stale);
         assert_eq!(group.nodes(|_| true), [NODE]);
-        assert_eq!(report(&groups, 4, false), Reported::Taken(OWNER));
+        assert_eq!(report(&groups, 4, false), TAKEN);
         assert_eq!(report(&groups, 3, true), Reported::Stale, "it left meanwhile");
         assert_eq!(group.nodes(|_| true), []);
     }

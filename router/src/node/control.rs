@@ -342,18 +342,18 @@ impl Reader {
         let key = AppId::new(&report.app).and_then(|app| Key::group(&app, &report.group));
         let mut permit = Some(permit);
         let mut act = |reported| {
-            let (status, business) = match reported {
-                Reported::Taken(owner) => (0, owner.0),
-                Reported::NoGroup => (ErrorCode::GroupNotFound.number(), 0),
+            let (status, business, created_ms) = match reported {
+                Reported::Taken { owner, created_ms } => (0, owner.0, created_ms.cast_signed()),
+                Reported::NoGroup => (ErrorCode::GroupNotFound.number(), 0, 0),
                 Reported::Stale => {
                     self.core.metrics.group_reports_stale.inc();
-                    (ErrorCode::Unavailable.number(), 0)
+                    (ErrorCode::Unavailable.number(), 0, 0)
                 }
             };
             // Word of a leave is not answered.
             if let Some(permit) = permit.take().filter(|_| report.present) {
                 let (call, app, group) = (report.call, report.app.clone(), report.group.clone());
-                let result = GroupResult { call, app, group, status, business };
+                let result = GroupResult { call, app, group, status, business, created_ms };
                 permit.send(Down { what: Some(down::What::GroupResult(result)) });
             }
         };

@@ -75,6 +75,8 @@ pub(crate) fn broadcast(
         0 => TARGETS_PER_SECOND_DEFAULT,
         pace => pace,
     };
+    // What logs in from now on gets an epoch above this one.
+    let newest_epoch = core.clock.now_ms();
     let view = core.nodes.view(core.clock.steady_ms());
     let mut lives: Vec<(u64, Arc<Life>)> =
         view.lives().map(|life| (life.routes_of(&by.app), life.clone())).collect();
@@ -84,7 +86,8 @@ pub(crate) fn broadcast(
     let (routes, lives): (Vec<u64>, Vec<Arc<Life>>) = lives.into_iter().unzip();
     let (tally, sent) = send(core, by, &frame, &lives, true, |at, delivery| {
         let targets_per_second = share(pace, routes[at], total);
-        Delivery { broadcast: Some(Broadcast { targets_per_second }), ..delivery }
+        let broadcast = Some(Broadcast { targets_per_second, newest_epoch });
+        Delivery { broadcast, ..delivery }
     });
     let running = Running { core: core.clone(), tally, _sent: sent, push_id };
     Ok(stream::unfold(Some(running), |running| async {

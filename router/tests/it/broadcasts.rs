@@ -67,6 +67,21 @@ async fn each_node_gets_its_share_of_the_pace_and_progress_comes_until_all_are_d
 }
 
 #[tokio::test]
+async fn a_session_that_begins_after_a_broadcast_is_told_apart_by_its_epoch() {
+    let house = House::new().await;
+    let mut client = house.client().await;
+    let mut node = FakeNode::connect(&house.internal(), "node-1", 1).await;
+    let before = node.bind("a", 1, &[CHAT]).await;
+    let _progress = client.broadcast(by("demo-chat", request(0))).await.unwrap().into_inner();
+    let newest = node.delivery().await.broadcast.expect("a broadcast").newest_epoch;
+    assert!(before.epoch <= newest, "it was there");
+    // Epochs are times: of the millisecond of the start both may be.
+    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    let after = node.bind("b", 2, &[CHAT]).await;
+    assert!(after.epoch > newest, "it came later");
+}
+
+#[tokio::test]
 async fn a_node_that_falls_silent_is_given_up() {
     let house = House::new().await;
     let mut client = house.client().await;

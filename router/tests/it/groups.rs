@@ -155,6 +155,18 @@ async fn a_deleted_group_is_dropped_by_its_nodes_and_its_name_is_free() {
 }
 
 #[tokio::test]
+async fn a_node_is_told_when_the_group_was_made() {
+    let house = House::new().await;
+    let mut client = house.client().await;
+    create_group(&mut client, "demo-chat", "room").await;
+    let describe = DescribeGroupRequest { group: "room".to_owned() };
+    let made = client.describe_group(by("demo-chat", describe)).await.unwrap().into_inner();
+    let mut node = FakeNode::connect(&house.internal(), "node-1", 1).await;
+    assert_eq!(node.join("room", 1).await.created_ms, made.created_ms);
+    assert_eq!(node.join("nowhere", 2).await.created_ms, 0);
+}
+
+#[tokio::test]
 async fn members_are_counted_by_the_nodes() {
     let house = House::new().await;
     let mut client = house.client().await;
