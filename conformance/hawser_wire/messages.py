@@ -1,8 +1,10 @@
 """Message classes, made by protoc when the suite runs: those of the wire from the text in WIRE.md, those
 of the APIs from the published definitions."""
 
+import atexit
 import importlib
 import pathlib
+import shutil
 import sys
 import tempfile
 
@@ -12,6 +14,7 @@ from grpc_tools import protoc
 from . import page
 
 _FOLDER = pathlib.Path(tempfile.mkdtemp(prefix="hawser-stubs-"))
+atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 
 
 def _compile() -> None:

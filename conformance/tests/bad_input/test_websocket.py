@@ -157,16 +157,15 @@ CONNECTION = "Connection: Upgrade"
 def ask_upgrade(world, first: str, *headers: str) -> tuple[bytes, link.Bytes]:
     point = world.ask("upgrade").point("ws")
     raw = link.dial_tcp(point["host"], point["port"])
-    raw.send("\r\n".join([first, "Host: localhost", *headers, "", ""]).encode("latin-1"))
     got = b""
-    while b"\r\n\r\n" not in got:
-        try:
+    try:
+        raw.send("\r\n".join([first, "Host: localhost", *headers, "", ""]).encode("latin-1"))
+        while b"\r\n\r\n" not in got:
             data = raw.recv(7)
-        except link.LinkEnded:
-            break
-        if data is None:
-            break
-        got += data
+            assert data is not None, f"neither an answer nor an end: {got!r}"
+            got += data
+    except link.LinkEnded:
+        pass
     return got, raw
 
 
