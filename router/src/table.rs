@@ -133,9 +133,9 @@ impl Table {
         live: impl Fn(&Owner) -> bool,
         act: impl FnOnce(Verdict),
     ) -> Result<(), ClaimError> {
-        self.check_backlog()?;
         self.enter(key, |shard| {
             let Some(route) = shard.routes.get_mut(key.as_bytes()) else {
+                self.check_backlog()?;
                 let first = Memory {
                     epoch: now_ms.max(1),
                     instance: login.instance,
@@ -147,7 +147,8 @@ impl Table {
                 route.serves = login.serves;
                 shard.routes.insert(key.as_bytes().into(), route);
                 self.note(shard, key, first);
-                return act(Verdict::Bound { epoch: first.epoch, fresh: true, displaced: None });
+                act(Verdict::Bound { epoch: first.epoch, fresh: true, displaced: None });
+                return Ok(());
             };
             let before = route.owner();
             let again = before.is_some_and(|owner| owner.is_same_connection(&login.owner));
@@ -157,8 +158,10 @@ impl Table {
                 } else {
                     Verdict::Stale
                 };
-                return act(verdict);
+                act(verdict);
+                return Ok(());
             }
+            self.check_backlog()?;
             let displaced = displaced(route, &login.owner, &live);
             route.epoch = now_ms.max(route.epoch.saturating_add(1));
             route.at_ms = now_ms;
@@ -166,6 +169,7 @@ impl Table {
             let memory = take_over(route, login, shard.round, now_ms);
             self.note(shard, key, memory);
             act(Verdict::Bound { epoch, fresh: !again, displaced });
+            Ok(())
         })
     }
 
@@ -180,9 +184,9 @@ impl Table {
         live: impl Fn(&Owner) -> bool,
         act: impl FnOnce(Verdict),
     ) -> Result<(), ClaimError> {
-        self.check_backlog()?;
         self.enter(key, |shard| {
             let Some(route) = shard.routes.get_mut(key.as_bytes()) else {
+                self.check_backlog()?;
                 let memory = Memory {
                     epoch,
                     instance: login.instance,
@@ -196,25 +200,30 @@ impl Table {
                 route.at_ms = epoch.min(now_ms);
                 shard.routes.insert(key.as_bytes().into(), route);
                 self.note(shard, key, memory);
-                return act(Verdict::Bound { epoch, fresh: true, displaced: None });
+                act(Verdict::Bound { epoch, fresh: true, displaced: None });
+                return Ok(());
             };
             let before = route.owner();
             let again = before.is_some_and(|owner| owner.is_same_connection(&login.owner));
             let taken = !again && route.epoch == epoch && before.is_some_and(|owner| live(&owner));
             if route.epoch > epoch || taken {
-                return act(Verdict::Superseded { epoch: route.epoch });
+                act(Verdict::Superseded { epoch: route.epoch });
+                return Ok(());
             }
             if again && route.epoch == epoch {
                 route.bind(login.owner);
                 route.serves = login.serves;
-                return act(Verdict::Bound { epoch, fresh: false, displaced: None });
+                act(Verdict::Bound { epoch, fresh: false, displaced: None });
+                return Ok(());
             }
+            self.check_backlog()?;
             let displaced = displaced(route, &login.owner, &live);
             route.epoch = epoch;
             route.at_ms = epoch.min(now_ms);
             let memory = take_over(route, login, shard.round, now_ms);
             self.note(shard, key, memory);
             act(Verdict::Bound { epoch, fresh: !again, displaced });
+            Ok(())
         })
     }
 
@@ -310,6 +319,8 @@ impl Table {
         self.writes_waiting.load(Ordering::Relaxed)
     }
 
+    /// Asked where something is about to be noted, and only there: what needs no write, such as a
+    /// session told of again after a stream broke, is answered however far behind the store is.
     fn check_backlog(&self) -> Result<(), ClaimError> {
         if self.writes_waiting() < WRITES_WAITING_MAX { Ok(()) } else { Err(ClaimError::Behind) }
     }
@@ -322,7 +333,11 @@ impl Table {
     /// Enters the shard of a key after what the store remembers of it was read; the disk is not asked
     /// under the lock. A memory leaves the shard only after the store has it and a minute has gone by,
     /// so what was read is never older than what another login put here meanwhile.
-    fn enter(&self, key: &Key, change: impl FnOnce(&mut Shard)) -> Result<(), ClaimError> {
+    fn enter(
+        &self,
+        key: &Key,
+        change: impl FnOnce(&mut Shard) -> Result<(), ClaimError>,
+    ) -> Result<(), ClaimError> {
         let shard = self.shard(key);
         let mut guard = shard.lock();
         if !guard.routes.contains_key(key.as_bytes()) {
@@ -336,8 +351,7 @@ impl Table {
                 guard.routes.insert(key.as_bytes().into(), route);
             }
         }
-        change(&mut guard);
-        Ok(())
+        change(&mut guard)
     }
 
     fn note(&self, shard: &mut Shard, key: &Key, memory: Memory) {

@@ -199,6 +199,25 @@ fn a_store_that_is_too_far_behind_refuses_logins() {
 }
 
 #[test]
+fn what_needs_no_write_is_answered_however_far_behind_the_store_is() {
+    let it = Fixture::new();
+    let (a, b) = (owner(1, 1), owner(2, 1));
+    it.claim("d", login(a, 7, 2), 1000);
+    it.table.writes_waiting.store(WRITES_WAITING_MAX, Ordering::Relaxed);
+    let in_place = Verdict::Bound { epoch: 1000, fresh: false, displaced: None };
+    assert_eq!(it.announce("d", 1000, login(a, 7, 2), 1500), in_place);
+    assert_eq!(it.announce("d", 999, login(b, 7, 1), 1500), Verdict::Superseded { epoch: 1000 });
+    assert_eq!(it.claim("d", login(a, 7, 2), 1500), in_place, "its answer was lost");
+    assert_eq!(it.claim("d", login(b, 7, 1), 1500), Verdict::Stale);
+    for device in ["d", "new"] {
+        let newer = login(b, 7, 3);
+        let refused = it.table.announce(&key(device), 1001, newer, 1500, ALIVE, |_| panic!());
+        assert!(matches!(refused, Err(ClaimError::Behind)), "{device}: this would be noted");
+    }
+    assert_eq!((it.route("d"), it.route("new")), (Some((a, 1000)), None));
+}
+
+#[test]
 fn apps_do_not_meet() {
     let it = Fixture::new();
     it.claim("d", login(owner(1, 1), 7, 1), 1000);
