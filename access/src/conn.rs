@@ -11,7 +11,6 @@ use crate::link::{Dialled, Link};
 use crate::login::{self, Admitted, group_key};
 use crate::node::Node;
 use crate::reader::{Incoming, Malformed, Reader};
-use crate::routers::unbind_of;
 use crate::session::{Action, Event, Session};
 use crate::table::{Connection, Identity, Linger, Signal, Wake};
 use hawser_proto::code::{CloseCode, ErrorCode};
@@ -54,7 +53,7 @@ pub(crate) fn start(node: Arc<Node>, arrival: Arrival, reader: Reader) {
     let Arrival { link, form, dialled, remote, origin, accepted, place } = arrival;
     let now = node.table.exact_ms();
     let whole = node.config.login_timeout.saturating_sub(accepted.elapsed());
-    let after = |patience: Duration| now.saturating_add(patience.as_millis() as u32);
+    let after = |patience: Duration| now.saturating_add(patience.as_millis() as u64);
     let deadline_ms = after(whole.min(node.config.first_frame_timeout));
     let login_by_ms = after(whole);
     let connection = Connection::new(link, form, dialled, remote, deadline_ms);
@@ -115,13 +114,10 @@ impl SlotGuard {
             return;
         }
         self.node.metrics.sessions(&identity.app, dialled).dec();
-        let word = unbind_of(&identity.app, &identity.device, self.at, identity.epoch);
-        if !self.node.routers.send(word) {
-            self.node.metrics.uplink_full.inc();
-        }
+        let device = (&identity.app, &identity.device);
+        self.node.routers.unbind(&self.node, device, self.at, identity.epoch);
         let lane = &self.node.lanes[self.node.table.lane_of(self.at.slot)];
-        // A full lane finds out itself, at its next walk or when the slot is used again.
-        let _ = lane.try_send(Work::Ended { at: self.at });
+        lane.ended(self.at);
     }
 }
 
@@ -138,7 +134,7 @@ impl Drop for SlotGuard {
 struct Stranger {
     origin: Option<String>,
     /// Wheel time (ms) when LOGIN_OK must be out, however fast LOGIN came in.
-    login_by_ms: u32,
+    login_by_ms: u64,
     _place: Unauthenticated,
 }
 

@@ -5,10 +5,14 @@ use crate::metrics::{Metrics, PushCounts};
 use crate::outbox::SlowPolicy;
 use crate::table::Written;
 use hawser_proto::rpc::node::DeliveryReport;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
+
+/// How often a walk that takes its time tells of its progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A fan-out on its way through the lanes.
 pub(crate) struct Fanout {
@@ -21,6 +25,8 @@ pub(crate) struct Fanout {
     queued: AtomicU64,
     dropped: AtomicU64,
     begun: Instant,
+    /// When progress was last told.
+    told: Mutex<Instant>,
     reports: mpsc::Sender<DeliveryReport>,
     metrics: Arc<Metrics>,
 }
@@ -45,6 +51,7 @@ impl Fanout {
             queued: zero(),
             dropped: zero(),
             begun: Instant::now(),
+            told: Mutex::new(Instant::now()),
             reports,
             metrics,
         })
@@ -67,6 +74,16 @@ impl Fanout {
         self.dropped.fetch_add(tally.dropped, Ordering::Relaxed);
         let Tally { written, queued, dropped } = tally;
         self.metrics.pushes(PushCounts { written, queued, dropped });
+    }
+
+    /// Tells the router how far it is, about once a second, whichever lane comes first.
+    pub(crate) fn report_progress(&self) {
+        let Some(mut told) = self.told.try_lock() else { return };
+        if told.elapsed() >= PROGRESS_INTERVAL {
+            *told = Instant::now();
+            drop(told);
+            self.report(false);
+        }
     }
 
     /// Tells the router how far it is. A full queue of reports loses this one: the router then says

@@ -22,6 +22,8 @@ pub(crate) type GroupKey = (AppId, GroupId);
 pub(crate) struct Stay {
     pub(crate) seq: u64,
     pub(crate) business: BusinessNo,
+    /// When the group was made, as the router says: tells it from a later one of the same name.
+    pub(crate) created_ms: i64,
 }
 
 type Verdict = Result<Stay, ErrorCode>;
@@ -116,7 +118,8 @@ impl Groups {
         let mut entries = self.entries.lock();
         match entries.get_mut(&key) {
             Some(Entry::Announcing { seq, waiting }) if *seq == result.call => {
-                let stay = Stay { seq: *seq, business: BusinessNo(result.business) };
+                let business = BusinessNo(result.business);
+                let stay = Stay { seq: *seq, business, created_ms: result.created_ms };
                 let verdict = refused.map_or(Ok(stay), Err);
                 let mut members = vec![0; self.lanes].into_boxed_slice();
                 for (lane, tell) in waiting.drain(..) {
@@ -138,6 +141,17 @@ impl Groups {
             // An announcement after a broken stream: the group was deleted meanwhile.
             Some(Entry::Live { .. }) if refused == Some(ErrorCode::GroupNotFound) => {
                 entries.remove(&key);
+                self.metrics.groups.set(entries.len() as i64);
+                Some(key)
+            }
+            // The same name, and another group: its members never asked to be in this one.
+            Some(Entry::Live { stay, .. })
+                if refused.is_none()
+                    && (stay.business.0, stay.created_ms)
+                        != (result.business, result.created_ms) =>
+            {
+                entries.remove(&key);
+                routers.send(report(&key, self.seq.fetch_add(1, Ordering::Relaxed), false));
                 self.metrics.groups.set(entries.len() as i64);
                 Some(key)
             }

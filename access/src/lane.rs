@@ -15,6 +15,7 @@ use hawser_proto::frame::NodeFrame;
 use hawser_proto::id::{AppId, BusinessNo, SlotRef};
 use hawser_proto::limits::GROUPS_PER_CONNECTION_MAX;
 use hawser_proto::params::{Joined, Left, LeftReason};
+use parking_lot::Mutex;
 use slab::Slab;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ use tokio::sync::{mpsc, oneshot};
 const WRITES_PER_TURN: usize = 128;
 /// A broadcast's pace is kept in steps of this length.
 const BROADCAST_STEP: Duration = Duration::from_millis(50);
+/// Broadcasts one business may have under way, so that none keeps the others out.
+const BROADCASTS_PER_BUSINESS_MAX: usize = 4;
 /// Broadcasts one lane works on at once; more are refused.
 const BROADCASTS_MAX: usize = 16;
 
@@ -34,14 +37,21 @@ pub(crate) enum Work {
     Join { at: SlotRef, key: GroupKey, seq: u64, business: BusinessNo, done: Done },
     /// Take a connection out.
     Leave { at: SlotRef, key: GroupKey, reason: LeftReason, message: String, done: Done },
-    /// The connection has ended: it leaves everything.
+    /// The connection has ended: it leaves everything. Sent by [`LaneHandle::ended`] alone.
     Ended { at: SlotRef },
     /// The group is no more.
     DropGroup { key: GroupKey },
     /// Write to every member.
     Multicast { key: GroupKey, fanout: Arc<Fanout> },
-    /// Write to every session of an app that serves a business, this many a second.
-    Broadcast { app: AppId, business: BusinessNo, per_second: u32, fanout: Arc<Fanout> },
+    /// Write to every session of an app that serves a business, this many a second. Sessions with an
+    /// epoch above `newest` (0: none are) began after it, and may have had it in an earlier life.
+    Broadcast {
+        app: AppId,
+        business: BusinessNo,
+        per_second: u32,
+        newest: u64,
+        fanout: Arc<Fanout>,
+    },
     /// Name a connection's groups.
     Describe { at: SlotRef, groups: oneshot::Sender<Vec<String>> },
 }
@@ -56,25 +66,36 @@ pub(crate) enum Done {
 
 /// The way to one lane.
 #[derive(Clone)]
-pub(crate) struct LaneHandle(mpsc::Sender<Work>);
+pub(crate) struct LaneHandle {
+    queue: mpsc::Sender<Work>,
+    /// Connections whose end found the queue full; looked at with each turn of the wheel.
+    ended: Arc<Mutex<Vec<SlotRef>>>,
+}
 
 impl LaneHandle {
     /// Hands work over without waiting. `Err`: the lane's queue is full, and the work comes back.
     pub(crate) fn try_send(&self, work: Work) -> Result<(), Work> {
-        self.0.try_send(work).map_err(mpsc::error::TrySendError::into_inner)
+        self.queue.try_send(work).map_err(mpsc::error::TrySendError::into_inner)
+    }
+
+    /// Says that a connection has ended. Never waits, and is never lost.
+    pub(crate) fn ended(&self, at: SlotRef) {
+        if self.queue.try_send(Work::Ended { at }).is_err() {
+            self.ended.lock().push(at);
+        }
     }
 
     /// Hands work over that must not be lost; waits for room.
     pub(crate) async fn send(&self, work: Work) {
         // The lane ends only with the node.
-        let _ = self.0.send(work).await;
+        let _ = self.queue.send(work).await;
     }
 }
 
 /// A queue for a lane that is about to start.
 pub(crate) fn queue(bound: usize) -> (LaneHandle, mpsc::Receiver<Work>) {
     let (sender, receiver) = mpsc::channel(bound);
-    (LaneHandle(sender), receiver)
+    (LaneHandle { queue: sender, ended: Arc::default() }, receiver)
 }
 
 /// Runs lane `index` until the node stops.
@@ -128,7 +149,7 @@ struct Broadcast {
     allowance: f64,
     next_slot: u32,
     next_step: Instant,
-    reported: Instant,
+    newest: u64,
     fanout: Arc<Fanout>,
 }
 
@@ -145,7 +166,7 @@ struct Lane {
 
 impl Lane {
     fn new(node: Arc<Node>, index: usize) -> Self {
-        let now = u64::from(node.table.tick());
+        let now = node.table.tick();
         let tick_ms = node.config.wheel_tick.as_millis().max(1) as u64;
         Self {
             wheel: Wheel::new(now / tick_ms),
@@ -168,8 +189,8 @@ impl Lane {
             Work::Ended { at } => self.ended(at),
             Work::DropGroup { key } => self.drop_group(&key),
             Work::Multicast { key, fanout } => self.multicast(&key, &fanout).await,
-            Work::Broadcast { app, business, per_second, fanout } => {
-                self.start_broadcast(app, business, per_second, fanout);
+            Work::Broadcast { app, business, per_second, newest, fanout } => {
+                self.start_broadcast(app, business, per_second, newest, fanout);
             }
             Work::Describe { at, groups } => {
                 let _ = groups.send(self.describe(at));
@@ -180,19 +201,23 @@ impl Lane {
     // === Deadlines ===
 
     async fn turn_wheel(&mut self) {
+        let ended = std::mem::take(&mut *self.node.lanes[self.index].ended.lock());
+        for at in ended {
+            self.ended(at);
+        }
         let now_ms = self.node.table.tick();
         let tick_ms = self.node.config.wheel_tick.as_millis().max(1) as u64;
-        let horizon_ms = now_ms.saturating_add(tick_ms as u32 * (wheel::BUCKETS as u32 - 2));
+        let horizon_ms = now_ms.saturating_add(tick_ms * (wheel::BUCKETS as u64 - 2));
         let mut due = std::mem::take(&mut self.due);
-        self.wheel.advance(u64::from(now_ms) / tick_ms, &mut due);
+        self.wheel.advance(now_ms / tick_ms, &mut due);
         // After the turn: a wheel that was late would hand out at once what is planned for its end.
         for (at, due_ms) in self.node.table.take_watched(self.index) {
             let due_ms = self.node.table.plan_within(at, due_ms, horizon_ms);
-            self.wheel.insert(at, u64::from(due_ms).div_ceil(tick_ms));
+            self.wheel.insert(at, due_ms.div_ceil(tick_ms));
         }
         for (n, at) in due.drain(..).enumerate() {
             if let Check::Again(next_ms) = self.node.table.check(at, now_ms, horizon_ms) {
-                self.wheel.insert(at, u64::from(next_ms).div_ceil(tick_ms));
+                self.wheel.insert(at, next_ms.div_ceil(tick_ms));
             }
             if n % 1024 == 1023 {
                 tokio::task::yield_now().await;
@@ -393,10 +418,14 @@ impl Lane {
         app: AppId,
         business: BusinessNo,
         per_second: u32,
+        newest: u64,
         fanout: Arc<Fanout>,
     ) {
-        if self.broadcasts.len() >= BROADCASTS_MAX {
-            fanout.lane_done(Tally::default());
+        let is_same = |other: &&Broadcast| other.app == app && other.business == business;
+        let of_same = self.broadcasts.iter().filter(is_same).count();
+        if self.broadcasts.len() >= BROADCASTS_MAX || of_same >= BROADCASTS_PER_BUSINESS_MAX {
+            // Never reported as done: the router then says that this node's outcome is unknown.
+            self.node.metrics.lane_full.inc();
             return;
         }
         let steps_per_second = 1.0 / BROADCAST_STEP.as_secs_f64();
@@ -408,7 +437,7 @@ impl Lane {
             allowance: 0.0,
             next_slot: self.index as u32,
             next_step: now,
-            reported: now,
+            newest: if newest == 0 { u64::MAX } else { newest },
             fanout,
         });
     }
@@ -434,6 +463,7 @@ impl Lane {
                 let at = self.node.table.visit(broadcast.next_slot, |at, connection| {
                     let identity = connection.identity.as_ref()?;
                     let is_theirs = identity.epoch.0 != 0
+                        && identity.epoch.0 <= broadcast.newest
                         && identity.app == broadcast.app
                         && identity.businesses.binary_search(&broadcast.business).is_ok();
                     is_theirs.then_some(at)
@@ -451,10 +481,7 @@ impl Lane {
             }
             if broadcast.next_slot < slots {
                 broadcast.fanout.add(tally);
-                if self.index == 0 && broadcast.reported.elapsed() > Duration::from_secs(1) {
-                    broadcast.reported = now;
-                    broadcast.fanout.report(false);
-                }
+                broadcast.fanout.report_progress();
             } else {
                 broadcast.fanout.lane_done(tally);
             }

@@ -173,6 +173,13 @@ impl Metrics {
         self.closes.with_label_values(&[code.map_or("cut", CloseCode::name)]).inc();
     }
 
+    /// Pushes that were queued, and then dropped for newer ones.
+    pub(crate) fn evicted(&self, pushes: usize) {
+        if pushes > 0 {
+            self.dropped.inc_by(pushes as u64);
+        }
+    }
+
     pub(crate) fn pushes(&self, counts: PushCounts) {
         self.written.inc_by(counts.written);
         self.queued.inc_by(counts.queued);

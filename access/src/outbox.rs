@@ -80,6 +80,10 @@ impl Outbox {
             self.begin(frame, keep, false);
             return Ok(0);
         };
+        // A frame that fits only where nothing waits makes no room by dropping others.
+        if frame.len() > OUTBOX_BYTES_MAX && keep == Keep::Droppable {
+            return Err(Full);
+        }
         let mut dropped = 0;
         if drop_oldest {
             while waiting.bytes + frame.len() > OUTBOX_BYTES_MAX {
@@ -163,6 +167,15 @@ mod tests {
         assert_eq!(outbox.push(frame(10_000), Keep::Droppable, true), Ok(1));
         let kept: Vec<_> = outbox.waiting.as_ref().unwrap().frames.iter().take(2).collect();
         assert_eq!((kept[0].0.len(), kept[1].1), (1000, Keep::Always));
+    }
+
+    #[test]
+    fn a_frame_that_can_never_wait_drops_nobody() {
+        let mut outbox = Outbox::default();
+        outbox.begin(frame(1000), Keep::Droppable, false);
+        outbox.push(frame(1000), Keep::Droppable, true).unwrap();
+        assert_eq!(outbox.push(frame(OUTBOX_BYTES_MAX + 1), Keep::Droppable, true), Err(Full));
+        assert_eq!(outbox.bytes(), 2000);
     }
 
     proptest! {

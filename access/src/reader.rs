@@ -83,7 +83,9 @@ fn next_message(
 ) -> Result<Option<Incoming>, Malformed> {
     loop {
         let Some(header) = FrameHeader::peek(buffer)? else { return Ok(None) };
-        let begun = message.fragments.as_ref().map_or(0, |fragments| fragments.len());
+        let is_control = header.operation >= OP_CLOSE;
+        let begun =
+            message.fragments.as_ref().filter(|_| !is_control).map_or(0, |begun| begun.len());
         if header.payload_len.saturating_add(begun as u64) > frame_bytes_max as u64 {
             let reason = "a message above the limit".into();
             return Err(Malformed { code: CloseCode::FrameTooLarge, reason });
@@ -222,6 +224,17 @@ mod tests {
             assert_eq!(seen[0], Incoming::WebSocketPing(Bytes::from_static(b"hi")));
             assert!(matches!(&seen[1], Incoming::Frame(raw) if raw.kind == 0x02));
         }
+    }
+
+    #[test]
+    fn a_control_frame_does_not_count_toward_the_message_it_stands_in() {
+        let frame = ping();
+        let (a, b) = frame.split_at(frame.len() - 1);
+        let mut reader = Reader::websocket();
+        reader.take(&[masked(0x02, a), masked(0x89, b"hello"), masked(0x80, b)].concat());
+        let max = frame.len();
+        assert!(matches!(reader.next(max), Ok(Some(Incoming::WebSocketPing(_)))));
+        assert!(matches!(reader.next(max), Ok(Some(Incoming::Frame(_)))));
     }
 
     #[test]

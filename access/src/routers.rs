@@ -65,6 +65,10 @@ pub(crate) struct Routers {
     all: Vec<Router>,
     calls: AtomicU64,
     pending: Mutex<HashMap<u64, Pending>>,
+    /// Announcements of live sessions that the router could not take, to be made again.
+    refused: Mutex<Vec<SlotRef>>,
+    /// An unbind found no room: the router knows a session that has ended.
+    has_lost_unbind: AtomicBool,
 }
 
 /// The receiving ends, for the tasks that keep the streams.
@@ -79,7 +83,16 @@ impl Routers {
                 (Router { uri: uri.clone(), queue, is_up: AtomicBool::new(false) }, receiver)
             })
             .unzip();
-        (Self { all, calls: AtomicU64::new(1), pending: Mutex::default() }, queues)
+        (
+            Self {
+                all,
+                calls: AtomicU64::new(1),
+                pending: Mutex::default(),
+                refused: Mutex::default(),
+                has_lost_unbind: AtomicBool::new(false),
+            },
+            queues,
+        )
     }
 
     /// The router to talk to: one that is up, or else the first.
@@ -166,9 +179,11 @@ impl Routers {
                 // Its unbind may have been faster than the announcement: then the router has just
                 // learned of a session that is no more.
                 Ok(_) if !node.has_session(pending.at) => {
-                    self.send(unbind_of(&pending.app, &pending.device, pending.at, announced));
+                    self.unbind(node, (&pending.app, &pending.device), pending.at, announced);
                 }
                 Err(Unbound::Superseded) => node.supersede(pending.at),
+                // The router could not take it just now: again, with the next lease.
+                Err(Unbound::Unavailable) => self.refused.lock().push(pending.at),
                 Ok(_) | Err(_) => {}
             }
             return;
@@ -179,7 +194,7 @@ impl Routers {
             if taken == Ok(true) {
                 return Ok(bound);
             }
-            self.send(unbind_of(&pending.app, &pending.device, pending.at, bound.epoch));
+            self.unbind(node, (&pending.app, &pending.device), pending.at, bound.epoch);
             Err(taken.err().unwrap_or(Unbound::Unavailable))
         });
         if let Some(tell) = pending.tell {
@@ -197,20 +212,71 @@ impl Routers {
     /// others learn that there is no router.
     fn stream_broke(&self) {
         self.pending.lock().clear();
+        self.refused.lock().clear();
+    }
+
+    /// Tells the router that a session has ended. Without room the streams are begun again, and the
+    /// router forgets whatever is not announced then.
+    pub(crate) fn unbind(
+        &self,
+        node: &Node,
+        identity: (&AppId, &DeviceId),
+        at: SlotRef,
+        epoch: Epoch,
+    ) {
+        let (app, device) = identity;
+        let word = What::Unbind(Unbind {
+            app: app.as_str().to_owned(),
+            device: device.as_str().to_owned(),
+            slot: at.slot,
+            generation: at.generation,
+            epoch: epoch.0,
+        });
+        if !self.send(word) {
+            node.metrics.uplink_full.inc();
+            self.has_lost_unbind.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether an unbind was lost since the last time this was asked.
+    fn has_lost_unbind(&self) -> bool {
+        self.has_lost_unbind.swap(false, Ordering::AcqRel)
+    }
+
+    /// The word that a live session is here, with its answer awaited. `None`: it has gone.
+    fn announcement(&self, node: &Node, at: SlotRef) -> Option<What> {
+        let session = node.table.with(at, |connection| {
+            let identity = connection.identity.as_ref().filter(|it| it.epoch.0 != 0)?;
+            Some((identity.app.clone(), identity.device.clone(), identity.epoch))
+        });
+        let (app, device, epoch) = session.flatten()?;
+        let call = self.calls.fetch_add(1, Ordering::Relaxed);
+        let word = bind_of(node, at, call, epoch)?;
+        let pending = Pending { at, app, device, tell: None, announced: Some(epoch) };
+        self.pending.lock().insert(call, pending);
+        Some(word)
+    }
+
+    /// Announces again what the router could not take before, as far as there is room.
+    fn announce_refused(&self, node: &Node, queue: &mpsc::Sender<What>) {
+        let mut refused = std::mem::take(&mut *self.refused.lock());
+        while let Some(at) = refused.pop() {
+            let Ok(room) = queue.try_reserve() else {
+                refused.push(at);
+                break;
+            };
+            if let Some(word) = self.announcement(node, at) {
+                room.send(word);
+            }
+        }
+        self.refused.lock().append(&mut refused);
     }
 
     /// Tells a router of every live session again, after a stream broke: it may have lost them.
     async fn announce(&self, node: &Node, queue: &mpsc::Sender<What>) {
         for slot in 0..node.table.slots_used() {
-            let session = node.table.visit(slot, |at, connection| {
-                let identity = connection.identity.as_ref().filter(|it| it.epoch.0 != 0)?;
-                Some((at, identity.app.clone(), identity.device.clone(), identity.epoch))
-            });
-            let Some((at, app, device, epoch)) = session.flatten() else { continue };
-            let call = self.calls.fetch_add(1, Ordering::Relaxed);
-            let Some(word) = bind_of(node, at, call, epoch) else { continue };
-            let pending = Pending { at, app, device, tell: None, announced: Some(epoch) };
-            self.pending.lock().insert(call, pending);
+            let Some(at) = node.table.visit(slot, |at, _| at) else { continue };
+            let Some(word) = self.announcement(node, at) else { continue };
             if queue.send(word).await.is_err() {
                 return;
             }
@@ -240,17 +306,6 @@ fn bind_of(node: &Node, at: SlotRef, call: u64, epoch: Epoch) -> Option<What> {
             }))
         })
         .flatten()
-}
-
-/// The word that a session has ended.
-pub(crate) fn unbind_of(app: &AppId, device: &DeviceId, at: SlotRef, epoch: Epoch) -> What {
-    What::Unbind(Unbind {
-        app: app.as_str().to_owned(),
-        device: device.as_str().to_owned(),
-        slot: at.slot,
-        generation: at.generation,
-        epoch: epoch.0,
-    })
 }
 
 /// Starts the tasks that keep the streams up.

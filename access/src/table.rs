@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -85,7 +85,7 @@ pub(crate) struct Attributes {
 }
 
 /// Connections to look at, and when, in wheel time (ms).
-pub(crate) type Watched = Vec<(SlotRef, u32)>;
+pub(crate) type Watched = Vec<(SlotRef, u64)>;
 
 /// What a device said of itself; equal ones are shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -116,13 +116,13 @@ pub(crate) struct Connection {
     /// Attributes that businesses wrote into the session.
     pub(crate) attributes: Option<Box<Attributes>>,
     /// Wheel time (ms) when something was last heard.
-    heard_ms: u32,
+    heard_ms: u64,
     /// Wheel time (ms) when the link last took a byte while some were waiting.
-    stalled_since_ms: u32,
+    stalled_since_ms: u64,
     /// Before login: wheel time (ms) until which it must be done. After it: the idle time-out.
-    deadline_ms: u32,
+    deadline_ms: u64,
     /// Wheel time (ms) of the next look at the deadlines: the one entry of this connection that counts.
-    scheduled_ms: u32,
+    scheduled_ms: u64,
     /// To be closed once nothing is in flight.
     is_draining: bool,
     /// LOGIN_OK was written: pushes may follow. A device drops what comes before it.
@@ -135,7 +135,7 @@ impl Connection {
         form: Form,
         dialled: Dialled,
         remote: IpAddr,
-        login_deadline_ms: u32,
+        login_deadline_ms: u64,
     ) -> Self {
         Self {
             link,
@@ -158,16 +158,19 @@ impl Connection {
         }
     }
 
-    /// Tells the connection's task that it should end. The first reason stays.
-    pub(crate) fn order(&mut self, signal: Signal) {
-        if self.signal.is_none() && !self.is_closing {
+    /// Tells the connection's task that it should end. The first reason stays, but any other comes
+    /// before a drain, which would tell the device to come back. False: it is ending already.
+    pub(crate) fn order(&mut self, signal: Signal) -> bool {
+        let is_taken = matches!(self.signal, None | Some(Signal::Drain)) && !self.is_closing;
+        if is_taken {
             self.signal = Some(signal);
             self.waker.wake_by_ref();
         }
+        is_taken
     }
 
     /// Whether a look at `due_ms` is sooner than the one that is planned; then it is planned.
-    fn schedule(&mut self, due_ms: u32) -> bool {
+    fn schedule(&mut self, due_ms: u64) -> bool {
         let is_sooner = due_ms < self.scheduled_ms;
         self.scheduled_ms = self.scheduled_ms.min(due_ms);
         is_sooner
@@ -200,14 +203,28 @@ impl Connection {
         }
     }
 
-    fn write(&mut self, frame: &FrameOut, keep: Keep, slow: SlowPolicy, now_ms: u32) -> Written {
+    fn write(
+        &mut self,
+        frame: &FrameOut,
+        keep: Keep,
+        slow: SlowPolicy,
+        now_ms: u64,
+        metrics: &Metrics,
+    ) -> Written {
         if self.is_closing || (keep == Keep::Droppable && !self.is_admitted) {
             return Written::Gone;
         }
-        self.write_bytes(frame.bytes(self.form), keep, slow, now_ms)
+        self.write_bytes(frame.bytes(self.form), keep, slow, now_ms, metrics)
     }
 
-    fn write_bytes(&mut self, bytes: &Bytes, keep: Keep, slow: SlowPolicy, now_ms: u32) -> Written {
+    fn write_bytes(
+        &mut self,
+        bytes: &Bytes,
+        keep: Keep,
+        slow: SlowPolicy,
+        now_ms: u64,
+        metrics: &Metrics,
+    ) -> Written {
         if self.outbox.is_empty() {
             match self.link.try_write(&self.waker, bytes) {
                 Ok(taken) if taken == bytes.len() && !self.link.is_holding() => {
@@ -229,7 +246,10 @@ impl Connection {
             return Written::Queued;
         }
         match self.outbox.push(bytes.clone(), keep, slow == SlowPolicy::DropOldest) {
-            Ok(_) => Written::Queued,
+            Ok(dropped) => {
+                metrics.evicted(dropped);
+                Written::Queued
+            }
             Err(_) if keep == Keep::Always || slow == SlowPolicy::Disconnect => {
                 self.order(Signal::Slow);
                 Written::Overflow
@@ -241,10 +261,10 @@ impl Connection {
     /// When the next deadline is, or which one is over.
     fn next_deadline(
         &self,
-        now_ms: u32,
+        now_ms: u64,
         wall_ms: u64,
-        write_timeout_ms: u32,
-    ) -> Result<u32, Signal> {
+        write_timeout_ms: u64,
+    ) -> Result<u64, Signal> {
         let Some(identity) = self.identity.as_ref().filter(|identity| identity.epoch.0 != 0) else {
             let is_over = now_ms >= self.deadline_ms;
             return if is_over { Err(Signal::LoginDeadline) } else { Ok(self.deadline_ms) };
@@ -259,7 +279,7 @@ impl Connection {
         if token_ms == 0 {
             return Err(Signal::TokenExpired);
         }
-        let token_ms = now_ms.saturating_add(token_ms.min(u64::from(u32::MAX)) as u32);
+        let token_ms = now_ms.saturating_add(token_ms);
         if self.outbox.is_empty() && !self.link.is_holding() {
             return Ok(idle_ms.min(token_ms));
         }
@@ -268,7 +288,7 @@ impl Connection {
     }
 
     /// Empties the outbox as far as the link takes it. Pending while something is left.
-    fn poll_drain(&mut self, cx: &mut Context<'_>, now_ms: u32) -> Poll<io::Result<()>> {
+    fn poll_drain(&mut self, cx: &mut Context<'_>, now_ms: u64) -> Poll<io::Result<()>> {
         while !self.outbox.is_empty() || self.link.is_holding() {
             std::task::ready!(self.link.poll_flush(cx))?;
             let mut pieces = Vec::new();
@@ -327,7 +347,7 @@ pub(crate) enum Wake {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Check {
     /// Look again at this wheel time (ms).
-    Again(u32),
+    Again(u64),
     /// The connection has gone, or was just told to end.
     Forget,
 }
@@ -344,10 +364,11 @@ pub(crate) struct Table {
     /// to fill).
     watched: Box<[Mutex<Watched>]>,
     started: Instant,
-    /// Milliseconds since `started`, set by the lanes: no clock is read per packet.
-    now_ms: AtomicU32,
+    /// Milliseconds since `started`, set by the lanes: no clock is read per packet. 64 bits: a node that
+    /// is up for 50 days must not lose its deadlines.
+    now_ms: AtomicU64,
     wall_offset_ms: AtomicU64,
-    write_timeout_ms: u32,
+    write_timeout_ms: u64,
 }
 
 #[derive(Default)]
@@ -376,37 +397,37 @@ impl Table {
             metrics,
             watched: (0..lanes).map(|_| Mutex::default()).collect(),
             started: Instant::now(),
-            now_ms: AtomicU32::new(0),
+            now_ms: AtomicU64::new(0),
             wall_offset_ms: AtomicU64::new(0),
-            write_timeout_ms: write_timeout.as_millis() as u32,
+            write_timeout_ms: write_timeout.as_millis() as u64,
         };
         table.tick();
         table
     }
 
     /// Reads the clock for everyone; called by the lanes each wheel tick.
-    pub(crate) fn tick(&self) -> u32 {
-        let now_ms = self.started.elapsed().as_millis() as u32;
+    pub(crate) fn tick(&self) -> u64 {
+        let now_ms = self.started.elapsed().as_millis() as u64;
         self.now_ms.store(now_ms, Ordering::Relaxed);
         let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let wall_ms = wall.map_or(0, |since| since.as_millis() as u64);
-        self.wall_offset_ms.store(wall_ms.saturating_sub(now_ms.into()), Ordering::Relaxed);
+        self.wall_offset_ms.store(wall_ms.saturating_sub(now_ms), Ordering::Relaxed);
         now_ms
     }
 
     /// Wheel time, in ms: coarse, never goes back.
-    pub(crate) fn now_ms(&self) -> u32 {
+    pub(crate) fn now_ms(&self) -> u64 {
         self.now_ms.load(Ordering::Relaxed)
     }
 
     /// Wheel time right now, for deadlines that start now.
-    pub(crate) fn exact_ms(&self) -> u32 {
-        self.started.elapsed().as_millis() as u32
+    pub(crate) fn exact_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
     }
 
     /// Milliseconds since 1970, coarse.
     pub(crate) fn wall_ms(&self) -> u64 {
-        self.wall_offset_ms.load(Ordering::Relaxed) + u64::from(self.now_ms())
+        self.wall_offset_ms.load(Ordering::Relaxed) + self.now_ms()
     }
 
     /// The lane a slot belongs to, for life.
@@ -486,7 +507,8 @@ impl Table {
         slow: SlowPolicy,
     ) -> Written {
         let now_ms = self.now_ms();
-        let written = self.with(at, |connection| connection.write(frame, keep, slow, now_ms));
+        let written =
+            self.with(at, |connection| connection.write(frame, keep, slow, now_ms, &self.metrics));
         self.watch_if_queued(at, written.unwrap_or(Written::Gone))
     }
 
@@ -497,7 +519,13 @@ impl Table {
             if connection.is_closing {
                 return Written::Gone;
             }
-            connection.write_bytes(bytes, Keep::Always, SlowPolicy::DropNewest, now_ms)
+            connection.write_bytes(
+                bytes,
+                Keep::Always,
+                SlowPolicy::DropNewest,
+                now_ms,
+                &self.metrics,
+            )
         });
         self.watch_if_queued(at, written.unwrap_or(Written::Gone))
     }
@@ -560,13 +588,13 @@ impl Table {
     ) -> Result<Written, StaleReason> {
         let now_ms = self.now_ms();
         let written = self.with_target(target, |connection| {
-            connection.write(frame, Keep::Droppable, slow, now_ms)
+            connection.write(frame, Keep::Droppable, slow, now_ms, &self.metrics)
         })?;
         Ok(self.watch_if_queued(target.at, written))
     }
 
     /// The whole LOGIN is there, so the deadline of the first frame no longer counts.
-    pub(crate) fn extend_login(&self, at: SlotRef, login_by_ms: u32) {
+    pub(crate) fn extend_login(&self, at: SlotRef, login_by_ms: u64) {
         self.with(at, |connection| connection.deadline_ms = login_by_ms);
     }
 
@@ -575,11 +603,17 @@ impl Table {
     pub(crate) fn admit(&self, at: SlotRef, answer: &NodeFrame, idle_timeout: Duration) {
         let frame = FrameOut::from(answer);
         let now_ms = self.exact_ms();
-        let idle_ms = idle_timeout.as_millis() as u32;
+        let idle_ms = idle_timeout.as_millis() as u64;
         let written = self.with(at, |connection| {
             connection.heard_ms = now_ms;
             connection.deadline_ms = idle_ms;
-            let written = connection.write(&frame, Keep::Always, SlowPolicy::DropNewest, now_ms);
+            let written = connection.write(
+                &frame,
+                Keep::Always,
+                SlowPolicy::DropNewest,
+                now_ms,
+                &self.metrics,
+            );
             connection.is_admitted = true;
             written
         });
@@ -588,20 +622,20 @@ impl Table {
     }
 
     /// Makes sure the deadlines are looked at by `due_ms`.
-    fn look_by(&self, at: SlotRef, due_ms: u32) {
+    fn look_by(&self, at: SlotRef, due_ms: u64) {
         if self.with(at, |connection| connection.schedule(due_ms)) == Some(true) {
             self.watch(at, due_ms);
         }
     }
 
     /// Asks the slot's lane to look at this connection's deadlines.
-    fn watch(&self, at: SlotRef, due_ms: u32) {
+    fn watch(&self, at: SlotRef, due_ms: u64) {
         self.watched[self.lane_of(at.slot)].lock().push((at, due_ms));
     }
 
     /// Plans a look at `due_ms` for no later than `horizon_ms`, the latest time an entry of the wheel
     /// can stand for. Returns when it is.
-    pub(crate) fn plan_within(&self, at: SlotRef, due_ms: u32, horizon_ms: u32) -> u32 {
+    pub(crate) fn plan_within(&self, at: SlotRef, due_ms: u64, horizon_ms: u64) -> u64 {
         if due_ms > horizon_ms {
             self.with(at, |connection| connection.schedule(horizon_ms));
         }
@@ -615,7 +649,7 @@ impl Table {
 
     /// Compares a connection's deadlines with the time, and tells it to end when one is over.
     /// `horizon_ms`: the latest time an entry of the wheel can stand for.
-    pub(crate) fn check(&self, at: SlotRef, now_ms: u32, horizon_ms: u32) -> Check {
+    pub(crate) fn check(&self, at: SlotRef, now_ms: u64, horizon_ms: u64) -> Check {
         let wall_ms = self.wall_ms();
         let checked = self.with(at, |connection| {
             // An entry that a sooner one has replaced; that one has planned the next.
@@ -674,10 +708,16 @@ impl Table {
             if connection.is_closing {
                 return;
             }
-            connection.write(&frame, Keep::Always, SlowPolicy::DropNewest, now_ms);
+            connection.write(&frame, Keep::Always, SlowPolicy::DropNewest, now_ms, &self.metrics);
             if connection.form == Form::WebSocket {
                 let close = close_message(code.number());
-                connection.write_bytes(&close, Keep::Always, SlowPolicy::DropNewest, now_ms);
+                connection.write_bytes(
+                    &close,
+                    Keep::Always,
+                    SlowPolicy::DropNewest,
+                    now_ms,
+                    &self.metrics,
+                );
             }
             connection.is_closing = true;
             connection.signal = None;

@@ -49,12 +49,23 @@ impl Place {
     }
 
     fn decide(&self, call: u64, refused: Option<ErrorCode>) -> Option<GroupKey> {
+        self.decide_made(call, refused, 1)
+    }
+
+    /// The router's word on a group that was made at this time.
+    fn decide_made(
+        &self,
+        call: u64,
+        refused: Option<ErrorCode>,
+        created_ms: i64,
+    ) -> Option<GroupKey> {
         let result = GroupResult {
             call,
             app: "demo".into(),
             group: "room".into(),
             status: refused.map_or(0, ErrorCode::number),
             business: 7,
+            created_ms,
         };
         self.groups.decided(&result, &self.routers)
     }
@@ -188,4 +199,24 @@ async fn an_announcement_after_a_break_counts_anew_for_those_who_wait() {
     assert_eq!(place.decide(report.seq, Some(ErrorCode::GroupNotFound)), Some(place.key.clone()));
     assert!(!place.groups.lasts(&place.key, stay.seq));
     assert_eq!(place.metrics.groups.get(), 0);
+}
+
+#[tokio::test]
+async fn a_group_of_the_same_name_that_was_made_anew_does_not_inherit_members() {
+    let mut place = Place::new();
+    let entering = place.enter(0, PATIENCE);
+    let (seq, _) = place.report().await;
+    assert_eq!(place.decide_made(seq, None, 100), None);
+    entering.await.unwrap().unwrap();
+
+    // The stream broke; the same group is still there when it is announced again.
+    let again = place.groups.announcements().len();
+    assert_eq!((again, place.decide_made(seq + 1, None, 100)), (1, None));
+    assert_eq!(place.members().iter().sum::<u32>(), 1);
+
+    // It broke again, and meanwhile the group was deleted and its name taken by another.
+    place.groups.announcements();
+    assert_eq!(place.decide_made(seq + 2, None, 200), Some(place.key.clone()));
+    assert!(place.members().is_empty());
+    assert_eq!(place.report().await.1, false, "the node has nobody in the new one");
 }

@@ -58,7 +58,7 @@ impl Place {
         let link = Link::Other(Box::new(Mute));
         let remote = Ipv4Addr::LOCALHOST.into();
         let mut connection =
-            Connection::new(link, Form::Stream, Dialled::Attached, remote, u32::MAX);
+            Connection::new(link, Form::Stream, Dialled::Attached, remote, u64::MAX);
         connection.identity = Some(Box::new(Identity {
             app: AppId::new("demo").unwrap(),
             device: DeviceId::new("d").unwrap(),
@@ -89,7 +89,8 @@ impl Place {
                 };
                 let call = self.node.groups.announcements().into_iter().find_map(is_it).unwrap();
                 let (app, group) = (key.0.to_string(), key.1.to_string());
-                let result = GroupResult { call, app, group, status: 0, business: 1 };
+                let result =
+                    GroupResult { call, app, group, status: 0, business: 1, created_ms: 0 };
                 self.node.groups.decided(&result, &self.node.routers);
                 entering.await
             }

@@ -59,10 +59,10 @@ pub(super) async fn run(
     let mut words = Vec::with_capacity(GATHER_MAX);
     loop {
         tokio::select! {
-            count = queue.recv_many(&mut words, GATHER_MAX) => {
-                if count == 0 {
-                    return Ok(());
-                }
+            // Words are only taken with room to send them in hand: while there is none, what comes
+            // down is still read, or two full streams would wait for each other for ever.
+            taken = take_words(&up, queue, &mut words) => {
+                let Some(room) = taken.ok_or_else(broken)? else { return Ok(()) };
                 // A claim that waited while the stream broke was given up with it; granted now, it
                 // would be nobody's.
                 let is_wanted = |word: &up::What| match word {
@@ -71,7 +71,7 @@ pub(super) async fn run(
                 };
                 let words = words.drain(..).filter(is_wanted);
                 let items = words.map(|what| Up { what: Some(what) }).collect();
-                up.send(ControlUp { hello: None, items }).await.map_err(|_| broken())?;
+                room.send(ControlUp { hello: None, items });
             }
             message = inbound.message() => {
                 let Some(message) = message? else { return Ok(()) };
@@ -82,12 +82,29 @@ pub(super) async fn run(
                 }
             }
             _ = renew.tick() => {
+                if node.routers.has_lost_unbind() {
+                    return Err(Status::resource_exhausted("an unbind was lost; telling all again"));
+                }
+                node.routers.announce_refused(node, &router.queue);
+                // Without room there are words on their way, and each of them renews the lease.
                 let items = vec![Up { what: Some(up::What::Lease(wire::Lease {})) }];
-                up.send(ControlUp { hello: None, items }).await.map_err(|_| broken())?;
+                let _ = up.try_send(ControlUp { hello: None, items });
             }
             () = &mut announcing, if !is_announced => is_announced = true,
         }
     }
+}
+
+/// Waits for words, and for room to send them. `None`: the stream is gone; `Some(None)`: the node ends.
+/// Cancel-safe: a word is only taken when this resolves.
+async fn take_words<'s>(
+    up: &'s mpsc::Sender<ControlUp>,
+    queue: &mut mpsc::Receiver<up::What>,
+    words: &mut Vec<up::What>,
+) -> Option<Option<mpsc::Permit<'s, ControlUp>>> {
+    let room = up.reserve().await.ok()?;
+    let count = queue.recv_many(words, GATHER_MAX).await;
+    Some((count > 0).then_some(room))
 }
 
 async fn announce(node: &Node, router: &Router) {
@@ -160,7 +177,7 @@ fn kick_session(node: &Node, kick: &wire::Kick) -> bool {
     let target =
         Target { boot: kick.boot, at, app: &kick.app, device: &kick.device, epoch: kick.epoch };
     let order = Signal::Ordered(code, kick.reason.clone());
-    node.table.with_target(target, |connection| connection.order(order)).is_ok()
+    node.table.with_target(target, |connection| connection.order(order)) == Ok(true)
 }
 
 async fn change_membership(node: &Arc<Node>, change: wire::Membership) {
@@ -215,6 +232,11 @@ async fn change_one(
             let patience = node.config.router_call_timeout;
             match node.groups.enter(&key, lane_index, &node.routers, patience).await {
                 Err(code) => return Some(code),
+                // The name is another business's by now.
+                Ok(stay) if stay.business != business => {
+                    node.groups.leave(&key, stay.seq, lane_index, &node.routers);
+                    return Some(ErrorCode::GroupNotFound);
+                }
                 Ok(stay) => Work::Join { at, key, seq: stay.seq, business: stay.business, done },
             }
         }

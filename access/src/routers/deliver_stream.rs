@@ -97,7 +97,8 @@ async fn deliver(node: &Arc<Node>, delivery: Delivery, reports: &mpsc::Sender<De
         let per_second = broadcast.targets_per_second.div_ceil(lanes as u32);
         for lane in &node.lanes {
             let (app, fanout) = (app.clone(), fanout.clone());
-            lane.send(Work::Broadcast { app, business, per_second, fanout }).await;
+            let newest = broadcast.newest_epoch;
+            lane.send(Work::Broadcast { app, business, per_second, newest, fanout }).await;
         }
         return;
     }

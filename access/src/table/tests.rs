@@ -5,7 +5,7 @@ use crate::link::Transport;
 use hawser_proto::params::Ping;
 use std::net::Ipv4Addr;
 
-const WRITE_TIMEOUT_MS: u32 = 10_000;
+const WRITE_TIMEOUT_MS: u64 = 10_000;
 
 /// What the peer would see, and how much more it takes.
 #[derive(Clone, Default)]
@@ -52,7 +52,7 @@ const BOOT: u64 = 77;
 
 impl Place {
     /// A connection that has not logged in, with its login deadline at this wheel time.
-    fn with_stranger(login_deadline_ms: u32) -> Self {
+    fn with_stranger(login_deadline_ms: u64) -> Self {
         let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()));
         let write_timeout = Duration::from_millis(WRITE_TIMEOUT_MS.into());
         let table = Table::new(BootId(BOOT), 8, 1, Guards::ALL, write_timeout, metrics);
@@ -142,8 +142,8 @@ fn a_push_that_names_anything_else_is_refused_for_that_reason() {
 }
 
 impl Place {
-    fn check(&self, now_ms: u32) -> Check {
-        self.table.check(self.at, now_ms, u32::MAX)
+    fn check(&self, now_ms: u64) -> Check {
+        self.table.check(self.at, now_ms, u64::MAX)
     }
 
     fn signal(&self) -> Option<Signal> {
@@ -236,4 +236,28 @@ fn the_generation_is_odd_while_a_slot_is_taken_and_never_repeats() {
         assert_eq!((next.slot, next.generation), (at.slot, at.generation + 2));
         at = next;
     }
+}
+
+#[test]
+fn deadlines_hold_on_a_node_that_is_up_for_two_months() {
+    const TWO_MONTHS: Duration = Duration::from_secs(60 * 24 * 3_600);
+    let mut place = Place::with_stranger(u64::MAX);
+    place.table.started = Instant::now().checked_sub(TWO_MONTHS).expect("the clock reaches back");
+    let up_ms = place.table.tick();
+    assert!(up_ms > u64::from(u32::MAX), "32 bits of milliseconds are over after 50 days");
+    place.table.extend_login(place.at, up_ms + 10_000);
+    place.table.look_by(place.at, up_ms + 10_000);
+    assert_eq!(place.check(up_ms + 10_000), Check::Forget);
+    assert_eq!(place.signal(), Some(Signal::LoginDeadline));
+}
+
+#[test]
+fn any_word_comes_before_a_drain_and_no_other_is_replaced() {
+    let place = Place::with_session();
+    let order = |signal: Signal| place.table.with(place.at, |it| it.order(signal)).unwrap();
+    let ejected = Signal::Ordered(CloseCode::Ejected, String::new());
+    assert!(order(Signal::Drain));
+    assert!(order(ejected.clone()), "a drain would tell the device to come back");
+    assert!(!order(Signal::Idle));
+    assert_eq!(place.signal(), Some(ejected));
 }

@@ -277,7 +277,7 @@ async fn a_broadcast_keeps_its_pace_and_reaches_who_serves_the_business() {
     other.login_ok().await;
     let broadcast = Delivery {
         targets: Vec::new(),
-        broadcast: Some(Broadcast { targets_per_second: 40 }),
+        broadcast: Some(Broadcast { targets_per_second: 40, newest_epoch: 0 }),
         ..push_to(&[house.route("d-0")], b"news")
     };
     let begun = Instant::now();

@@ -321,6 +321,7 @@ impl Router {
                     group: name.1,
                     status,
                     business: owner.unwrap_or(0),
+                    created_ms: 1,
                 };
                 self.tell(boot, down::What::GroupResult(result));
             }
