@@ -19,7 +19,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 use tracing::{debug, info};
@@ -27,6 +27,10 @@ use tracing::{debug, info};
 /// Messages that may wait for one node: some 300 bytes each. A node that lets so much lie is cut off,
 /// for a kick that is lost would leave two sessions; it comes back and tells of its sessions again.
 const DOWN_WAITING_MAX: usize = 8_192;
+/// Of these, what somebody asked for: questions of the push API, which are refused above it, and answers
+/// to the node, which wait. The rest belongs to word that must not be lost, so that no call of a backend
+/// can get a stream cut.
+const ASKED_WAITING_MAX: usize = DOWN_WAITING_MAX / 2;
 /// Questions to one node that may be open.
 const QUESTIONS_MAX: usize = 16_384;
 
@@ -38,10 +42,30 @@ pub(crate) type ControlDownStream = Outgoing<GatherControl>;
 
 /// The way to one node on its control stream.
 pub(crate) struct ControlStream {
-    down: mpsc::Sender<Down>,
+    down: mpsc::Sender<Waiting>,
+    /// Places for what was asked for.
+    asked: Arc<Semaphore>,
     stop: CancellationToken,
     next_call: AtomicU64,
     questions: Mutex<HashMap<u64, oneshot::Sender<up::What>>>,
+}
+
+/// Word that waits for the node, with its place if it was asked for; the place is free once it leaves.
+pub(crate) struct Waiting {
+    what: down::What,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+/// Room for one answer to the node.
+struct Room<'a> {
+    permit: mpsc::Permit<'a, Waiting>,
+    place: OwnedSemaphorePermit,
+}
+
+impl Room<'_> {
+    fn send(self, what: down::What) {
+        self.permit.send(Waiting { what, _place: Some(self.place) });
+    }
 }
 
 /// Why a node gave no answer.
@@ -62,19 +86,21 @@ pub(crate) enum AskError {
 pub(crate) struct GatherControl;
 
 impl Gather for GatherControl {
-    type Item = Down;
+    type Item = Waiting;
     type Message = ControlDown;
 
-    fn gather(&mut self, waiting: &mut VecDeque<Down>) -> ControlDown {
-        ControlDown { welcome: None, items: waiting.drain(..).collect() }
+    fn gather(&mut self, waiting: &mut VecDeque<Waiting>) -> ControlDown {
+        let items = waiting.drain(..).map(|one| Down { what: Some(one.what) }).collect();
+        ControlDown { welcome: None, items }
     }
 }
 
 impl ControlStream {
-    fn new(stop: CancellationToken) -> (Arc<Self>, mpsc::Receiver<Down>) {
+    fn new(stop: CancellationToken) -> (Arc<Self>, mpsc::Receiver<Waiting>) {
         let (down, queue) = mpsc::channel(DOWN_WAITING_MAX);
-        let questions = Mutex::default();
-        (Arc::new(Self { down, stop, next_call: AtomicU64::new(1), questions }), queue)
+        let (next_call, questions) = (AtomicU64::new(1), Mutex::default());
+        let asked = Arc::new(Semaphore::new(ASKED_WAITING_MAX));
+        (Arc::new(Self { down, asked, stop, next_call, questions }), queue)
     }
 
     /// A stream that leads nowhere.
@@ -91,7 +117,7 @@ impl ControlStream {
 
     /// Sends word that must not be lost. A node that cannot take it is cut off.
     pub(crate) fn tell(&self, what: down::What) {
-        if self.down.try_send(Down { what: Some(what) }).is_err() {
+        if self.down.try_send(Waiting { what, _place: None }).is_err() {
             self.cut();
         }
     }
@@ -115,12 +141,21 @@ impl ControlStream {
             questions.insert(call, answer);
         }
         let _forget = Forget { stream: self, call };
-        self.down.try_send(Down { what: Some(question(call)) }).map_err(|_| AskError::Full)?;
+        let place = self.asked.clone().try_acquire_owned().map_err(|_| AskError::Full)?;
+        let question = Waiting { what: question(call), _place: Some(place) };
+        self.down.try_send(question).map_err(|_| AskError::Full)?;
         match tokio::time::timeout_at(deadline.into(), answered).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => Err(AskError::Gone),
             Err(_) => Err(AskError::Timeout),
         }
+    }
+
+    /// Waits for room for an answer to the node. `None`: the stream has ended.
+    async fn room(&self) -> Option<Room<'_>> {
+        let place = self.asked.clone().acquire_owned().await.ok()?;
+        let permit = self.down.reserve().await.ok()?;
+        Some(Room { permit, place })
     }
 
     fn answered(&self, call: u64, answer: up::What) {
@@ -211,13 +246,13 @@ impl Reader {
         match item.what {
             Some(up::What::Bind(bind)) => {
                 // Room for the answer first: it is sent under a lock, and must not be lost.
-                let permit = self.stream.down.reserve().await.map_err(|_| ())?;
-                self.bind(&bind, permit);
+                let room = self.stream.room().await.ok_or(())?;
+                self.bind(&bind, room);
             }
             Some(up::What::Unbind(unbind)) => self.unbind(&unbind),
             Some(up::What::Group(report)) => {
-                let permit = self.stream.down.reserve().await.map_err(|_| ())?;
-                self.report(&report, permit);
+                let room = self.stream.room().await.ok_or(())?;
+                self.report(&report, room);
             }
             Some(up::What::MembershipDone(done)) => {
                 self.stream.answered(done.call, up::What::MembershipDone(done));
@@ -237,17 +272,16 @@ impl Reader {
         Ok(())
     }
 
-    fn bind(&self, bind: &Bind, permit: mpsc::Permit<'_, Down>) {
+    fn bind(&self, bind: &Bind, room: Room<'_>) {
         let started = Instant::now();
         let (core, call) = (&self.core, bind.call);
         let result = |status: BindStatus, epoch| {
-            let result = BindResult { call, status: status.into(), epoch };
-            Down { what: Some(down::What::BindResult(result)) }
+            down::What::BindResult(BindResult { call, status: status.into(), epoch })
         };
         let now_ms = core.clock.now_ms();
         let Some((app, key, instance)) = read_bind(bind, now_ms) else {
             core.metrics.binds.malformed.inc();
-            return permit.send(result(BindStatus::Unavailable, 0));
+            return room.send(result(BindStatus::Unavailable, 0));
         };
         let steady_ms = core.clock.steady_ms();
         let view = core.nodes.view(steady_ms);
@@ -258,10 +292,10 @@ impl Reader {
             attempt: bind.attempt,
             serves: Serves::new(&bind.businesses),
         };
-        let mut permit = Some(permit);
+        let mut room = Some(room);
         let mut answer = |status, epoch| {
-            if let Some(permit) = permit.take() {
-                permit.send(result(status, epoch));
+            if let Some(room) = room.take() {
+                room.send(result(status, epoch));
             }
         };
         let act = |verdict| match verdict {
@@ -338,9 +372,9 @@ impl Reader {
         }
     }
 
-    fn report(&self, report: &GroupReport, permit: mpsc::Permit<'_, Down>) {
+    fn report(&self, report: &GroupReport, room: Room<'_>) {
         let key = AppId::new(&report.app).and_then(|app| Key::group(&app, &report.group));
-        let mut permit = Some(permit);
+        let mut room = Some(room);
         let mut act = |reported| {
             let (status, business, created_ms) = match reported {
                 Reported::Taken { owner, created_ms } => (0, owner.0, created_ms.cast_signed()),
@@ -351,10 +385,10 @@ impl Reader {
                 }
             };
             // Word of a leave is not answered.
-            if let Some(permit) = permit.take().filter(|_| report.present) {
+            if let Some(room) = room.take().filter(|_| report.present) {
                 let (call, app, group) = (report.call, report.app.clone(), report.group.clone());
                 let result = GroupResult { call, app, group, status, business, created_ms };
-                permit.send(Down { what: Some(down::What::GroupResult(result)) });
+                room.send(down::What::GroupResult(result));
             }
         };
         if let Ok(key) = key {
@@ -379,4 +413,45 @@ fn read_bind(bind: &Bind, now_ms: u64) -> Option<(AppId, Key, [u8; 16])> {
 /// How long a caller waits for a node, as the moment when it stops.
 pub(crate) fn deadline(patience: Duration) -> Instant {
     Instant::now() + patience
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt as _;
+    use hawser_proto::rpc::node::{CountGroup, DropGroup};
+    use tokio_stream::StreamExt as _;
+
+    fn drop_group() -> down::What {
+        down::What::DropGroup(DropGroup::default())
+    }
+
+    /// Asks without waiting for the answer.
+    async fn ask(stream: &ControlStream) -> AskError {
+        let question = |call| down::What::CountGroup(CountGroup { call, ..Default::default() });
+        stream.ask(Instant::now(), question).await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn questions_and_answers_leave_half_of_the_queue_to_what_must_not_be_lost() {
+        let (stream, queue) = ControlStream::new(CancellationToken::new());
+        for _ in 0..ASKED_WAITING_MAX {
+            assert_eq!(ask(&stream).await, AskError::Timeout, "taken, and not answered");
+        }
+        assert_eq!(ask(&stream).await, AskError::Full);
+        let mut waits = Box::pin(stream.room());
+        assert!(waits.as_mut().now_or_never().is_none(), "an answer waits");
+        for _ in 0..DOWN_WAITING_MAX - ASKED_WAITING_MAX {
+            stream.tell(drop_group());
+        }
+        assert!(!stream.stop.is_cancelled(), "all of the other half could be used");
+        let mut outgoing = Outgoing::new(None, queue, GatherControl);
+        outgoing.next().await.expect("a message").expect("no error");
+        waits.await.expect("room again").send(drop_group());
+        assert_eq!(ask(&stream).await, AskError::Timeout, "and for questions");
+        for _ in 0..DOWN_WAITING_MAX {
+            stream.tell(drop_group());
+        }
+        assert!(stream.stop.is_cancelled(), "too much of it cuts the stream");
+    }
 }

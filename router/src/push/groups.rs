@@ -8,6 +8,7 @@ use crate::node::control::deadline;
 use crate::nodes::Life;
 use crate::push::presence::locate;
 use crate::refusal::Refusal;
+use crate::table::LifeNo;
 use futures_util::future::join_all;
 use hawser_proto::code::ErrorCode;
 use hawser_proto::frame::cut;
@@ -18,11 +19,16 @@ use hawser_proto::rpc::push::{
     GroupInfo, GroupNode, ListGroupsRequest, ListGroupsResponse, MembershipRequest,
     MembershipResponse, MembershipResult,
 };
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::Semaphore;
 
 const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1_000;
+/// Groups that one call has one node count at the same time.
+const COUNTS_OF_NODE_MAX: usize = 32;
 
 /// The group with this id, if it belongs to the caller's business.
 pub(crate) fn owned(
@@ -77,7 +83,8 @@ pub(crate) async fn describe(
     group: &str,
 ) -> Result<GroupInfo, Refusal> {
     let (_, found) = owned(core, by, group)?;
-    let nodes = count(core, by, group, &found, deadline(core.call_timeout)).await;
+    let counting = Counting::until(deadline(core.call_timeout));
+    let nodes = counting.members(core, by, group, &found).await;
     Ok(info(core, by, group, &found, nodes))
 }
 
@@ -103,11 +110,11 @@ pub(crate) async fn list(
         Some(last) if ids.len() == page => last.clone(),
         _ => String::new(),
     };
-    let until = deadline(core.call_timeout);
+    let counting = &Counting::until(deadline(core.call_timeout));
     let described = ids.iter().map(|id| async move {
         // Gone meanwhile: left out.
         let (_, group) = owned(core, by, id).ok()?;
-        let nodes = count(core, by, id, &group, until).await;
+        let nodes = counting.members(core, by, id, &group).await;
         Some(info(core, by, id, &group, nodes))
     });
     let groups = join_all(described).await.into_iter().flatten().collect();
@@ -125,30 +132,56 @@ fn info(core: &Core, by: &Credential, id: &str, group: &Group, nodes: Vec<GroupN
     }
 }
 
-/// Asks each node that has members. Those that do not answer in time are left out.
-async fn count(
-    core: &Core,
-    by: &Credential,
-    id: &str,
-    group: &Group,
+/// The counting of one call. What it asks of one node at a time is bounded, so that a page of groups
+/// floods none, and a node that is slow holds up only what it is asked itself.
+struct Counting {
     until: Instant,
-) -> Vec<GroupNode> {
-    let lives: Vec<Arc<Life>> = {
-        let view = core.nodes.view(core.clock.steady_ms());
-        let nodes = group.nodes(|life| view.life(life).is_some());
-        nodes.into_iter().filter_map(|no| view.life(no).cloned()).collect()
-    };
-    let asked = lives.iter().map(|life| async move {
+    asked: Mutex<HashMap<LifeNo, Arc<Semaphore>>>,
+}
+
+impl Counting {
+    fn until(until: Instant) -> Self {
+        Self { until, asked: Mutex::default() }
+    }
+
+    /// Asks each node that has members. Those that do not answer in time are left out.
+    async fn members(
+        &self,
+        core: &Core,
+        by: &Credential,
+        id: &str,
+        group: &Group,
+    ) -> Vec<GroupNode> {
+        let lives: Vec<Arc<Life>> = {
+            let view = core.nodes.view(core.clock.steady_ms());
+            let nodes = group.nodes(|life| view.life(life).is_some());
+            nodes.into_iter().filter_map(|no| view.life(no).cloned()).collect()
+        };
+        let asked = lives.iter().map(|life| self.ask(life, by, id));
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    async fn ask(&self, life: &Life, by: &Credential, id: &str) -> Option<GroupNode> {
+        let places = {
+            let mut asked = self.asked.lock();
+            let new = || Arc::new(Semaphore::new(COUNTS_OF_NODE_MAX));
+            asked.entry(life.no).or_insert_with(new).clone()
+        };
+        let turn = tokio::time::timeout_at(self.until.into(), places.acquire());
+        let _place = turn.await.ok()?.ok()?;
+        // Its turn may have come only because those before it gave up.
+        if Instant::now() >= self.until {
+            return None;
+        }
         let (app, group) = (by.app.to_string(), id.to_owned());
         let question = |call| down::What::CountGroup(CountGroup { call, app, group });
-        match life.control()?.ask(until, question).await {
+        match life.control()?.ask(self.until, question).await {
             Ok(up::What::GroupCounted(counted)) => {
                 Some(GroupNode { node: life.node.to_string(), members: counted.members })
             }
             _ => None,
         }
-    });
-    join_all(asked).await.into_iter().flatten().collect()
+    }
 }
 
 /// Joins, leaves or kicks online devices, on whatever nodes they are.

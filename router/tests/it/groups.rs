@@ -217,6 +217,26 @@ async fn groups_are_listed_by_page_and_only_ones_own() {
 }
 
 #[tokio::test]
+async fn a_page_of_groups_does_not_flood_a_node_that_does_not_answer() {
+    let house = House::new().await;
+    let mut client = house.client().await;
+    let mut node = FakeNode::connect(&house.internal(), "node-1", 1).await;
+    for at in 1..=40 {
+        let group = format!("room-{at}");
+        create_group(&mut client, "demo-chat", &group).await;
+        node.join(&group, at).await;
+    }
+    let page = client.list_groups(by("demo-chat", ListGroupsRequest::default())).await.unwrap();
+    assert_eq!(page.into_inner().groups.len(), 40);
+    node.report_group("demo", "room-1", 41, true).await;
+    let mut asked = 0;
+    while let Some(down::What::CountGroup(_)) = node.word().await {
+        asked += 1;
+    }
+    assert_eq!(asked, 32);
+}
+
+#[tokio::test]
 async fn the_server_changes_membership_of_online_devices() {
     let house = House::new().await;
     let mut client = house.client().await;
