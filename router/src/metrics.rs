@@ -18,6 +18,7 @@ pub(crate) struct Metrics {
     pub(crate) superseded: IntCounter,
     pub(crate) unbinds: IntCounter,
     pub(crate) unbinds_stale: IntCounter,
+    pub(crate) routes_healed: IntCounter,
     pub(crate) group_reports_stale: IntCounter,
     pub(crate) reports_stale: IntCounter,
     pub(crate) queue_full: IntCounter,
@@ -109,6 +110,10 @@ impl Metrics {
             unbinds_stale: make.counter(
                 "hawser_router_unbinds_stale_total",
                 "Grows when a removal did not match the route, which stayed.",
+            )?,
+            routes_healed: make.counter(
+                "hawser_router_routes_healed_total",
+                "Grows when a route is removed because its node says that it has no such session.",
             )?,
             group_reports_stale: make.counter(
                 "hawser_router_group_reports_stale_total",

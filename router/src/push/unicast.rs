@@ -11,9 +11,10 @@ use crate::node::deliver::{NotSent, Sent};
 use crate::nodes::Life;
 use crate::push::message;
 use crate::refusal::Refusal;
+use crate::table::{Owner, Route};
 use bytes::Bytes;
 use foldhash::fast::RandomState;
-use hawser_proto::id::{DeviceId, IdError};
+use hawser_proto::id::{AppId, DeviceId, IdError};
 use hawser_proto::limits::TARGETS_PER_CALL_MAX;
 use hawser_proto::rpc::node::{Delivery, Target};
 use hawser_proto::rpc::push::{
@@ -30,11 +31,22 @@ const OUTCOMES: usize = Outcome::Unknown as usize + 1;
 pub(crate) struct Submitted {
     outcomes: Arc<Outcomes>,
     sent: Vec<Sent>,
+    /// What the routes of the targets said, for those that a node finds stale.
+    pushed: Vec<Pushed>,
     /// Places that name a device a second time, each with the place of the first.
     repeated: Vec<(u32, u32)>,
     deadline: Instant,
+    app: AppId,
     tag: u64,
     push_id: Bytes,
+}
+
+/// A route as it was when its target was pushed to.
+struct Pushed {
+    at: u32,
+    key: Key,
+    owner: Owner,
+    epoch: u64,
 }
 
 /// The frames of a batch.
@@ -95,8 +107,9 @@ pub(crate) fn submit(
         (devices, Frames::Each(frames))
     };
     let deadline = Instant::now() + core.call_timeout;
-    let (outcomes, sent, repeated) = send(core, by, devices, &frames);
-    Ok(Submitted { outcomes, sent, repeated, deadline, tag: request.tag, push_id })
+    let (outcomes, sent, pushed, repeated) = send(core, by, devices, &frames);
+    let (app, tag) = (by.app.clone(), request.tag);
+    Ok(Submitted { outcomes, sent, pushed, repeated, deadline, app, tag, push_id })
 }
 
 fn check_ids<'a>(field: &str, ids: impl Iterator<Item = &'a str>) -> Result<(), Refusal> {
@@ -112,11 +125,11 @@ fn send(
     by: &Credential,
     devices: Vec<String>,
     frames: &Frames,
-) -> (Arc<Outcomes>, Vec<Sent>, Vec<(u32, u32)>) {
+) -> (Arc<Outcomes>, Vec<Sent>, Vec<Pushed>, Vec<(u32, u32)>) {
     let view = core.nodes.view(core.clock.steady_ms());
     let mut known = vec![Outcome::Offline as i32; devices.len()];
     let mut bundles: Vec<Bundle> = Vec::new();
-    let mut missing = 0;
+    let mut pushed = Vec::with_capacity(devices.len());
     // One push reaches a device once, also when the list names it twice.
     let mut seen = HashMap::with_hasher(RandomState::default());
     let mut repeated = Vec::new();
@@ -139,7 +152,7 @@ fn send(
                 }
             }
         }
-        missing += 1;
+        pushed.push(Pushed { at: index as u32, key, owner, epoch });
         known[index] = Outcome::Unknown as i32;
         let (slot, generation) = (owner.at.slot, owner.at.generation);
         let target = Target { slot, generation, epoch, device };
@@ -155,7 +168,7 @@ fn send(
             }),
         }
     }
-    let outcomes = Outcomes::new(known, missing);
+    let outcomes = Outcomes::new(known, pushed.len());
     let mut sent = Vec::with_capacity(bundles.len());
     for bundle in bundles {
         let at: Arc<[u32]> = bundle.at.into();
@@ -194,7 +207,26 @@ fn send(
             Err(NotSent::Gone) => outcomes.settle(&at, &[]),
         }
     }
-    (outcomes, sent, repeated)
+    (outcomes, sent, pushed, repeated)
+}
+
+impl Pushed {
+    /// Its node has no such session: word of its end was lost. The route goes, if it still says what it
+    /// said then, and if the login is not so new that its answer may be on the way to the node.
+    fn heal(&self, core: &Core, app: &AppId) {
+        let now_ms = core.clock.now_ms();
+        let settled_ms = now_ms.saturating_sub(core.node_lease.as_millis() as u64);
+        let is_settled = |_, route: &Route| route.at_ms <= settled_ms;
+        if core.table.look(&self.key, is_settled) != Some(true)
+            || !core.table.release(&self.key, self.owner.life, self.owner.at, self.epoch, now_ms)
+        {
+            return;
+        }
+        core.metrics.routes_healed.inc();
+        if let Some(life) = core.nodes.view(core.clock.steady_ms()).life(self.owner.life) {
+            life.count(app, false);
+        }
+    }
 }
 
 impl Submitted {
@@ -203,6 +235,11 @@ impl Submitted {
         let (mut outcomes, complete) = self.outcomes.wait(self.deadline).await;
         if complete {
             self.sent.drain(..).for_each(Sent::settled);
+        }
+        for pushed in &self.pushed {
+            if outcomes[pushed.at as usize] == Outcome::Stale as i32 {
+                pushed.heal(core, &self.app);
+            }
         }
         for &(again, first) in &self.repeated {
             outcomes[again as usize] = outcomes[first as usize];

@@ -1,8 +1,9 @@
 //! Lives of nodes: leases, streams that break, other boots.
 
 use crate::kit::control::CHAT;
-use crate::kit::node::{FakeNode, OK, WRITTEN, Wire, announcement, bind};
+use crate::kit::node::{FakeNode, OK, STALE, WRITTEN, Wire, announcement, bind};
 use crate::kit::{Client, House, LEASE, by, eventually, to_one, within};
+use hawser_proto::rpc::node::DeliveryReport;
 use hawser_proto::rpc::push::{Outcome, PresenceRequest, PresenceState};
 use std::time::{Duration, Instant};
 use tonic::Code;
@@ -138,4 +139,44 @@ async fn a_second_control_stream_of_a_boot_takes_the_place_of_the_first() {
     let (outcome, _) =
         within(async { tokio::join!(push(&client, "a"), second.deliver(WRITTEN)) }).await;
     assert_eq!(outcome, Outcome::Written);
+}
+
+#[tokio::test]
+async fn a_route_whose_unbind_was_lost_goes_when_its_node_knows_no_such_session() {
+    let house = House::new().await;
+    let client = house.client().await;
+    let mut node = FakeNode::connect(&house.internal(), "node-1", 1).await;
+    let _alive = node.keep_alive();
+    node.bind("a", 1, &[CHAT]).await;
+    let bound = Instant::now();
+    let stale = async |node: &mut FakeNode| {
+        let (outcome, _) = tokio::join!(push(&client, "a"), node.deliver(STALE));
+        assert_eq!(outcome, Outcome::Stale);
+    };
+    within(stale(&mut node)).await;
+    assert_eq!(state(&client, "a").await, PresenceState::Online, "its answer may be on the way");
+    tokio::time::sleep_until((bound + LEASE).into()).await;
+    within(stale(&mut node)).await;
+    assert_eq!(state(&client, "a").await, PresenceState::Offline);
+    assert_eq!(push(&client, "a").await, Outcome::Offline);
+}
+
+#[tokio::test]
+async fn a_stale_push_leaves_the_session_that_took_over_meanwhile() {
+    let house = House::new().await;
+    let client = house.client().await;
+    let mut node = FakeNode::connect(&house.internal(), "node-1", 1).await;
+    let _alive = node.keep_alive();
+    node.bind("a", 1, &[CHAT]).await;
+    tokio::time::sleep(LEASE).await;
+    let moved = async {
+        let delivery = node.delivery().await;
+        let newer = node.try_bind(bind("a", 2, 2, &[CHAT])).await;
+        assert_eq!(newer.0, OK);
+        let (id, outcomes) = (delivery.id, vec![STALE]);
+        node.report(DeliveryReport { id, outcomes, ..Default::default() }).await;
+    };
+    let (outcome, ()) = within(async { tokio::join!(push(&client, "a"), moved) }).await;
+    assert_eq!(outcome, Outcome::Stale);
+    assert_eq!(state(&client, "a").await, PresenceState::Online);
 }
