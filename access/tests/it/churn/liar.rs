@@ -22,6 +22,8 @@ const WINDOW: u64 = 4 * BATCH as u64;
 pub struct Memory {
     routes: Vec<Route>,
     next: usize,
+    /// Routes of the node's life before, for as long as the run lasts.
+    of_the_dead: Vec<Route>,
     /// Per device the two last ones, the newest first.
     latest: HashMap<(String, String), (Route, Option<Route>)>,
     /// The latest of each slot: the connections that are likely there.
@@ -45,6 +47,7 @@ impl Memory {
 
     /// A node that died: where its devices were is remembered, but nobody is there any more.
     pub fn node_died(&mut self) {
+        self.of_the_dead.clone_from(&self.routes);
         self.of_slot.clear();
     }
 }
@@ -94,8 +97,14 @@ impl Liar {
         let mut route = match choices.below(10) {
             // What should arrive.
             0..4 => now.clone(),
-            // What has gone, in this life of the node or in the one before.
-            4..8 => memory.routes[choices.below(memory.routes.len())].clone(),
+            // What has gone, in this life of the node ..
+            4..7 => memory.routes[choices.below(memory.routes.len())].clone(),
+            // .. and in the one before.
+            7 => {
+                let old = &memory.of_the_dead;
+                let old = if old.is_empty() { &memory.routes } else { old };
+                old[choices.below(old.len())].clone()
+            }
             // The right connection, and the name of another device.
             8 => {
                 let app = APPS[choices.below(APPS.len())].to_owned();
