@@ -33,6 +33,10 @@ use tokio::sync::watch;
 const PATIENCE: Duration = Duration::from_secs(12);
 /// A new signing key is known everywhere at once when everything is here.
 const SIGNING_ACTIVATION_DELAY: Duration = Duration::from_secs(1);
+/// Load tests come from this machine too, all at once.
+const ACCEPTS_PER_SECOND: u32 = 20_000;
+/// Whoever writes a client fails more often than any device, and all from one address.
+const FAILED_LOGINS_MAX: u32 = 100_000;
 /// There are few devices to spread.
 const RECONNECT_WINDOW: Duration = Duration::from_secs(1);
 
@@ -115,6 +119,8 @@ impl House {
             secrets.cluster_secret.clone(),
         );
         config.certificate = Some(certificate);
+        config.accepts_per_second = ACCEPTS_PER_SECOND;
+        config.failed_logins_max = FAILED_LOGINS_MAX;
         let access = hawser_access::start(config, listeners, &registry)
             .await
             .map_err(|failure| cannot_start("access", &failure))?;

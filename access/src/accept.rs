@@ -11,6 +11,7 @@ use hawser_proto::frame::NodeFrame;
 use quinn::crypto::rustls::QuicServerConfig;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -29,6 +30,8 @@ const ALPN: &[u8] = b"hawser/1";
 const SUBPROTOCOL: &str = "hawser.1";
 /// Pause after accept failed for want of descriptors or memory: links that are there go on.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// When those who were refused may come back: spread, so that they do not come back together.
+const REFUSED_RETRY_MS: RangeInclusive<u32> = 1_000..=3_000;
 /// What one QUIC connection may have in flight, either way.
 const QUIC_WINDOW: u32 = 256 * 1024;
 /// Handshakes under way on one QUIC socket before addresses must prove themselves (Retry).
@@ -108,7 +111,7 @@ async fn accept(
                 continue;
             }
         };
-        let place = match Unauthenticated::admit(&node) {
+        let place = match Unauthenticated::admit(&node, remote.ip()) {
             Ok(place) => place,
             Err(code) => {
                 refuse(&stream, dialled, code);
@@ -155,7 +158,9 @@ fn prepare(node: &Node, stream: &TcpStream) {
 /// Tells a device to come back elsewhere or later, where that costs nothing: on plain TCP.
 fn refuse(stream: &TcpStream, dialled: Dialled, code: CloseCode) {
     if dialled == Dialled::Tcp {
-        let _ = stream.try_write(&NodeFrame::close(code, code.meaning(), 1_000).encode());
+        let retry_after_ms = rand::random_range(REFUSED_RETRY_MS);
+        let close = NodeFrame::close(code, code.meaning(), retry_after_ms);
+        let _ = stream.try_write(&close.encode());
     }
 }
 
@@ -285,7 +290,7 @@ async fn accept_quic(node: Arc<Node>, endpoint: quinn::Endpoint) {
             let _ = incoming.retry();
             continue;
         }
-        match Unauthenticated::admit(&node) {
+        match Unauthenticated::admit(&node, incoming.remote_address().ip()) {
             Ok(place) => node.tasks.spawn_light(greet_quic(node.clone(), incoming, place)),
             Err(_) => incoming.refuse(),
         }
@@ -329,7 +334,7 @@ async fn greet_quic(node: Arc<Node>, incoming: quinn::Incoming, place: Unauthent
 
 /// Takes in a link that somebody else has made.
 pub(crate) fn attach(node: &Arc<Node>, transport: Box<dyn Transport>, remote: IpAddr) -> bool {
-    let Ok(place) = Unauthenticated::admit(node) else { return false };
+    let Ok(place) = Unauthenticated::admit(node, remote) else { return false };
     let arrival = Arrival {
         link: Link::Other(transport),
         form: Form::Stream,
@@ -347,22 +352,24 @@ pub(crate) fn attach(node: &Arc<Node>, transport: Box<dyn Transport>, remote: Ip
 pub(crate) struct Unauthenticated(Arc<Node>);
 
 impl Unauthenticated {
-    /// Counts one more in. `Err`: the node is full, or full of strangers.
-    fn admit(node: &Arc<Node>) -> Result<Self, CloseCode> {
+    /// Counts one more in. `Err`: the node is full, or full of strangers, or more come than it takes in,
+    /// or their address is known for failed logins.
+    fn admit(node: &Arc<Node>, remote: IpAddr) -> Result<Self, CloseCode> {
         let max = u64::from(node.config.connections_max);
         let strangers_max = max * u64::from(node.config.unauthenticated_percent_max) / 100;
         let refused = |cause: &str, code| {
             node.metrics.refused_connections.with_label_values(&[cause]).inc();
-            Err(code)
+            code
         };
         if node.metrics.connections.get().max(0) as u64 >= max {
-            return refused("full", CloseCode::NodeFull);
+            return Err(refused("full", CloseCode::NodeFull));
         }
         let before = node.unauthenticated.fetch_add(1, Ordering::AcqRel);
         let place = Self(node.clone());
         if u64::from(before) >= strangers_max.max(1) {
-            return refused("strangers", CloseCode::Overloaded);
+            return Err(refused("strangers", CloseCode::Overloaded));
         }
+        node.admission.admit(remote).map_err(|(cause, code)| refused(cause, code))?;
         Ok(place)
     }
 }

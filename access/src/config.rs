@@ -34,6 +34,16 @@ pub struct Config {
     /// Share of `connections_max` that may not have logged in yet, in percent. More would let
     /// strangers fill the node.
     pub unauthenticated_percent_max: u32,
+    /// Connections taken in per second, and at once; others are refused before any work is done for
+    /// them. A handshake costs a core about half a millisecond, and those who are here come first.
+    pub accepts_per_second: u32,
+    /// Logins that may fail at once from one address (IPv4, or an IPv6 /64), before it is refused. Good
+    /// logins are not counted: a carrier puts thousands of devices behind one address.
+    pub failed_logins_max: u32,
+    /// One more may fail each time this has passed.
+    pub failed_login_interval: Duration,
+    /// Addresses whose failed logins are remembered; each costs about 50 bytes.
+    pub failed_login_addresses_max: usize,
     /// Workers of the downlink task group; 0: one per core.
     pub lanes: usize,
     /// Messages that may wait for one lane. A lane works off thousands a second; more waiting than
@@ -102,6 +112,10 @@ impl Config {
             server_name: "localhost".into(),
             connections_max: 200_000,
             unauthenticated_percent_max: 20,
+            accepts_per_second: 1_500,
+            failed_logins_max: 40,
+            failed_login_interval: Duration::from_millis(50),
+            failed_login_addresses_max: 65_536,
             lanes: 0,
             lane_queue_max: 4_096,
             wheel_tick: Duration::from_millis(250),

@@ -6,6 +6,7 @@
 //! Nothing here talks to a store or reads a payload.
 
 mod accept;
+mod admission;
 mod config;
 mod conn;
 mod control;

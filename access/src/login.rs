@@ -42,16 +42,34 @@ pub(crate) async fn login(
     origin: Option<&str>,
 ) -> Result<Admitted, Event> {
     let begun = Instant::now();
-    let dialled = node.table.with(at, |connection| connection.dialled);
-    let taken = match check(node, at, &login, origin) {
-        Err(refusal) => Err(refusal),
-        Ok(checked) => claim(node, at, checked).await,
+    let from = node.table.with(at, |connection| (connection.dialled, connection.remote));
+    let taken = match from {
+        Some((_, remote)) if node.admission.is_limited(remote) => {
+            Err((CloseCode::RateLimited, CloseCode::RateLimited.meaning()))
+        }
+        _ => match check(node, at, &login, origin) {
+            Err((code, reason)) => {
+                if let Some((_, remote)) = from
+                    && is_failure_of_device(code)
+                {
+                    node.admission.login_failed(remote);
+                }
+                Err((code, reason))
+            }
+            Ok(checked) => claim(node, at, checked).await,
+        },
     };
-    if let Some(dialled) = dialled {
+    if let Some((dialled, _)) = from {
         let result = taken.as_ref().map(|_| begun.elapsed().as_secs_f64());
         node.metrics.login(dialled, result.map_err(|&(code, _)| code));
     }
     taken.map_err(|(code, reason)| Event::Refused(code, reason.to_owned()))
+}
+
+/// Whether a login that was refused with this code is the device's own fault, and counts against its
+/// address.
+fn is_failure_of_device(code: CloseCode) -> bool {
+    !matches!(code, CloseCode::Overloaded | CloseCode::Internal)
 }
 
 struct Checked {

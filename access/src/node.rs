@@ -1,6 +1,7 @@
 //! One access node: its parts, its start and its end.
 
 use crate::accept;
+use crate::admission::Admission;
 use crate::config::Config;
 use crate::control::{self, Control};
 use crate::forward::Pools;
@@ -80,6 +81,7 @@ pub(crate) struct Node {
     pub(crate) catalogue: ArcSwap<Catalogue>,
     pub(crate) shared: Shared,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) admission: Admission,
     /// Connections that have not logged in.
     pub(crate) unauthenticated: AtomicU32,
     /// Accept loops.
@@ -244,6 +246,7 @@ pub async fn start(
         catalogue: ArcSwap::default(),
         shared: Shared::default(),
         metrics,
+        admission: Admission::new(&config),
         unauthenticated: AtomicU32::new(0),
         doors: Tasks::new(),
         tasks: Tasks::new(),

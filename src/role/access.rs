@@ -31,6 +31,8 @@ pub(super) struct File {
     advertised_host: Option<String>,
     server_name: Option<String>,
     connections_max: Option<u32>,
+    accepts_per_second: Option<u32>,
+    failed_logins_max: Option<u32>,
     lanes: Option<usize>,
     certificate: Option<CertificateFiles>,
     listen: Listen,
@@ -98,6 +100,8 @@ impl File {
         }
         config.advertised_host.clone_from(&self.advertised_host);
         config.connections_max = self.connections_max.unwrap_or(config.connections_max);
+        config.accepts_per_second = self.accepts_per_second.unwrap_or(config.accepts_per_second);
+        config.failed_logins_max = self.failed_logins_max.unwrap_or(config.failed_logins_max);
         config.lanes = self.lanes.unwrap_or(config.lanes);
         if let Some(files) = &self.certificate {
             let loaded = Certificate::load(&files.chain, &files.key);

@@ -11,6 +11,7 @@ mod endings;
 mod fakes;
 mod groups;
 mod house;
+mod limits;
 
 mod frames;
 mod logins;

@@ -1,0 +1,130 @@
+//! What a node refuses before it works for it: too many connections, too many failed logins.
+
+use crate::fakes::device::Device;
+use crate::fakes::dial::Dial;
+use crate::fakes::router::Binding;
+use crate::fakes::tokens;
+use crate::house::{APP, House};
+use crate::{PATIENCE, eventually};
+use hawser_proto::code::CloseCode;
+use hawser_proto::frame::DeviceFrame;
+use hawser_proto::frame::NodeFrame;
+use hawser_proto::params;
+use hawser_proto::rpc::node::bind_result::Status;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+async fn login(house: &House, name: &str, token: String) -> Device {
+    let mut device = house.dial(Dial::Tcp).await;
+    let login = device.login_frame(APP, name, token);
+    device.send(&DeviceFrame::Login(login)).await;
+    device
+}
+
+async fn close(device: &mut Device) -> params::Close {
+    match device.frame().await {
+        NodeFrame::Close(close) => close,
+        other => panic!("wanted CLOSE, got {other:?}"),
+    }
+}
+
+fn code_of(close: &params::Close) -> Option<CloseCode> {
+    CloseCode::from_number(close.code)
+}
+
+/// Dials, says nothing, and reads until the end.
+async fn heard(house: &House, how: Dial) -> Vec<u8> {
+    let mut tcp = TcpStream::connect(house.node.address(how.name()).unwrap()).await.unwrap();
+    let mut heard = Vec::new();
+    tokio::time::timeout(PATIENCE, tcp.read_to_end(&mut heard)).await.unwrap().unwrap();
+    heard
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_of_failed_logins_is_refused_until_its_bucket_fills() {
+    let house = House::start_with(|config| {
+        config.failed_logins_max = 2;
+        config.failed_login_interval = Duration::from_mins(10);
+    })
+    .await;
+    let mut early = house.dial(Dial::Tcp).await;
+    for _ in 0..2 {
+        let mut device = login(&house, "d", "no token".into()).await;
+        assert_eq!(device.closed().await, CloseCode::TokenInvalid);
+    }
+    // Those who are in already are told at their login, however good it is.
+    let good = early.login_frame(APP, "early", tokens::token(APP, "early"));
+    early.send(&DeviceFrame::Login(good)).await;
+    assert_eq!(early.closed().await, CloseCode::RateLimited);
+    // The others at the door, and where a frame would cost a handshake not at all.
+    let refused = close(&mut house.dial(Dial::Tcp).await).await;
+    assert_eq!(code_of(&refused), Some(CloseCode::RateLimited));
+    assert!((1_000..=3_000).contains(&refused.retry_after_ms), "{}", refused.retry_after_ms);
+    for how in [Dial::Tls, Dial::Ws, Dial::Wss] {
+        assert_eq!(heard(&house, how).await, [0; 0], "{}", how.name());
+    }
+    let counted = [("cause", "failed_logins")];
+    house.metric_is("hawser_access_refused_connections_total", &counted, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_may_try_again_after_a_while() {
+    let house = House::start_with(|config| {
+        config.failed_logins_max = 1;
+        config.failed_login_interval = Duration::from_millis(500);
+    })
+    .await;
+    let mut kept = house.dial(Dial::Tcp).await;
+    let mut device = login(&house, "d", "no token".into()).await;
+    assert_eq!(device.closed().await, CloseCode::TokenInvalid);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let good = kept.login_frame(APP, "kept", tokens::token(APP, "kept"));
+    kept.send(&DeviceFrame::Login(good)).await;
+    kept.login_ok().await;
+    house.device("d").await.settle().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn good_logins_and_failures_of_the_house_are_not_counted() {
+    let house = House::start_with(|config| {
+        config.failed_logins_max = 1;
+        config.failed_login_interval = Duration::from_mins(10);
+    })
+    .await;
+    for n in 0..4 {
+        house.login(Dial::Tcp, &format!("d{n}")).await;
+    }
+    house.router.binds(Binding::Refuse(Status::StaleAttempt));
+    for _ in 0..4 {
+        let mut device = login(&house, "d", tokens::token(APP, "d")).await;
+        assert_eq!(device.closed().await, CloseCode::StaleLogin);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_connections_than_the_rate_are_refused_before_any_work() {
+    let house = House::start_with(|config| config.accepts_per_second = 1).await;
+    let mut kept = house.device("kept").await;
+    // Six in a second or more: not all of them pass.
+    let mut dialled = Vec::new();
+    for _ in 0..6 {
+        dialled.push(house.dial(Dial::Tcp).await);
+    }
+    let counted = [("cause", "rate")];
+    let refusals = || house.metric("hawser_access_refused_connections_total", &counted);
+    eventually("a refusal", || (refusals() > 0).then_some(())).await;
+    let mut told = None;
+    for device in &mut dialled {
+        if let Ok(frame) = tokio::time::timeout(Duration::from_millis(200), device.frame()).await {
+            told = Some(frame);
+        }
+    }
+    let Some(NodeFrame::Close(refused)) = told else { panic!("wanted CLOSE, got {told:?}") };
+    assert_eq!(code_of(&refused), Some(CloseCode::Overloaded));
+    assert!((1_000..=3_000).contains(&refused.retry_after_ms), "{}", refused.retry_after_ms);
+    kept.settle().await;
+    // Nobody has come for a second.
+    tokio::time::sleep(Duration::from_millis(1_050)).await;
+    house.device("again").await.settle().await;
+}
