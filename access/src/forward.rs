@@ -222,13 +222,16 @@ fn call_of(
 
 type Answer = Result<HandleResponse, (ErrorCode, String)>;
 
-async fn run(pool: &Pool, call: HandleRequest, metrics: &Metrics, arrived: Instant) -> Answer {
+async fn run(pool: &Pool, mut call: HandleRequest, metrics: &Metrics, arrived: Instant) -> Answer {
     let patience = Duration::from_millis(call.deadline_ms.into());
     let answer = tokio::time::timeout_at((arrived + patience).into(), async {
         // The semaphore is never closed; a closed one would mean the pool is gone.
         let running = pool.running.acquire().await;
         let Ok(_running) = running else { return Err(plain(ErrorCode::Unavailable)) };
         let Some(mut client) = pool.client() else { return Err(plain(ErrorCode::Unavailable)) };
+        // What is left of it after the wait.
+        let left = patience.saturating_sub(arrived.elapsed());
+        call.deadline_ms = left.as_millis().max(1) as u32;
         let response = client.handle(call).await.map_err(|status| refused(&status))?;
         Ok(response.into_inner())
     })
@@ -253,6 +256,10 @@ fn refused(status: &tonic::Status) -> (ErrorCode, String) {
         Code::PermissionDenied => ErrorCode::PermissionDenied,
         Code::NotFound => ErrorCode::NotFound,
         Code::InvalidArgument => ErrorCode::InvalidArgument,
+        // tonic's own words, and the only sign that it was not the business who said so.
+        Code::OutOfRange if status.message().contains("message length too large") => {
+            return (ErrorCode::TooLarge, "the answer is above what a node takes in".into());
+        }
         _ => ErrorCode::BusinessFailed,
     };
     // What the transport says of an unreachable business is not the device's affair.

@@ -144,7 +144,9 @@ fn check(
 }
 
 fn fact(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(FACT_BYTES_MAX / 4).collect()
+    let mut kept: String = text.chars().filter(|c| !c.is_control()).collect();
+    kept.truncate(kept.floor_char_boundary(FACT_BYTES_MAX));
+    kept
 }
 
 fn allows_origin(app: &App, origin: Option<&str>) -> bool {

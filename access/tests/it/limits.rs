@@ -4,16 +4,19 @@ use crate::fakes::device::Device;
 use crate::fakes::dial::Dial;
 use crate::fakes::router::Binding;
 use crate::fakes::tokens;
-use crate::house::{APP, House};
+use crate::house::{APP, CHAT, House};
 use crate::{PATIENCE, eventually};
-use hawser_proto::code::CloseCode;
+use hawser_proto::code::{CloseCode, ErrorCode};
 use hawser_proto::frame::DeviceFrame;
 use hawser_proto::frame::NodeFrame;
 use hawser_proto::params;
+use hawser_proto::rpc::business::HandleResponse;
 use hawser_proto::rpc::node::bind_result::Status;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 async fn login(house: &House, name: &str, token: String) -> Device {
     let mut device = house.dial(Dial::Tcp).await;
@@ -127,4 +130,73 @@ async fn more_connections_than_the_rate_are_refused_before_any_work() {
     // Nobody has come for a second.
     tokio::time::sleep(Duration::from_millis(1_050)).await;
     house.device("again").await.settle().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_device_says_of_itself_is_cut_at_64_bytes() {
+    let house = House::start().await;
+    let mut device = house.dial(Dial::Tcp).await;
+    let said = params::Client {
+        sdk: format!("{}/1.0", "s".repeat(50)),
+        platform: format!("x{}", "ü".repeat(100)),
+        app_version: "1.2\n.3".into(),
+        ..Default::default()
+    };
+    let mut login = device.login_frame(APP, "d", tokens::token(APP, "d"));
+    login.client = Some(said.clone());
+    device.send(&DeviceFrame::Login(login)).await;
+    device.login_ok().await;
+    device.request(1, CHAT, b"x").await;
+    device.response().await;
+    let session = house.business.seen().pop().unwrap().session.unwrap();
+    assert_eq!((session.sdk, &session.app_version[..]), (said.sdk, "1.2.3"));
+    assert_eq!(session.platform, format!("x{}", "ü".repeat(31)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_business_is_told_what_is_left_of_the_deadline() {
+    const RUNNING_MAX: u64 = 16;
+    let house = House::start().await;
+    let gate = Arc::new(Semaphore::new(0));
+    let held = gate.clone();
+    house.business.answer(move |_| {
+        let gate = held.clone();
+        async move {
+            gate.acquire().await.unwrap().forget();
+            Ok(HandleResponse::default())
+        }
+    });
+    let mut device = house.device("d").await;
+    for request_id in 1..=RUNNING_MAX {
+        device.request(request_id, CHAT, b"x").await;
+    }
+    eventually("the pool is at work", || {
+        (house.business.seen_count() as u64 == RUNNING_MAX).then_some(())
+    })
+    .await;
+    // This one waits for its turn.
+    device.request(RUNNING_MAX + 1, CHAT, b"x").await;
+    device.settle().await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    gate.add_permits(RUNNING_MAX as usize + 1);
+    for _ in 0..=RUNNING_MAX {
+        assert_eq!(device.response().await.0.status, 0);
+    }
+    let told = house.business.seen().pop().unwrap().deadline_ms;
+    assert!((1..=4_700).contains(&told), "{told} of 5000 ms");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_too_large_for_the_node_itself_is_too_large() {
+    let house = House::start().await;
+    house.business.answer(|_| async {
+        Ok(HandleResponse { body: vec![0; 3 * 1024 * 1024].into(), ..Default::default() })
+    });
+    let mut device = house.device("d").await;
+    device.request(1, CHAT, b"x").await;
+    assert_eq!(device.response().await.0.status, ErrorCode::TooLarge.number());
+    // The business's own words of the same kind are its own.
+    house.business.answer(|_| async { Err(tonic::Status::out_of_range("page 7 of 6")) });
+    device.request(2, CHAT, b"x").await;
+    assert_eq!(device.response().await.0.status, ErrorCode::BusinessFailed.number());
 }

@@ -60,7 +60,8 @@ async fn a_request_carries_everything_and_its_answer_comes_back() {
         let seen = house.business.seen().pop().unwrap();
         assert_eq!((&seen.app[..], &seen.business[..], &seen.device[..]), (APP, "chat", "d"));
         assert_eq!((seen.request_id, &seen.method[..], &seen.body[..]), (42, "say", &b"hello"[..]));
-        assert_eq!((seen.traceparent, seen.deadline_ms), (request.traceparent, 3_000));
+        assert_eq!(seen.traceparent, request.traceparent);
+        assert!((1..=3_000).contains(&seen.deadline_ms), "{}", seen.deadline_ms);
         let session = seen.session.unwrap();
         assert_eq!((session.connection_id, session.epoch), (ok.connection, ok.epoch));
         assert_eq!((&session.transport[..], &session.remote_ip[..]), (how.name(), "127.0.0.1"));
@@ -152,7 +153,7 @@ async fn a_deadline_is_kept_whoever_set_it() {
         assert!(took >= Duration::from_millis(at_most_ms - 10), "{took:?}");
         assert!(took < Duration::from_millis(at_most_ms + 2_000), "{took:?}");
         let told = house.business.seen().pop().unwrap().deadline_ms;
-        assert_eq!(u64::from(told), at_most_ms);
+        assert!(u64::from(told) <= at_most_ms, "{told}");
     }
 }
 
