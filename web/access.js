@@ -81,23 +81,16 @@ function passing(code) {
 }
 
 /**
- * The WebSocket access points of an answer, in the order to try. A page that came over https may not
- * open plain ones. Of neighbours with the same protocol the one with more weight comes first.
- * @param {AccessPoint[]} points @param {boolean} secureOnly
+ * The WebSocket access points of an answer, in the order to try: control's, which is spread by weight
+ * already. A page that came over https may not open plain ones; one that came over http, whose own code
+ * was as open, tries them first, and so needs no certificate in development.
+ * @param {AccessPoint[]} points @param {string | undefined} page the page's `location.protocol`
  */
-export function webSocketPoints(points, secureOnly) {
-  return points
-    .map((point, at) => ({ point, run: at - sameBefore(points, at) }))
-    .sort((a, b) => a.run - b.run || (b.point.weight ?? 1) - (a.point.weight ?? 1))
-    .map(({ point }) => point)
-    .filter(({ protocol }) => protocol === "wss" || (protocol === "ws" && !secureOnly));
-}
-
-/** How many neighbours before this one have its protocol. @param {AccessPoint[]} points @param {number} at */
-function sameBefore(points, at) {
-  let count = 0;
-  while (count < at && points[at - count - 1].protocol === points[at].protocol) count += 1;
-  return count;
+export function webSocketPoints(points, page) {
+  const of = (/** @type {string} */ wanted) => points.filter(({ protocol }) => protocol === wanted);
+  if (page === "https:") return of("wss");
+  if (page === "http:") return [...of("ws"), ...of("wss")];
+  return points.filter(({ protocol }) => protocol === "wss" || protocol === "ws");
 }
 
 /** @param {AccessPoint} point */

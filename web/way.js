@@ -42,7 +42,7 @@ export class Way {
   async next(stop) {
     const asked = await this.#ask(stop);
     const answer = /** @type {import("./access.js").AccessAnswer} */ (this.#answer);
-    const points = webSocketPoints(answer.access_points, globalThis.location?.protocol === "https:");
+    const points = webSocketPoints(answer.access_points, globalThis.location?.protocol);
     if (points.length === 0) {
       this.#answer = null;
       throw HawserError.fromStatus(27, "control gave no WebSocket address");
