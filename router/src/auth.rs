@@ -11,7 +11,8 @@ use hawser_proto::catalogue::Catalogue;
 use hawser_proto::code::ErrorCode;
 use hawser_proto::id::{AppId, BusinessId, BusinessNo};
 use hawser_proto::limits::{FRAME_BYTES_MAX, FRAME_BYTES_MAX_DEFAULT};
-use hawser_proto::rpc::control::Scope;
+use hawser_proto::rpc::control::update::What;
+use hawser_proto::rpc::control::{Scope, Update};
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -40,6 +41,8 @@ pub(crate) struct Credential {
 #[derive(Debug, Default)]
 pub(crate) struct Known {
     pub(crate) catalogue: Catalogue,
+    /// It goes back to a snapshot, so that what it lacks is not there.
+    is_whole: bool,
     /// Only keys that exist get in, so it is as bounded as the catalogue.
     resolved: RwLock<HashMap<KeyDigest, Arc<Credential>, RandomState>>,
 }
@@ -54,9 +57,18 @@ pub(crate) fn shown(metadata: &MetadataMap) -> Result<KeyDigest, Refusal> {
 }
 
 impl Known {
-    /// A new catalogue, with nothing resolved yet.
-    pub(crate) fn new(catalogue: Catalogue) -> Self {
-        Self { catalogue, resolved: RwLock::default() }
+    /// The catalogue after an update, with nothing resolved yet.
+    pub(crate) fn apply(&self, update: Update) -> Self {
+        let is_whole = self.is_whole || matches!(update.what, Some(What::Snapshot(_)));
+        Self { catalogue: self.catalogue.apply(update), is_whole, resolved: RwLock::default() }
+    }
+
+    /// Whether there is no such business any more, switched on or off. False as long as that cannot be
+    /// known.
+    pub(crate) fn is_gone(&self, app: &AppId, business: BusinessNo) -> bool {
+        let catalogue = &self.catalogue;
+        self.is_whole
+            && (catalogue.app(app).is_none() || catalogue.business(app, business).is_none())
     }
 
     /// What the key stands for, if it is good at `now_ms` and reaches the scope.

@@ -23,6 +23,8 @@ pub struct Config {
     pub call_timeout: Duration,
     /// How long a broadcast waits for a node that reports no progress. Default 10 s.
     pub broadcast_patience: Duration,
+    /// Groups that one business may have. Each takes some 300 bytes of memory. Default 100,000.
+    pub groups_per_business_max: usize,
 }
 
 impl Config {
@@ -36,6 +38,7 @@ impl Config {
             node_lease: NODE_LEASE,
             call_timeout: NODE_CALL_TIMEOUT,
             broadcast_patience: Duration::from_secs(10),
+            groups_per_business_max: 100_000,
         }
     }
 }

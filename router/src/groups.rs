@@ -4,13 +4,14 @@
 //! what the nodes reported, in memory only; after a restart they report again. No stream is touched
 //! here: what nodes are to be told goes out through closures, in the order in which it was decided.
 
-use crate::key::Key;
+use crate::key::{self, Key};
 use crate::store::{GroupChange, GroupMeta, KeyBytes};
 use crate::table::LifeNo;
 use foldhash::fast::RandomState;
-use hawser_proto::id::BusinessNo;
+use hawser_proto::id::{AppId, BusinessNo};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 
@@ -81,6 +82,9 @@ pub(crate) enum Refused {
     /// It belongs to another business.
     #[error("the group belongs to another business")]
     NotOwner,
+    /// The business has as many as it may have.
+    #[error("the business has too many groups")]
+    Quota,
 }
 
 /// Told which nodes had reported members of a group that is no more.
@@ -88,24 +92,73 @@ pub(crate) type Dropped = Box<dyn Fn(&Key, &[LifeNo]) + Send + Sync>;
 
 /// All groups.
 pub(crate) struct Groups {
-    all: RwLock<HashMap<KeyBytes, Arc<Group>, RandomState>>,
+    all: RwLock<All>,
+    /// Groups that one business may have.
+    owned_max: usize,
+}
+
+#[derive(Default)]
+struct All {
+    groups: HashMap<KeyBytes, Arc<Group>, RandomState>,
+    /// How many groups each business has that has any, by the name of its app.
+    owned: HashMap<Business, usize, RandomState>,
+}
+
+type Business = (Box<str>, BusinessNo);
+
+impl All {
+    fn insert(&mut self, key: &[u8], group: Arc<Group>) -> Option<Arc<Group>> {
+        let replaced = self.remove(key);
+        *self.owned.entry(owner_of(key, group.owner)).or_default() += 1;
+        self.groups.insert(key.into(), group);
+        replaced
+    }
+
+    fn remove(&mut self, key: &[u8]) -> Option<Arc<Group>> {
+        let group = self.groups.remove(key)?;
+        if let Entry::Occupied(mut count) = self.owned.entry(owner_of(key, group.owner)) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        Some(group)
+    }
+}
+
+fn owner_of(key: &[u8], owner: BusinessNo) -> Business {
+    (key::split(key).map_or_else(Box::default, |(app, _)| app.into()), owner)
 }
 
 impl Groups {
     /// The groups that the store knows, without members.
-    pub(crate) fn new(stored: Vec<(KeyBytes, GroupMeta)>) -> Self {
-        let all = stored.into_iter().map(|(key, meta)| (key, Arc::new(Group::new(&meta))));
-        Self { all: RwLock::new(all.collect()) }
+    pub(crate) fn new(stored: Vec<(KeyBytes, GroupMeta)>, owned_max: usize) -> Self {
+        let mut all = All::default();
+        for (key, meta) in stored {
+            all.insert(&key, Arc::new(Group::new(&meta)));
+        }
+        Self { all: RwLock::new(all), owned_max }
+    }
+
+    /// The businesses that have groups, by their apps.
+    pub(crate) fn owners(&self) -> Vec<(AppId, BusinessNo)> {
+        let all = self.all.read();
+        let named = |(app, owner): &Business| Some((AppId::new(app).ok()?, *owner));
+        all.owned.keys().filter_map(named).collect()
+    }
+
+    fn owned(&self, business: &Business) -> usize {
+        self.all.read().owned.get(business).copied().unwrap_or(0)
     }
 
     /// The group with this name in its app.
     pub(crate) fn find(&self, key: &Key) -> Option<Arc<Group>> {
-        self.all.read().get(key.as_bytes()).cloned()
+        self.all.read().groups.get(key.as_bytes()).cloned()
     }
 
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
-        self.all.read().len()
+        self.all.read().groups.len()
     }
 
     /// A node says that it has members of the group, or none any more. `act` runs under the group's
@@ -133,7 +186,7 @@ impl Groups {
 
     /// Starts to decide on changes. Only the writer does, one decision at a time.
     pub(crate) fn decide(&self) -> Decision<'_> {
-        Decision { groups: self, planned: HashMap::new() }
+        Decision { groups: self, planned: HashMap::new(), counts: HashMap::new() }
     }
 
     /// Makes a decided change true, after the store has it. `dropped` runs under the lock of all
@@ -144,7 +197,7 @@ impl Groups {
             Wanted::Create { key, owner, now_ms, .. } => {
                 let meta = GroupMeta { owner: owner.0, created_ms: *now_ms };
                 let group = Arc::new(Group::new(&meta));
-                if let Some(replaced) = all.insert(key.as_bytes().into(), group.clone()) {
+                if let Some(replaced) = all.insert(key.as_bytes(), group.clone()) {
                     dropped(key, &replaced.delete());
                 }
                 Changed::Created(group)
@@ -202,6 +255,8 @@ impl Group {
 pub(crate) struct Decision<'a> {
     groups: &'a Groups,
     planned: HashMap<KeyBytes, Option<GroupMeta>>,
+    /// Groups that businesses will have.
+    counts: HashMap<Business, usize>,
 }
 
 impl Decision<'_> {
@@ -210,10 +265,18 @@ impl Decision<'_> {
         match wanted {
             Wanted::Create { key, owner, now_ms, gone } => {
                 let mut changes = Vec::with_capacity(2);
-                if let Some(existing) = self.meta(key) {
-                    if *gone != Some(BusinessNo(existing.owner)) {
-                        return Err(Refused::Exists);
-                    }
+                let existing = self.meta(key);
+                if existing.as_ref().is_some_and(|it| *gone != Some(BusinessNo(it.owner))) {
+                    return Err(Refused::Exists);
+                }
+                let max = self.groups.owned_max;
+                let owned = self.count(key, *owner);
+                if *owned >= max {
+                    return Err(Refused::Quota);
+                }
+                *owned += 1;
+                if let Some(existing) = existing {
+                    *self.count(key, BusinessNo(existing.owner)) -= 1;
                     changes.push(GroupChange::Delete(*key, existing));
                 }
                 let meta = GroupMeta { owner: owner.0, created_ms: *now_ms };
@@ -227,7 +290,20 @@ impl Decision<'_> {
                     return Err(Refused::NotOwner);
                 }
                 self.planned.insert(key.as_bytes().into(), None);
+                *self.count(key, *owner) -= 1;
                 Ok(vec![GroupChange::Delete(*key, existing)])
+            }
+        }
+    }
+
+    fn count(&mut self, key: &Key, owner: BusinessNo) -> &mut usize {
+        let business = owner_of(key.as_bytes(), owner);
+        let groups = self.groups;
+        match self.counts.entry(business) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let now = groups.owned(place.key());
+                place.insert(now)
             }
         }
     }
@@ -276,7 +352,6 @@ impl Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hawser_proto::id::AppId;
 
     const OWNER: BusinessNo = BusinessNo(1);
     const OTHER: BusinessNo = BusinessNo(2);
@@ -295,6 +370,10 @@ mod tests {
         Box::new(|_, _| panic!("nobody had members"))
     }
 
+    fn nobody_left() -> Dropped {
+        Box::new(|_, nodes| assert_eq!(nodes, []))
+    }
+
     fn make(groups: &Groups, id: &str) -> Arc<Group> {
         match groups.apply(&create(id, OWNER), &nobody()) {
             Changed::Created(group) => group,
@@ -310,7 +389,7 @@ mod tests {
 
     #[test]
     fn changes_decided_together_see_each_other() {
-        let groups = Groups::new(Vec::new());
+        let groups = Groups::new(Vec::new(), 100);
         let mut decision = groups.decide();
         let delete = |owner| Wanted::Delete { key: key("room"), owner };
         assert_eq!(decision.take(&delete(OWNER)).unwrap_err(), Refused::NoGroup);
@@ -323,8 +402,30 @@ mod tests {
     }
 
     #[test]
+    fn a_business_has_no_more_groups_than_it_may_have() {
+        let groups = Groups::new(Vec::new(), 2);
+        make(&groups, "a");
+        let mut decision = groups.decide();
+        assert!(decision.take(&create("b", OWNER)).is_ok());
+        assert_eq!(decision.take(&create("c", OWNER)).unwrap_err(), Refused::Quota);
+        assert!(decision.take(&create("c", OTHER)).is_ok(), "each for itself");
+        assert!(decision.take(&Wanted::Delete { key: key("a"), owner: OWNER }).is_ok());
+        let gone = Some(OTHER);
+        let replace = Wanted::Create { key: key("c"), owner: OWNER, now_ms: 6, gone };
+        assert!(decision.take(&replace).is_ok());
+        assert_eq!(decision.take(&create("d", OWNER)).unwrap_err(), Refused::Quota);
+        assert!(decision.take(&create("e", OTHER)).is_ok());
+        groups.apply(&Wanted::Delete { key: key("a"), owner: OWNER }, &nobody_left());
+        assert_eq!(groups.owners(), []);
+        make(&groups, "a");
+        make(&groups, "b");
+        assert_eq!(groups.decide().take(&create("c", OWNER)).unwrap_err(), Refused::Quota);
+        assert_eq!(groups.owners(), [(AppId::new("demo").unwrap(), OWNER)]);
+    }
+
+    #[test]
     fn a_group_whose_business_is_no_more_can_be_replaced() {
-        let groups = Groups::new(Vec::new());
+        let groups = Groups::new(Vec::new(), 100);
         make(&groups, "room");
         let now_ms = 6;
         let wanted = Wanted::Create { key: key("room"), owner: OTHER, now_ms, gone: Some(OWNER) };
@@ -339,7 +440,7 @@ mod tests {
 
     #[test]
     fn a_report_that_was_overtaken_is_refused() {
-        let groups = Groups::new(Vec::new());
+        let groups = Groups::new(Vec::new(), 100);
         let group = make(&groups, "room");
         assert_eq!(report(&groups, 1, true), TAKEN);
         assert_eq!(report(&groups, 3, true), TAKEN);
@@ -352,7 +453,7 @@ mod tests {
 
     #[test]
     fn the_deleted_are_told_of_and_dead_nodes_forgotten() {
-        let groups = Groups::new(Vec::new());
+        let groups = Groups::new(Vec::new(), 100);
         let group = make(&groups, "room");
         report(&groups, 1, true);
         assert_eq!(group.nodes(|life| life != NODE), []);

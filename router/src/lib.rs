@@ -15,6 +15,7 @@ mod key;
 mod metrics;
 mod node;
 mod nodes;
+mod orphans;
 mod push;
 mod refusal;
 mod server;

@@ -74,6 +74,7 @@ impl From<ChangeError> for Refusal {
             ChangeError::Refused(Refused::Exists) => ErrorCode::AlreadyExists,
             ChangeError::Refused(Refused::NoGroup) => ErrorCode::GroupNotFound,
             ChangeError::Refused(Refused::NotOwner) => ErrorCode::PermissionDenied,
+            ChangeError::Refused(Refused::Quota) => ErrorCode::QuotaExceeded,
             ChangeError::Store(_) | ChangeError::Stopping => ErrorCode::Unavailable,
             ChangeError::Full => ErrorCode::Overloaded,
         };

@@ -9,6 +9,7 @@ use crate::key::Key;
 use crate::metrics::Metrics;
 use crate::node::NodeService;
 use crate::nodes::Nodes;
+use crate::orphans;
 use crate::push::{Authenticate, PushService};
 use crate::refusal::published;
 use crate::store::embedded::Embedded;
@@ -136,7 +137,7 @@ pub async fn start(
     let clock = Clock::new();
     let bell = Arc::new(Bell::default());
     let table = Arc::new(Table::new(store.clone(), bell.clone()));
-    let groups = Arc::new(Groups::new(stored_groups));
+    let groups = Arc::new(Groups::new(stored_groups, config.groups_per_business_max));
     let nodes = Arc::new(Nodes::new(config.node_lease));
     let dropped = tell_dropped(nodes.clone(), clock);
     let (writer, handle) =
@@ -165,6 +166,7 @@ pub async fn start(
         tasks: tasks.clone(),
     });
     tasks.spawn("router ticks", core.clone().tick());
+    tasks.spawn("orphaned groups", orphans::run(core.clone()));
     tasks.spawn("catalogue watch", watch::run(core.clone(), channel, bearer));
 
     let (health, health_service) = tonic_health::server::health_reporter();

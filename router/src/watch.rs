@@ -1,7 +1,6 @@
 //! Watches control's catalogue: a snapshot, then each change, in a value that every call reads without
 //! a lock. Control may be down; the last catalogue stays in use.
 
-use crate::auth::Known;
 use crate::core::Core;
 use hawser_chassis::grpc::ShowBearer;
 use hawser_proto::rpc::control::WatchRequest;
@@ -55,9 +54,9 @@ async fn watch(
     let request = WatchRequest { role: "router".to_owned(), node: core.name.clone() };
     let mut updates = client.watch(request).await?.into_inner();
     while let Some(update) = updates.message().await? {
-        let next = core.known.load().catalogue.apply(update);
-        let revision = next.revision;
-        core.known.store(Arc::new(Known::new(next)));
+        let next = core.known.load().apply(update);
+        let revision = next.catalogue.revision;
+        core.known.store(Arc::new(next));
         core.metrics.catalogue_revision.set(revision.cast_signed());
         core.revision.send_replace(revision);
     }

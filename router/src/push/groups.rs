@@ -55,12 +55,12 @@ pub(crate) async fn create(
     group: &str,
 ) -> Result<GroupInfo, Refusal> {
     let key = Key::group(&by.app, group).map_err(|why| Refusal::id("group", why))?;
-    // The group of a business that was deleted would otherwise hold its name for ever.
+    // The group of a business that was deleted may not have been removed yet.
     let gone = core
         .groups
         .find(&key)
         .map(|existing| existing.owner)
-        .filter(|&owner| core.known.load().catalogue.business(&by.app, owner).is_none());
+        .filter(|&owner| core.known.load().is_gone(&by.app, owner));
     let now_ms = core.clock.now_ms();
     let wanted = Wanted::Create { key, owner: by.number, now_ms, gone };
     match core.writer.change(wanted).await? {

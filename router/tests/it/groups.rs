@@ -237,6 +237,46 @@ async fn a_page_of_groups_does_not_flood_a_node_that_does_not_answer() {
 }
 
 #[tokio::test]
+async fn groups_go_with_their_business() {
+    let house = House::new().await;
+    let mut client = house.client().await;
+    create_group(&mut client, "demo-live", "room").await;
+    create_group(&mut client, "demo-chat", "hall").await;
+    let mut node = FakeNode::connect(&house.internal(), "node-1", 1).await;
+    node.join("room", 1).await;
+    node.join("hall", 2).await;
+    // The second change is read as a snapshot, which lacks the business.
+    house.control.change(|_| {});
+    let revision = house.control.change(|all| all.businesses.retain(|it| it.business != "live"));
+    within(house.router.catalogue(revision)).await;
+    match node.word().await {
+        Some(down::What::DropGroup(dropped)) => assert_eq!(dropped.group, "room"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(node.join("room", 3).await.status, ErrorCode::GroupNotFound.number());
+    assert_eq!(node.join("hall", 4).await.status, 0, "others stay");
+
+    let house = house.restart().await;
+    let mut node = FakeNode::connect(&house.internal(), "node-1", 1).await;
+    assert_eq!(node.join("room", 1).await.status, ErrorCode::GroupNotFound.number());
+    assert_eq!(node.join("hall", 2).await.status, 0);
+}
+
+#[tokio::test]
+async fn a_business_has_a_bounded_number_of_groups() {
+    let house = House::with(|config| config.groups_per_business_max = 2).await;
+    let mut client = house.client().await;
+    let create = |group: &str| CreateGroupRequest { group: group.to_owned() };
+    create_group(&mut client, "demo-chat", "a").await;
+    create_group(&mut client, "demo-chat", "b").await;
+    assert_eq!(code(client.create_group(by("demo-chat", create("c"))).await), "quota_exceeded");
+    create_group(&mut client, "demo-live", "c").await;
+    let delete = DeleteGroupRequest { group: "a".to_owned() };
+    client.delete_group(by("demo-chat", delete)).await.unwrap();
+    create_group(&mut client, "demo-chat", "d").await;
+}
+
+#[tokio::test]
 async fn the_server_changes_membership_of_online_devices() {
     let house = House::new().await;
     let mut client = house.client().await;

@@ -36,10 +36,15 @@ pub struct House {
 impl House {
     /// A router that knows the catalogue of [`FakeControl`].
     pub async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// The same, configured in another way.
+    pub async fn with(configure: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let control = FakeControl::start().await;
         let registry = prometheus::Registry::new();
-        let router = router(&control, folder.path(), &registry).await;
+        let router = router(&control, folder.path(), &registry, configure).await;
         Self { control, router, registry, folder }
     }
 
@@ -48,7 +53,7 @@ impl House {
         let Self { control, router, folder, .. } = self;
         assert!(router.shutdown(PATIENCE).await, "everything ended in time");
         let registry = prometheus::Registry::new();
-        let router = self::router(&control, folder.path(), &registry).await;
+        let router = self::router(&control, folder.path(), &registry, |_| {}).await;
         Self { control, router, registry, folder }
     }
 
@@ -62,7 +67,12 @@ impl House {
     }
 }
 
-async fn router(control: &FakeControl, folder: &Path, registry: &prometheus::Registry) -> Running {
+async fn router(
+    control: &FakeControl,
+    folder: &Path,
+    registry: &prometheus::Registry,
+    configure: impl FnOnce(&mut Config),
+) -> Running {
     let listen = || async { TcpListener::bind("127.0.0.1:0").await.expect("a free port") };
     let listeners = Listeners { push: listen().await, internal: listen().await };
     let secret = Secret::new(SECRET);
@@ -70,6 +80,7 @@ async fn router(control: &FakeControl, folder: &Path, registry: &prometheus::Reg
     config.node_lease = LEASE;
     config.call_timeout = CALL_TIMEOUT;
     config.broadcast_patience = Duration::from_millis(1_500);
+    configure(&mut config);
     let router = start(config, listeners, registry).await.expect("the router starts");
     within(router.catalogue(1)).await;
     router
