@@ -91,14 +91,14 @@ impl Core {
     }
 
     fn sweep(&self, shard: usize) {
-        let view = self.nodes.view(self.clock.steady_ms());
-        let live = |owner: &crate::table::Owner| view.owner(owner).is_some();
+        let view = self.nodes.late_view(self.clock.steady_ms());
+        let live = |owner: &crate::table::Owner| view.is_live(owner);
         let mut swept = 0;
         self.table.sweep(shard, self.clock.now_ms(), live, |key, owner| {
             swept += 1;
             // Its node may live on, when only this session was not told of again.
             let app = key::split(key).and_then(|(app, _)| AppId::new(app).ok());
-            if let (Some(life), Some(app)) = (view.life(owner.life), app) {
+            if let (Some(life), Some(app)) = (view.get().life(owner.life), app) {
                 life.count(&app, false);
             }
         });
@@ -106,7 +106,7 @@ impl Core {
             info!(shard, swept, "dead routes swept");
         }
         let (mut nodes, mut routes, mut pending) = (0, 0, 0);
-        for life in view.lives() {
+        for life in view.get().lives() {
             nodes += 1;
             routes += life.routes();
             pending += life.deliver().map_or(0, |stream| stream.pending());

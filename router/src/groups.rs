@@ -5,6 +5,7 @@
 //! here: what nodes are to be told goes out through closures, in the order in which it was decided.
 
 use crate::key::{self, Key};
+use crate::nodes::{Life, Nodes};
 use crate::store::{GroupChange, GroupMeta, KeyBytes};
 use crate::table::LifeNo;
 use foldhash::fast::RandomState;
@@ -227,11 +228,14 @@ impl Group {
         }
     }
 
-    /// The nodes that have members. What dead ones said is forgotten on the way.
-    pub(crate) fn nodes(&self, is_alive: impl Fn(LifeNo) -> bool) -> Vec<LifeNo> {
+    /// The live nodes that have members. What those said whose lives are over is forgotten on the way.
+    pub(crate) fn nodes(&self, nodes: &Nodes, now: u64) -> Vec<Arc<Life>> {
         let mut spread = self.spread.lock();
-        spread.nodes.retain(|node| is_alive(node.life));
-        spread.nodes.iter().filter(|node| node.present).map(|node| node.life).collect()
+        // Taken under the lock: who has reported before is in it.
+        let view = nodes.view(now);
+        spread.nodes.retain(|node| !view.is_over(node.life));
+        let present = spread.nodes.iter().filter(|node| node.present);
+        present.filter_map(|node| view.life(node.life).cloned()).collect()
     }
 
     /// Notes a push to the group.
@@ -352,10 +356,12 @@ impl Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hawser_proto::id::{BootId, NodeId};
+    use std::time::Duration;
 
     const OWNER: BusinessNo = BusinessNo(1);
     const OTHER: BusinessNo = BusinessNo(2);
-    const NODE: LifeNo = LifeNo(7);
+    const NODE: LifeNo = LifeNo(0);
     const TAKEN: Reported = Reported::Taken { owner: OWNER, created_ms: 5 };
 
     fn key(id: &str) -> Key {
@@ -368,6 +374,17 @@ mod tests {
 
     fn nobody() -> Dropped {
         Box::new(|_, _| panic!("nobody had members"))
+    }
+
+    /// One node, whose life is [`NODE`] until 1,000.
+    fn one_node() -> Nodes {
+        let nodes = Nodes::new(Duration::from_secs(1));
+        nodes.admit(&NodeId::new("node-1").unwrap(), BootId(1), 0).unwrap();
+        nodes
+    }
+
+    fn members(group: &Group, nodes: &Nodes, now: u64) -> Vec<LifeNo> {
+        group.nodes(nodes, now).iter().map(|life| life.no).collect()
     }
 
     fn nobody_left() -> Dropped {
@@ -445,10 +462,10 @@ mod tests {
         assert_eq!(report(&groups, 1, true), TAKEN);
         assert_eq!(report(&groups, 3, true), TAKEN);
         assert_eq!(report(&groups, 2, false), Reported::Stale);
-        assert_eq!(group.nodes(|_| true), [NODE]);
+        assert_eq!(members(&group, &one_node(), 0), [NODE]);
         assert_eq!(report(&groups, 4, false), TAKEN);
         assert_eq!(report(&groups, 3, true), Reported::Stale, "it left meanwhile");
-        assert_eq!(group.nodes(|_| true), []);
+        assert_eq!(members(&group, &one_node(), 0), []);
     }
 
     #[test]
@@ -456,7 +473,11 @@ mod tests {
         let groups = Groups::new(Vec::new(), 100);
         let group = make(&groups, "room");
         report(&groups, 1, true);
-        assert_eq!(group.nodes(|life| life != NODE), []);
+        let nodes = one_node();
+        assert_eq!(members(&group, &nodes, 0), [NODE]);
+        nodes.expire(1_000);
+        assert_eq!(members(&group, &nodes, 0), []);
+        assert!(group.spread.lock().nodes.is_empty());
         report(&groups, 1, true);
         let delete = Wanted::Delete { key: key("room"), owner: OWNER };
         groups.apply(
@@ -465,6 +486,18 @@ mod tests {
         );
         assert_eq!(report(&groups, 2, true), Reported::NoGroup);
         assert_eq!(groups.len(), 0);
+    }
+
+    #[test]
+    fn what_a_life_said_is_kept_until_that_life_is_known_to_be_over() {
+        let groups = Groups::new(Vec::new(), 100);
+        let group = make(&groups, "room");
+        report(&groups, 1, true);
+        let none_yet = Nodes::new(Duration::from_secs(1));
+        assert_eq!(members(&group, &none_yet, 0), [], "nowhere to push to");
+        let nodes = one_node();
+        assert_eq!(members(&group, &nodes, 1_000), [], "its lease is over, its life not yet");
+        assert_eq!(members(&group, &nodes, 999), [NODE]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::table::{LifeNo, Owner};
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use hawser_proto::id::{AppId, BootId, NodeId};
 use parking_lot::Mutex;
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
@@ -51,6 +52,14 @@ pub(crate) struct Life {
 pub(crate) struct View {
     lives: Guard<Arc<Vec<Option<Arc<Life>>>>>,
     now: u64,
+}
+
+/// A view that is taken at its first use. Who decides under a lock looks here from under that lock, and
+/// so sees every life that could have left its mark before.
+pub(crate) struct LateView<'a> {
+    nodes: &'a Nodes,
+    now: u64,
+    view: OnceCell<View>,
 }
 
 impl Nodes {
@@ -115,8 +124,9 @@ impl Nodes {
     /// A new control stream takes the place of the one before. Sessions have this long (and longer
     /// while they come in) to be told of again; then those that were not are taken for gone.
     pub(crate) fn attach_control(&self, life: &Life, stream: Arc<ControlStream>, now: u64) -> u16 {
-        let stamp = life.stamp.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
+        // First: without it, all that the stream before vouched for would be dead for a moment.
         self.await_announcements(life, now);
+        let stamp = life.stamp.fetch_add(1, Ordering::AcqRel).wrapping_add(1);
         life.left.store(false, Ordering::Release);
         if let Some(before) = life.control.swap(Some(stream)) {
             before.cut();
@@ -152,6 +162,11 @@ impl Nodes {
     /// The lives at this moment.
     pub(crate) fn view(&self, now: u64) -> View {
         View { lives: self.lives.load(), now }
+    }
+
+    /// The lives at the moment when they are first asked for.
+    pub(crate) fn late_view(&self, now: u64) -> LateView<'_> {
+        LateView { nodes: self, now, view: OnceCell::new() }
     }
 
     /// Cuts all streams; the router is stopping.
@@ -239,7 +254,24 @@ impl Life {
     }
 }
 
+impl LateView<'_> {
+    /// The view, taken now unless it was before.
+    pub(crate) fn get(&self) -> &View {
+        self.view.get_or_init(|| self.nodes.view(self.now))
+    }
+
+    /// Whether a route that leads there is live; see [`View::owner`].
+    pub(crate) fn is_live(&self, owner: &Owner) -> bool {
+        self.get().owner(owner).is_some()
+    }
+}
+
 impl View {
+    /// Whether the life has ended for good. False for one that is newer than this view.
+    pub(crate) fn is_over(&self, no: LifeNo) -> bool {
+        self.lives.get(no.0 as usize).is_some_and(Option::is_none)
+    }
+
     /// The life that a route leads to, if the route is live: its lease holds, and the connection was
     /// told of on the control stream of now, or may still be.
     pub(crate) fn owner(&self, owner: &Owner) -> Option<&Arc<Life>> {
@@ -325,6 +357,19 @@ mod tests {
         assert!(life.is_live(1) && !life.is_heard());
         assert!(nodes.admit(&name(), BootId(2), 1).is_ok());
         assert!(!life.is_live(1));
+    }
+
+    #[test]
+    fn a_late_view_knows_who_came_before_its_first_use() {
+        let nodes = Nodes::new(LEASE);
+        let (early, late) = (nodes.view(0), nodes.late_view(0));
+        let life = nodes.admit(&name(), BootId(1), 0).unwrap();
+        let stamp = nodes.attach_control(&life, ControlStream::loose(), 0);
+        assert!(early.owner(&at(&life, stamp)).is_none());
+        assert!(late.is_live(&at(&life, stamp)));
+        assert!(!early.is_over(life.no), "it cannot know");
+        nodes.expire(10_000);
+        assert!(nodes.view(10_000).is_over(life.no));
     }
 
     #[test]

@@ -284,7 +284,7 @@ impl Reader {
             return room.send(result(BindStatus::Unavailable, 0));
         };
         let steady_ms = core.clock.steady_ms();
-        let view = core.nodes.view(steady_ms);
+        let view = core.nodes.late_view(steady_ms);
         let at = SlotRef { slot: bind.slot, generation: bind.generation };
         let login = Login {
             owner: Owner { life: self.life.no, stamp: self.stamp, at },
@@ -306,7 +306,7 @@ impl Reader {
                 core.metrics.binds.ok.inc();
                 answer(BindStatus::Ok, epoch);
                 if let Some(displaced) = displaced {
-                    self.supersede(&view, &app, &bind.device, displaced);
+                    self.supersede(view.get(), &app, &bind.device, displaced);
                 }
             }
             Verdict::Stale => {
@@ -318,7 +318,7 @@ impl Reader {
                 answer(BindStatus::Superseded, epoch);
             }
         };
-        let live = |owner: &Owner| view.owner(owner).is_some();
+        let live = |owner: &Owner| view.is_live(owner);
         let decided = if bind.epoch == 0 {
             core.table.claim(&key, login, now_ms, live, act)
         } else {

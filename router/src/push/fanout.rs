@@ -37,11 +37,7 @@ pub(crate) async fn multicast(
     let frame = message::group_frame(request.message, push_id.clone(), request.group.clone(), by)?;
     let steady_ms = core.clock.steady_ms();
     group.pushed(steady_ms);
-    let view = core.nodes.view(steady_ms);
-    let nodes = group.nodes(|life| view.life(life).is_some());
-    let lives: Vec<_> = nodes.into_iter().filter_map(|no| view.life(no).cloned()).collect();
-    drop(view);
-
+    let lives = group.nodes(&core.nodes, steady_ms);
     let (tally, sent) = send(core, by, &frame, &lives, false, |_, delivery| Delivery {
         group: request.group.clone(),
         ..delivery

@@ -152,11 +152,7 @@ impl Counting {
         id: &str,
         group: &Group,
     ) -> Vec<GroupNode> {
-        let lives: Vec<Arc<Life>> = {
-            let view = core.nodes.view(core.clock.steady_ms());
-            let nodes = group.nodes(|life| view.life(life).is_some());
-            nodes.into_iter().filter_map(|no| view.life(no).cloned()).collect()
-        };
+        let lives = group.nodes(&core.nodes, core.clock.steady_ms());
         let asked = lives.iter().map(|life| self.ask(life, by, id));
         join_all(asked).await.into_iter().flatten().collect()
     }
