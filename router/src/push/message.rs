@@ -6,15 +6,12 @@ use crate::auth::Credential;
 use crate::refusal::Refusal;
 use bytes::Bytes;
 use hawser_proto::code::ErrorCode;
-use hawser_proto::frame::{NodeFrame, check_metadata};
+use hawser_proto::frame::{NodeFrame, check_metadata, check_traceparent};
 use hawser_proto::limits::{HEADER_BYTES, PUSH_ID_BYTES_MAX};
 use hawser_proto::params;
 use hawser_proto::rpc::push::{Class, Message};
 use prost::Message as _;
 use ulid::Ulid;
-
-/// Longest trace context, in bytes; that of W3C is 55.
-const TRACEPARENT_BYTES_MAX: usize = 128;
 
 /// Whether the class is served. An unknown number is no class.
 pub(crate) fn check_class(class: i32) -> Result<(), Refusal> {
@@ -75,9 +72,8 @@ fn check(message: Option<Message>) -> Result<Message, Refusal> {
     let message = message.ok_or_else(|| Refusal::invalid("message: missing"))?;
     check_metadata(&message.metadata)
         .map_err(|why| Refusal::too_large(format!("message.metadata: {why}")))?;
-    if message.traceparent.len() > TRACEPARENT_BYTES_MAX {
-        return Err(Refusal::invalid("message.traceparent: at most 128 bytes"));
-    }
+    check_traceparent(&message.traceparent)
+        .map_err(|why| Refusal::invalid(format!("message.traceparent: {why}")))?;
     Ok(message)
 }
 
