@@ -104,17 +104,14 @@ impl Admission {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Origin {
     V4(Ipv4Addr),
-    V6([u8; 8]),
+    V6(u64),
 }
 
 impl From<IpAddr> for Origin {
     fn from(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => Self::V4(address),
-            IpAddr::V6(address) => {
-                let [a, b, c, d, e, f, g, h, ..] = address.octets();
-                Self::V6([a, b, c, d, e, f, g, h])
-            }
+            IpAddr::V6(address) => Self::V6((u128::from(address) >> 64) as u64),
         }
     }
 }
