@@ -25,6 +25,10 @@ pub struct Config {
     pub broadcast_patience: Duration,
     /// Groups that one business may have. Each takes some 300 bytes of memory. Default 100,000.
     pub groups_per_business_max: usize,
+    /// Connections of backends at a time; more wait to be accepted. Default 4,096.
+    pub push_connections_max: usize,
+    /// How long a backend that has connected may stay silent. Default 5 s.
+    pub push_preface_timeout: Duration,
 }
 
 impl Config {
@@ -39,6 +43,8 @@ impl Config {
             call_timeout: NODE_CALL_TIMEOUT,
             broadcast_patience: Duration::from_secs(10),
             groups_per_business_max: 100_000,
+            push_connections_max: 4_096,
+            push_preface_timeout: Duration::from_secs(5),
         }
     }
 }

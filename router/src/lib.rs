@@ -11,6 +11,7 @@ mod clock;
 mod config;
 mod core;
 mod groups;
+mod incoming;
 mod key;
 mod metrics;
 mod node;

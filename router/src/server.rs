@@ -5,6 +5,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::core::Core;
 use crate::groups::{Dropped, Groups};
+use crate::incoming::incoming;
 use crate::key::Key;
 use crate::metrics::Metrics;
 use crate::node::NodeService;
@@ -40,6 +41,8 @@ use tracing::{error, info};
 
 /// Longest a unary call of the push API may take, its request trickling in included.
 const PUSH_CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Then a connection of the push port is told to finish; the calls on it go on to their end.
+const PUSH_CONNECTION_AGE: Duration = Duration::from_hours(1);
 /// Calls in flight may finish after the stop; a peer that connected and fell silent holds nobody up.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 /// Streams that were cut end at once; this is for a busy machine.
@@ -186,6 +189,7 @@ pub async fn start(
         described().build_v1alpha().map_err(|source| StartError::Reflection(source.into()))?;
     let push_server = grpc::server()
         .timeout(PUSH_CALL_TIMEOUT)
+        .max_connection_age(PUSH_CONNECTION_AGE)
         .layer(MapResponseLayer::new(published::<tonic::body::Body>))
         .add_service(push)
         .add_service(health_service)
@@ -199,10 +203,13 @@ pub async fn start(
     // Both servers take nobody new from the same moment on; the streams of nodes that are there go on
     // until the last push has its outcome.
     let stop = push_tasks.stop_signal();
-    let serve_push = push_server
-        .serve_with_incoming_shutdown(incoming(listeners.push), stop.clone().cancelled_owned());
-    let serve_node = node_server
-        .serve_with_incoming_shutdown(incoming(listeners.internal), stop.clone().cancelled_owned());
+    let push_incoming =
+        incoming(listeners.push, config.push_connections_max, config.push_preface_timeout);
+    let node_incoming = TcpIncoming::from(listeners.internal).with_nodelay(Some(true));
+    let serve_push =
+        push_server.serve_with_incoming_shutdown(push_incoming, stop.clone().cancelled_owned());
+    let serve_node =
+        node_server.serve_with_incoming_shutdown(node_incoming, stop.clone().cancelled_owned());
     let push_stop = stop.clone();
     push_tasks.spawn("push server", async move {
         report("push", served(serve_push, push_stop, STOP_GRACE).await);
@@ -220,10 +227,6 @@ fn public_descriptors() -> FileDescriptorSet {
     let public = ["hawser.push.v1", "hawser.business.v1"];
     all.file.retain(|file| public.contains(&file.package()));
     all
-}
-
-fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
 fn report(server: &'static str, ended: Option<Result<(), tonic::transport::Error>>) {

@@ -5,6 +5,9 @@ use crate::kit::node::{FakeNode, WRITTEN};
 use crate::kit::{House, PATIENCE, by, to_one, within};
 use hawser_chassis::grpc::channel;
 use hawser_proto::rpc::push::Outcome;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -71,6 +74,31 @@ async fn a_push_in_flight_gets_its_outcome_before_the_router_ends() {
     while node.word().await.is_some() {}
     drop(node);
     assert!(within(ending).await.unwrap(), "everything ended in time");
+}
+
+#[tokio::test]
+async fn a_connection_that_never_speaks_is_ended_and_makes_room() {
+    let house = House::with(|config| {
+        config.push_connections_max = 1;
+        config.push_preface_timeout = Duration::from_millis(500);
+    })
+    .await;
+    let mut silent = TcpStream::connect(house.router.push_addr()).await.unwrap();
+    let mut slow = TcpStream::connect(house.router.push_addr()).await.unwrap();
+    slow.write_all(b"PRI * HTTP/2").await.unwrap();
+    let started = Instant::now();
+    let connecting = tokio::spawn(async move {
+        let mut client = house.client().await;
+        let done = client.unicast(by("demo-chat", to_one("nobody"))).await;
+        (started.elapsed(), done)
+    });
+    for stream in [&mut silent, &mut slow] {
+        let mut said = Vec::new();
+        let _ = within(stream.read_to_end(&mut said)).await;
+    }
+    let (waited, done) = within(connecting).await.unwrap();
+    done.unwrap();
+    assert!(waited >= Duration::from_millis(400), "there was one place");
 }
 
 #[tokio::test]
