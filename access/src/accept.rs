@@ -36,6 +36,9 @@ const REFUSED_RETRY_MS: RangeInclusive<u32> = 1_000..=3_000;
 const QUIC_WINDOW: u32 = 256 * 1024;
 /// Handshakes under way on one QUIC socket before addresses must prove themselves (Retry).
 const QUIC_UNVALIDATED_MAX: usize = 256;
+/// The session's own idle time-out is the one that counts, and an app may set it to two hours: QUIC's
+/// only cleans up behind it.
+const QUIC_IDLE_TIMEOUT: Duration = Duration::from_secs(3 * 3_600);
 /// Bytes buffered for a QUIC connection that is not accepted yet.
 const QUIC_INCOMING_BYTES: u64 = 16 * 1024;
 
@@ -263,8 +266,7 @@ fn quic_endpoint(node: &Node, socket: std::net::UdpSocket) -> Result<quinn::Endp
         .receive_window(QUIC_WINDOW.into())
         .send_window(QUIC_WINDOW.into())
         .datagram_receive_buffer_size(None)
-        // The session's own idle time-out is the one that counts.
-        .max_idle_timeout(quinn::IdleTimeout::try_from(node.config.idle_timeout * 2).ok());
+        .max_idle_timeout(quinn::IdleTimeout::try_from(QUIC_IDLE_TIMEOUT).ok());
     config.transport_config(Arc::new(transport));
     socket.set_nonblocking(true)?;
     let runtime = quinn::default_runtime()
