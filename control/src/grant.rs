@@ -2,14 +2,13 @@
 
 use crate::catalogue::revocation::issue_time_ms;
 use crate::key;
-use crate::placement::spread;
 use crate::refusal::Refusal;
 use crate::seal::Sealer;
 use crate::store::Store;
 use hawser_proto::code::ErrorCode;
 use hawser_proto::id::{AppId, BusinessId, DeviceId};
 use hawser_proto::limits::CLOCK_LEEWAY;
-use hawser_proto::token::{AUDIENCE, Claims, ISSUER};
+use hawser_proto::token::{AUDIENCE, Claims, ISSUER, refresh_at_ms};
 use std::time::Duration;
 use tracing::error;
 
@@ -79,11 +78,10 @@ fn claims(holder: Holder<'_>, issued_at_ms: u64, ttl: Duration) -> (Claims, Gran
         exp: expires,
         pol: POLICY_VERSION,
     };
-    let share = 0.7 + 0.2 * spread(holder.app.as_str(), holder.device.as_str());
     let grant = Grant {
         token: String::new(),
         issued_at_ms: issued * 1000,
-        refresh_at_ms: issued * 1000 + (ttl.as_millis() as f64 * share) as u64,
+        refresh_at_ms: refresh_at_ms(holder.app, holder.device, issued * 1000, expires * 1000),
         expires_at_ms: expires * 1000,
     };
     (claims, grant)

@@ -113,16 +113,6 @@ fn score(candidate: &Candidate<'_>, asker: Asker<'_>) -> f64 {
     candidate.free.max(0.01) / -unit.ln()
 }
 
-/// A stable number in [0, 1) for this device: spreads what all devices would otherwise do at once.
-pub(crate) fn spread(app: &str, device: &str) -> f64 {
-    let mut key = Vec::with_capacity(160);
-    for part in [app, device] {
-        key.extend_from_slice(&(part.len() as u32).to_be_bytes());
-        key.extend_from_slice(part.as_bytes());
-    }
-    (xxh3_64(&key) >> 11) as f64 / (1u64 << 53) as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
