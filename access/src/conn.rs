@@ -3,7 +3,7 @@
 
 use crate::accept::Unauthenticated;
 use crate::control;
-use crate::forward::{self, InFlight};
+use crate::forward;
 use crate::frame_out::{self, Form};
 use crate::groups::GroupKey;
 use crate::lane::{Done, Work};
@@ -213,7 +213,7 @@ impl Conn {
             Action::Pong { nonce } => {
                 node.table.write(at, &NodeFrame::Pong(Ping { nonce }));
             }
-            Action::Refresh { request_id } => self.refresh(request_id),
+            Action::Refresh { request_id } => control::begin_refresh(node, at, request_id),
             Action::Forward(request, body) => forward::forward(node, at, request, body),
             Action::Join(join) => {
                 return Some(Box::pin(async move {
@@ -258,19 +258,6 @@ impl Conn {
             }
             Err(refused) => refused,
         }
-    }
-
-    fn refresh(&self, request_id: u64) {
-        let (node, at) = (self.slot.node.clone(), self.slot.at);
-        if let Some(Err(code)) = node.table.with(at, Connection::begin_request) {
-            let refused = control::not_refreshed(request_id, code);
-            node.table.write(at, &NodeFrame::Refreshed(refused));
-            return;
-        }
-        node.tasks.clone().spawn_light(async move {
-            let _counted = InFlight { node: &node, at };
-            control::refresh(&node, at, request_id).await;
-        });
     }
 
     async fn join(&self, join: params::Join) {

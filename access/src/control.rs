@@ -1,10 +1,10 @@
 //! What an access node hears from control and tells it: the catalogue, reports of itself, new tokens.
 //! While control is away the last catalogue stays in force.
 
-use crate::login;
+use crate::forward::InFlight;
 use crate::node::Node;
 use crate::retry::Retry;
-use crate::table::Signal;
+use crate::table::{Connection, Signal};
 use hawser_chassis::grpc::{ShowBearer, channel};
 use hawser_proto::code::{CloseCode, ErrorCode};
 use hawser_proto::frame::NodeFrame;
@@ -151,8 +151,34 @@ async fn call<T>(
     }
 }
 
+/// Takes a REFRESH off a connection, or answers at once why not: there is one at a time.
+pub(crate) fn begin_refresh(node: &Arc<Node>, at: SlotRef, request_id: u64) {
+    if let Some(Err(code)) = node.table.with(at, Connection::begin_refresh) {
+        node.table.write(at, &NodeFrame::Refreshed(not_refreshed(request_id, code)));
+        return;
+    }
+    let node = node.clone();
+    node.tasks.clone().spawn_light(async move {
+        let _counted = InFlight { node: &node, at };
+        refresh(&node, at, request_id).await;
+    });
+}
+
+/// Lets the next REFRESH of a connection in, however the task of this one ends.
+struct Refreshing<'n> {
+    node: &'n Node,
+    at: SlotRef,
+}
+
+impl Drop for Refreshing<'_> {
+    fn drop(&mut self) {
+        self.node.table.with(self.at, |connection| connection.is_refreshing = false);
+    }
+}
+
 /// Gets a new token for a live session, and tells the device.
-pub(crate) async fn refresh(node: &Node, at: SlotRef, request_id: u64) {
+async fn refresh(node: &Node, at: SlotRef, request_id: u64) {
+    let refreshing = Refreshing { node, at };
     let asked = node.table.with(at, |connection| {
         let identity = connection.identity.as_ref()?;
         let businesses = identity.token_businesses.iter().flatten();
@@ -189,21 +215,13 @@ pub(crate) async fn refresh(node: &Node, at: SlotRef, request_id: u64) {
             not_refreshed(request_id, code)
         }
     };
+    // Before the answer: the device may send the next one as soon as it has it.
+    drop(refreshing);
     node.table.write(at, &NodeFrame::Refreshed(refreshed));
 }
 
 /// The answer to a refresh that was refused.
-pub(crate) fn not_refreshed(request_id: u64, code: ErrorCode) -> Refreshed {
+fn not_refreshed(request_id: u64, code: ErrorCode) -> Refreshed {
     let message = code.meaning().to_owned();
     Refreshed { request_id, status: code.number(), message, ..Default::default() }
-}
-
-impl Node {
-    /// The frame limit of an app, header included.
-    pub(crate) fn frame_bytes_max(&self, app: &hawser_proto::id::AppId) -> usize {
-        let catalogue = self.catalogue.load();
-        catalogue.app(app).map_or(hawser_proto::limits::FRAME_BYTES_MAX_DEFAULT, |app| {
-            login::frame_bytes_max(app)
-        })
-    }
 }

@@ -26,6 +26,11 @@ impl FrameOut {
         Self { stream, websocket: OnceLock::new() }
     }
 
+    /// Bytes of the frame itself: what the frame limit counts.
+    pub(crate) fn len(&self) -> usize {
+        self.stream.len()
+    }
+
     /// The bytes for a link of this form.
     pub(crate) fn bytes(&self, form: Form) -> &Bytes {
         match form {

@@ -221,6 +221,7 @@ async fn claim(node: &Arc<Node>, at: SlotRef, checked: Checked) -> Result<Admitt
     let heartbeat = or(settings.heartbeat_ms, node.config.heartbeat);
     let idle_timeout = or(settings.idle_timeout_ms, node.config.idle_timeout);
     let frame_bytes_max = frame_bytes_max(&settings);
+    node.table.with(at, |connection| connection.frame_bytes_max = frame_bytes_max as u32);
     let answer = NodeFrame::LoginOk(LoginOk {
         connection: node.connection_id(at),
         epoch: epoch.0,
@@ -231,20 +232,15 @@ async fn claim(node: &Arc<Node>, at: SlotRef, checked: Checked) -> Result<Admitt
         frame_bytes_max: frame_bytes_max as u32,
         groups_max: GROUPS_PER_CONNECTION_MAX as u32,
         requests_in_flight_max: REQUESTS_IN_FLIGHT_MAX as u32,
-        token_refresh_at_ms: refresh_at_ms(issued_ms, expires_ms),
+        token_refresh_at_ms: token::refresh_at_ms(&app, &device, issued_ms, expires_ms),
         token_expires_at_ms: expires_ms,
         abilities: 0,
     });
     Ok(Admitted { answer, idle_timeout, frame_bytes_max })
 }
 
-/// A token is refreshed when three quarters of its life are over.
-fn refresh_at_ms(issued_ms: u64, expires_ms: u64) -> u64 {
-    issued_ms + expires_ms.saturating_sub(issued_ms) / 4 * 3
-}
-
 /// The frame limit of an app, header included.
-pub(crate) fn frame_bytes_max(app: &App) -> usize {
+fn frame_bytes_max(app: &App) -> usize {
     match app.frame_bytes_max as usize {
         0 => FRAME_BYTES_MAX_DEFAULT,
         wanted => wanted.min(FRAME_BYTES_MAX),

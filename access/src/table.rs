@@ -14,7 +14,7 @@ use bytes::Bytes;
 use hawser_proto::code::{CloseCode, ErrorCode};
 use hawser_proto::frame::NodeFrame;
 use hawser_proto::id::{AppId, BootId, BusinessId, BusinessNo, DeviceId, Epoch, SlotRef};
-use hawser_proto::limits::{CLOCK_LEEWAY, REQUESTS_IN_FLIGHT_MAX};
+use hawser_proto::limits::{CLOCK_LEEWAY, FRAME_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io;
@@ -113,6 +113,10 @@ pub(crate) struct Connection {
     pub(crate) identity: Option<Box<Identity>>,
     /// Requests and refreshes handed over and not answered.
     in_flight: u16,
+    /// The frame limit that LOGIN_OK tells: it holds for the session's life.
+    pub(crate) frame_bytes_max: u32,
+    /// A REFRESH is not answered yet.
+    pub(crate) is_refreshing: bool,
     /// Attributes that businesses wrote into the session.
     pub(crate) attributes: Option<Box<Attributes>>,
     /// Wheel time (ms) when something was last heard.
@@ -148,6 +152,8 @@ impl Connection {
             is_closing: false,
             identity: None,
             in_flight: 0,
+            frame_bytes_max: FRAME_BYTES_MAX as u32,
+            is_refreshing: false,
             attributes: None,
             heard_ms: 0,
             stalled_since_ms: 0,
@@ -185,6 +191,16 @@ impl Connection {
         Ok(())
     }
 
+    /// A refresh was handed over: one at a time, and it counts as a request.
+    pub(crate) fn begin_refresh(&mut self) -> Result<(), ErrorCode> {
+        if self.is_refreshing {
+            return Err(ErrorCode::TooManyRequests);
+        }
+        self.begin_request()?;
+        self.is_refreshing = true;
+        Ok(())
+    }
+
     /// A request was answered. The last one of a draining connection lets it go.
     pub(crate) fn end_request(&mut self) {
         self.in_flight = self.in_flight.saturating_sub(1);
@@ -213,6 +229,10 @@ impl Connection {
     ) -> Written {
         if self.is_closing || (keep == Keep::Droppable && !self.is_admitted) {
             return Written::Gone;
+        }
+        // The app's limit may have been raised since this session was told one.
+        if keep == Keep::Droppable && frame.len() > self.frame_bytes_max as usize {
+            return Written::Overflow;
         }
         self.write_bytes(frame.bytes(self.form), keep, slow, now_ms, metrics)
     }

@@ -4,14 +4,16 @@ use crate::fakes::device::Device;
 use crate::fakes::dial::Dial;
 use crate::fakes::router::Binding;
 use crate::fakes::tokens;
-use crate::house::{APP, CHAT, House};
+use crate::house::{APP, CHAT, House, app, push_to};
 use crate::{PATIENCE, eventually};
 use hawser_proto::code::{CloseCode, ErrorCode};
 use hawser_proto::frame::DeviceFrame;
 use hawser_proto::frame::NodeFrame;
 use hawser_proto::params;
 use hawser_proto::rpc::business::HandleResponse;
+use hawser_proto::rpc::control::{self as wire, change::Entity};
 use hawser_proto::rpc::node::bind_result::Status;
+use hawser_proto::rpc::push::Outcome;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
@@ -199,4 +201,38 @@ async fn an_answer_that_is_too_large_for_the_node_itself_is_too_large() {
     house.business.answer(|_| async { Err(tonic::Status::out_of_range("page 7 of 6")) });
     device.request(2, CHAT, b"x").await;
     assert_eq!(device.response().await.0.status, ErrorCode::BusinessFailed.number());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_frame_limit_that_a_session_was_told_holds_for_its_life() {
+    let house = House::start().await;
+    let mut before = house.device("before").await;
+    house.put(Entity::App(wire::App { frame_bytes_max: 256 * 1024, ..app(APP) })).await;
+    let mut after = house.device("after").await;
+    house.business.answer(|_| async {
+        Ok(HandleResponse { body: vec![0; 100_000].into(), ..Default::default() })
+    });
+    before.request(1, CHAT, b"x").await;
+    assert_eq!(before.response().await.0.status, ErrorCode::TooLarge.number());
+    after.request(1, CHAT, b"x").await;
+    assert_eq!(after.response().await.1.len(), 100_000);
+    // Pushes: to each, and to both as members of a group.
+    let large = vec![7; 100_000];
+    let routes = [house.route("before"), house.route("after")];
+    let outcomes = house.router.deliver(push_to(&routes, &large)).await.outcomes;
+    assert_eq!(outcomes, [Outcome::Overflow as u32, Outcome::Written as u32]);
+    assert_eq!(after.pushed().await, large);
+    house.router.create_group(APP, "g", CHAT);
+    for device in [&mut before, &mut after] {
+        device.join(2, "g").await;
+        assert_eq!(device.joined().await.status, 0);
+    }
+    let report = house.router.deliver(house.push_group("g", &large)).await;
+    assert_eq!((report.members, report.dropped), (2, 1));
+    assert!(matches!(after.frame().await, NodeFrame::GroupPush(_, body) if body == large));
+    before.settle().await;
+    // A limit that is lowered does not take away what was told either.
+    house.put(Entity::App(app(APP))).await;
+    after.request(3, CHAT, b"x").await;
+    assert_eq!(after.response().await.1.len(), 100_000);
 }

@@ -3,7 +3,7 @@
 use crate::fakes::device::{Device, Got};
 use crate::fakes::dial::{self, Dial};
 use crate::fakes::tokens;
-use crate::house::{APP, CHAT, House, business, push_frame, push_to};
+use crate::house::{APP, CHAT, House, app, business, push_frame, push_to};
 use hawser_proto::frame::{DeviceFrame, NodeFrame};
 use hawser_proto::limits::OUTBOX_BYTES_MAX;
 use hawser_proto::rpc::control::{self as wire, SlowPolicy, change::Entity};
@@ -169,6 +169,7 @@ async fn one_slow_member_does_not_hold_up_a_group() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_frame_larger_than_the_bound_is_taken_when_nothing_waits() {
     let house = house_with(SlowPolicy::DropNewest, LONG).await;
+    house.put(Entity::App(wire::App { frame_bytes_max: 1024 * 1024, ..app(APP) })).await;
     let mut slow = narrow(&house, "slow").await;
     let large = Delivery {
         frame: push_frame(&vec![5; 600 * 1024]),

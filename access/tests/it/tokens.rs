@@ -9,8 +9,10 @@ use crate::fakes::tokens;
 use crate::house::{APP, House, push_to};
 use hawser_proto::code::{CloseCode, ErrorCode};
 use hawser_proto::frame::DeviceFrame;
+use hawser_proto::id::{AppId, DeviceId};
 use hawser_proto::params::Refresh;
 use hawser_proto::rpc::node::bind_result::Status;
+use hawser_proto::token::refresh_at_ms;
 use std::time::{Duration, Instant};
 
 async fn refresh(device: &mut Device, request_id: u64) {
@@ -112,6 +114,47 @@ async fn a_token_is_refreshed_on_the_live_connection_and_counts_from_then_on() {
     let login = again.login_frame(APP, "d", refreshed.token);
     again.send(&DeviceFrame::Login(login)).await;
     again.login_ok().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_refresh_at_a_time() {
+    let house = House::start().await;
+    let mut device = house.device("d").await;
+    house.control.answer_refreshes(Refreshing::Never);
+    refresh(&mut device, 1).await;
+    refresh(&mut device, 2).await;
+    let refused = device.refreshed().await;
+    assert_eq!(
+        (refused.request_id, refused.status),
+        (2, ErrorCode::TooManyRequests.number()),
+        "the second one is answered while the first one waits"
+    );
+    let late = device.refreshed().await;
+    assert_eq!((late.request_id, late.status), (1, ErrorCode::Unavailable.number()));
+    assert_eq!(house.control.refreshes().len(), 1);
+    // Each one after the answer of the one before.
+    house.control.answer_refreshes(Refreshing::Token(3_600));
+    for request_id in 3..50 {
+        refresh(&mut device, request_id).await;
+        let refreshed = device.refreshed().await;
+        assert_eq!((refreshed.request_id, refreshed.status), (request_id, 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_login_answer_tells_the_time_of_refresh_that_control_tells() {
+    let house = House::start().await;
+    let app = AppId::new(APP).unwrap();
+    for name in ["d", "e"] {
+        let claims = tokens::claims(APP, name);
+        let mut device = house.dial(Dial::Tcp).await;
+        let login = device.login_frame(APP, name, tokens::sign(&claims));
+        device.send(&DeviceFrame::Login(login)).await;
+        let ok = device.login_ok().await;
+        let name = DeviceId::new(name).unwrap();
+        let told = refresh_at_ms(&app, &name, claims.iat * 1_000, claims.exp * 1_000);
+        assert_eq!(ok.token_refresh_at_ms, told);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -19,6 +19,7 @@ pub enum Refreshing {
     /// With a new token that ends this many seconds from now.
     Token(u64),
     Refused(tonic::Code),
+    Never,
 }
 
 #[derive(Default)]
@@ -143,9 +144,13 @@ impl control_server::Control for Control {
         request: Request<wire::RefreshTokenRequest>,
     ) -> Result<Response<wire::RefreshTokenResponse>, Status> {
         let asked = request.into_inner();
-        let mut state = self.state.lock();
-        state.refreshes.push(asked.clone());
-        match state.refreshing.clone().unwrap_or(Refreshing::Token(3600)) {
+        let refreshing = {
+            let mut state = self.state.lock();
+            state.refreshes.push(asked.clone());
+            state.refreshing.clone().unwrap_or(Refreshing::Token(3600))
+        };
+        match refreshing {
+            Refreshing::Never => std::future::pending().await,
             Refreshing::Refused(code) => Err(Status::new(code, "on purpose")),
             Refreshing::Token(seconds) => {
                 let mut claims = tokens::claims(&asked.app, &asked.device);
