@@ -106,10 +106,8 @@ pub(crate) fn submit(
         }
         (devices, Frames::Each(frames))
     };
-    let deadline = Instant::now() + core.call_timeout;
-    let (outcomes, sent, pushed, repeated) = send(core, by, devices, &frames);
-    let (app, tag) = (by.app.clone(), request.tag);
-    Ok(Submitted { outcomes, sent, pushed, repeated, deadline, app, tag, push_id })
+    let tag = request.tag;
+    Ok(Submitted { tag, push_id, ..send(core, by, devices, &frames) })
 }
 
 fn check_ids<'a>(field: &str, ids: impl Iterator<Item = &'a str>) -> Result<(), Refusal> {
@@ -120,12 +118,9 @@ fn check_ids<'a>(field: &str, ids: impl Iterator<Item = &'a str>) -> Result<(), 
     Ok(())
 }
 
-fn send(
-    core: &Core,
-    by: &Credential,
-    devices: Vec<String>,
-    frames: &Frames,
-) -> (Arc<Outcomes>, Vec<Sent>, Vec<Pushed>, Vec<(u32, u32)>) {
+/// Sends each target its frame; tag and push id are for the caller to fill in.
+fn send(core: &Core, by: &Credential, devices: Vec<String>, frames: &Frames) -> Submitted {
+    let deadline = Instant::now() + core.call_timeout;
     let view = core.nodes.view(core.clock.steady_ms());
     let mut known = vec![Outcome::Offline as i32; devices.len()];
     let mut bundles: Vec<Bundle> = Vec::new();
@@ -207,7 +202,8 @@ fn send(
             Err(NotSent::Gone) => outcomes.settle(&at, &[]),
         }
     }
-    (outcomes, sent, pushed, repeated)
+    let (app, tag, push_id) = (by.app.clone(), 0, Bytes::new());
+    Submitted { outcomes, sent, pushed, repeated, deadline, app, tag, push_id }
 }
 
 impl Pushed {
