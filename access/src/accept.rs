@@ -38,7 +38,7 @@ const QUIC_WINDOW: u32 = 256 * 1024;
 const QUIC_UNVALIDATED_MAX: usize = 256;
 /// The session's own idle time-out is the one that counts, and an app may set it to two hours: QUIC's
 /// only cleans up behind it.
-const QUIC_IDLE_TIMEOUT: Duration = Duration::from_secs(3 * 3_600);
+const QUIC_IDLE_TIMEOUT: Duration = Duration::from_hours(3);
 /// Bytes buffered for a QUIC connection that is not accepted yet.
 const QUIC_INCOMING_BYTES: u64 = 16 * 1024;
 
