@@ -133,6 +133,7 @@ async fn accept(
                     remote: remote.ip(),
                     origin: None,
                     accepted,
+                    ready: accepted,
                     place,
                 };
                 conn::start(node.clone(), arrival, Reader::stream());
@@ -209,7 +210,8 @@ async fn greet(
                 (Form::Stream, Reader::stream())
             };
             let remote = remote.ip();
-            let arrival = Arrival { link, form, dialled, remote, origin, accepted, place };
+            let ready = Instant::now();
+            let arrival = Arrival { link, form, dialled, remote, origin, accepted, ready, place };
             // The greeting's own task has been large; the connection gets a small one.
             conn::start(node, arrival, reader);
         }
@@ -308,6 +310,7 @@ async fn greet_quic(node: Arc<Node>, incoming: quinn::Incoming, place: Unauthent
     let greeting = Box::pin(async {
         let connecting = incoming.accept()?;
         let connection = timeout(node.config.handshake_timeout, connecting).await??;
+        let ready = Instant::now();
         let opened = timeout(node.config.first_frame_timeout, connection.accept_bi()).await;
         if opened.is_err() {
             // Without a stream there is no CLOSE, only its number.
@@ -315,16 +318,16 @@ async fn greet_quic(node: Arc<Node>, incoming: quinn::Incoming, place: Unauthent
             connection.close(u32::from(code.number()).into(), code.name().as_bytes());
         }
         let (send, receive) = opened??;
-        Ok(Link::Other(Box::new(QuicLink::new(connection, send, receive))))
+        Ok((Link::Other(Box::new(QuicLink::new(connection, send, receive))), ready))
     });
-    let greeted: io::Result<Link> = tokio::select! {
+    let greeted: io::Result<(Link, Instant)> = tokio::select! {
         greeted = greeting => greeted,
         () = stop.cancelled() => return,
     };
     match greeted {
-        Ok(link) => {
+        Ok((link, ready)) => {
             let (form, dialled, origin) = (Form::Stream, Dialled::Quic, None);
-            let arrival = Arrival { link, form, dialled, remote, origin, accepted, place };
+            let arrival = Arrival { link, form, dialled, remote, origin, accepted, ready, place };
             conn::start(node, arrival, Reader::stream());
         }
         Err(error) => {
@@ -344,6 +347,7 @@ pub(crate) fn attach(node: &Arc<Node>, transport: Box<dyn Transport>, remote: Ip
         remote,
         origin: None,
         accepted: Instant::now(),
+        ready: Instant::now(),
         place,
     };
     conn::start(node.clone(), arrival, Reader::stream());

@@ -42,6 +42,8 @@ pub(crate) struct Arrival {
     /// The Origin of a WebSocket upgrade.
     pub(crate) origin: Option<String>,
     pub(crate) accepted: Instant,
+    /// When the link was ready for LOGIN.
+    pub(crate) ready: Instant,
     pub(crate) place: Unauthenticated,
 }
 
@@ -50,11 +52,12 @@ pub(crate) struct Arrival {
 /// The task is all that an idle connection keeps beside its slot, so what it holds across a wait is
 /// kept small: a link, an event or an action never is (`task_size` in the tests below).
 pub(crate) fn start(node: Arc<Node>, arrival: Arrival, reader: Reader) {
-    let Arrival { link, form, dialled, remote, origin, accepted, place } = arrival;
+    let Arrival { link, form, dialled, remote, origin, accepted, ready, place } = arrival;
     let now = node.table.exact_ms();
     let whole = node.config.login_timeout.saturating_sub(accepted.elapsed());
     let after = |patience: Duration| now.saturating_add(patience.as_millis() as u64);
-    let deadline_ms = after(whole.min(node.config.first_frame_timeout));
+    let deadline_ms =
+        after(whole.min(node.config.first_frame_timeout.saturating_sub(ready.elapsed())));
     let login_by_ms = after(whole);
     let connection = Connection::new(link, form, dialled, remote, deadline_ms);
     let Some(at) = node.table.insert(connection) else {

@@ -54,7 +54,7 @@ impl Place {
     /// A connection that has not logged in, with its login deadline at this wheel time.
     fn with_stranger(login_deadline_ms: u64) -> Self {
         let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()));
-        let write_timeout = Duration::from_millis(WRITE_TIMEOUT_MS.into());
+        let write_timeout = Duration::from_millis(WRITE_TIMEOUT_MS);
         let table = Table::new(BootId(BOOT), 8, 1, Guards::ALL, write_timeout, metrics);
         let peer = Peer::default();
         peer.reads(1 << 20);
@@ -240,7 +240,7 @@ fn the_generation_is_odd_while_a_slot_is_taken_and_never_repeats() {
 
 #[test]
 fn deadlines_hold_on_a_node_that_is_up_for_two_months() {
-    const TWO_MONTHS: Duration = Duration::from_secs(60 * 24 * 3_600);
+    const TWO_MONTHS: Duration = Duration::from_hours(60 * 24);
     let mut place = Place::with_stranger(u64::MAX);
     place.table.started = Instant::now().checked_sub(TWO_MONTHS).expect("the clock reaches back");
     let up_ms = place.table.tick();
