@@ -25,7 +25,7 @@ enum Command {
     ///
     /// Starts `hawser dev` and the bare loop itself, on loopback and free ports, and stops them again.
     #[command(
-        after_help = "Example:\n  cargo build --release && target/release/hawser-loadtest bench"
+        after_help = "Example:\n  cargo build --release --workspace --bins\n  target/release/hawser-loadtest bench"
     )]
     Bench(Bench),
     /// The bare loop: a single-threaded epoll server that does one write per delivery. Run by `bench`.
