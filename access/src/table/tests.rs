@@ -1,9 +1,12 @@
 //! One slot and its connection, over a link that takes what it is told to take.
 
 use super::*;
-use crate::link::Transport;
+use crate::link::{Dialled, Link, Transport};
+use hawser_proto::id::{AppId, DeviceId, Epoch};
 use hawser_proto::params::Ping;
+use std::io;
 use std::net::Ipv4Addr;
+use std::task::Waker;
 
 const WRITE_TIMEOUT_MS: u64 = 10_000;
 

@@ -1,0 +1,316 @@
+//! One connection as its slot holds it: link, outbox, who it is, and its deadlines. Everything here is
+//! done under the slot's lock; who may enter, and why, is the table's to say.
+
+use crate::frame_out::{Form, FrameOut};
+use crate::link::{Dialled, Link};
+use crate::metrics::Metrics;
+use crate::outbox::{Keep, Outbox, SlowPolicy};
+use bytes::Bytes;
+use hawser_proto::code::{CloseCode, ErrorCode};
+use hawser_proto::id::{AppId, BusinessId, BusinessNo, DeviceId, Epoch};
+use hawser_proto::limits::{CLOCK_LEEWAY, FRAME_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX};
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+/// What came of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// The kernel (or the transport) took all of it.
+    Taken,
+    /// It waits in the bounded outbox.
+    Queued,
+    /// Dropped: the device is slower than its senders.
+    Overflow,
+    /// The connection is closing.
+    Gone,
+}
+
+/// Why a connection should end, seen by someone other than its own task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Signal {
+    /// The login was not done in time.
+    LoginDeadline,
+    /// Nothing was heard for the idle time-out.
+    Idle,
+    /// The link took no byte for the write time-out, or its business disconnects slow devices.
+    Slow,
+    /// The token's time is over.
+    TokenExpired,
+    /// The node wants to go: finish what is in flight.
+    Drain,
+    /// The router, an operator or a shutdown wants it to end.
+    Ordered(CloseCode, String),
+}
+
+/// Who a session is, once the login is under way.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) app: AppId,
+    pub(crate) device: DeviceId,
+    /// 0 while the router has not answered.
+    pub(crate) epoch: Epoch,
+    /// A kick that overtook the router's answer to our own bind.
+    pub(crate) kicked_epoch: Option<(Epoch, CloseCode)>,
+    pub(crate) instance: [u8; 16],
+    pub(crate) attempt: u64,
+    /// Businesses this session serves, sorted.
+    pub(crate) businesses: Arc<[BusinessNo]>,
+    pub(crate) client: Arc<ClientFacts>,
+    pub(crate) login_at_ms: u64,
+    /// Businesses the token allows; `None`: all of the app.
+    pub(crate) token_businesses: Option<Box<[BusinessId]>>,
+    pub(crate) token_issued_at_ms: u64,
+    pub(crate) token_expires_at_ms: u64,
+}
+
+/// Attributes that each business keeps in a session, boxed so that the many sessions without pay a word.
+#[derive(Debug, Default)]
+pub(crate) struct Attributes {
+    pub(crate) by_business: HashMap<BusinessNo, HashMap<String, String>>,
+}
+
+/// What a device said of itself; equal ones are shared.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct ClientFacts {
+    pub(crate) sdk: String,
+    pub(crate) platform: String,
+    pub(crate) app_version: String,
+}
+
+/// One connection, in its slot.
+///
+/// Memory of an idle one: this box (about 180 bytes), the identity's box (about 150) and the device
+/// id, the connection's task (about 300 with its header), and what tokio keeps per socket (about 300).
+pub(crate) struct Connection {
+    pub(super) link: Link,
+    pub(crate) form: Form,
+    pub(crate) dialled: Dialled,
+    pub(crate) remote: IpAddr,
+    pub(super) outbox: Outbox,
+    /// The connection's task, when it waits.
+    pub(super) waker: Waker,
+    pub(super) signal: Option<Signal>,
+    /// The goodbye was written: nothing may follow it.
+    pub(super) is_closing: bool,
+    pub(crate) identity: Option<Box<Identity>>,
+    /// Requests and refreshes handed over and not answered.
+    pub(super) in_flight: u16,
+    /// The frame limit that LOGIN_OK tells: it holds for the session's life.
+    pub(crate) frame_bytes_max: u32,
+    /// A REFRESH is not answered yet.
+    pub(crate) is_refreshing: bool,
+    /// Attributes that businesses wrote into the session.
+    pub(crate) attributes: Option<Box<Attributes>>,
+    /// Wheel time (ms) when something was last heard.
+    pub(super) heard_ms: u64,
+    /// Wheel time (ms) when the link last took a byte while some were waiting.
+    pub(super) stalled_since_ms: u64,
+    /// Before login: wheel time (ms) until which it must be done. After it: the idle time-out.
+    pub(super) deadline_ms: u64,
+    /// Wheel time (ms) of the next look at the deadlines: the one entry of this connection that counts.
+    pub(super) scheduled_ms: u64,
+    /// To be closed once nothing is in flight.
+    pub(super) is_draining: bool,
+    /// LOGIN_OK was written: pushes may follow. A device drops what comes before it.
+    pub(super) is_admitted: bool,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        link: Link,
+        form: Form,
+        dialled: Dialled,
+        remote: IpAddr,
+        login_deadline_ms: u64,
+    ) -> Self {
+        Self {
+            link,
+            form,
+            dialled,
+            remote,
+            outbox: Outbox::default(),
+            waker: Waker::noop().clone(),
+            signal: None,
+            is_closing: false,
+            identity: None,
+            in_flight: 0,
+            frame_bytes_max: FRAME_BYTES_MAX as u32,
+            is_refreshing: false,
+            attributes: None,
+            heard_ms: 0,
+            stalled_since_ms: 0,
+            deadline_ms: login_deadline_ms,
+            scheduled_ms: login_deadline_ms,
+            is_draining: false,
+            is_admitted: false,
+        }
+    }
+
+    /// Tells the connection's task that it should end. The first reason stays, but any other comes
+    /// before a drain, which would tell the device to come back. False: it is ending already.
+    pub(crate) fn order(&mut self, signal: Signal) -> bool {
+        let is_taken = matches!(self.signal, None | Some(Signal::Drain)) && !self.is_closing;
+        if is_taken {
+            self.signal = Some(signal);
+            self.waker.wake_by_ref();
+        }
+        is_taken
+    }
+
+    /// Whether a look at `due_ms` is sooner than the one that is planned; then it is planned.
+    pub(super) fn schedule(&mut self, due_ms: u64) -> bool {
+        let is_sooner = due_ms < self.scheduled_ms;
+        self.scheduled_ms = self.scheduled_ms.min(due_ms);
+        is_sooner
+    }
+
+    /// A request was handed over, if there is room for one more.
+    pub(crate) fn begin_request(&mut self) -> Result<(), ErrorCode> {
+        if usize::from(self.in_flight) >= REQUESTS_IN_FLIGHT_MAX {
+            return Err(ErrorCode::TooManyRequests);
+        }
+        self.in_flight += 1;
+        Ok(())
+    }
+
+    /// A refresh was handed over: one at a time, and it counts as a request.
+    pub(crate) fn begin_refresh(&mut self) -> Result<(), ErrorCode> {
+        if self.is_refreshing {
+            return Err(ErrorCode::TooManyRequests);
+        }
+        self.begin_request()?;
+        self.is_refreshing = true;
+        Ok(())
+    }
+
+    /// A request was answered. The last one of a draining connection lets it go.
+    pub(crate) fn end_request(&mut self) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.drain_if_quiet();
+    }
+
+    /// Closes with `draining` once nothing is in flight.
+    pub(crate) fn drain(&mut self) {
+        self.is_draining = true;
+        self.drain_if_quiet();
+    }
+
+    pub(super) fn drain_if_quiet(&mut self) {
+        if self.is_draining && self.in_flight == 0 {
+            self.order(Signal::Ordered(CloseCode::Draining, String::new()));
+        }
+    }
+
+    pub(super) fn write(
+        &mut self,
+        frame: &FrameOut,
+        keep: Keep,
+        slow: SlowPolicy,
+        now_ms: u64,
+        metrics: &Metrics,
+    ) -> Written {
+        if self.is_closing || (keep == Keep::Droppable && !self.is_admitted) {
+            return Written::Gone;
+        }
+        // The app's limit may have been raised since this session was told one.
+        if keep == Keep::Droppable && frame.len() > self.frame_bytes_max as usize {
+            return Written::Overflow;
+        }
+        self.write_bytes(frame.bytes(self.form), keep, slow, now_ms, metrics)
+    }
+
+    pub(super) fn write_bytes(
+        &mut self,
+        bytes: &Bytes,
+        keep: Keep,
+        slow: SlowPolicy,
+        now_ms: u64,
+        metrics: &Metrics,
+    ) -> Written {
+        if self.outbox.is_empty() {
+            match self.link.try_write(&self.waker, bytes) {
+                Ok(taken) if taken == bytes.len() && !self.link.is_holding() => {
+                    return Written::Taken;
+                }
+                Ok(taken) if taken == bytes.len() => {}
+                Ok(taken) => self.outbox.begin(bytes.slice(taken..), keep, taken > 0),
+                Err(again) if again.kind() == io::ErrorKind::WouldBlock => {
+                    self.outbox.begin(bytes.clone(), keep, false);
+                }
+                // The task finds out the same way, and ends.
+                Err(_) => {
+                    self.waker.wake_by_ref();
+                    return Written::Gone;
+                }
+            }
+            self.stalled_since_ms = now_ms;
+            self.waker.wake_by_ref();
+            return Written::Queued;
+        }
+        match self.outbox.push(bytes.clone(), keep, slow == SlowPolicy::DropOldest) {
+            Ok(dropped) => {
+                metrics.evicted(dropped);
+                Written::Queued
+            }
+            Err(_) if keep == Keep::Always || slow == SlowPolicy::Disconnect => {
+                self.order(Signal::Slow);
+                Written::Overflow
+            }
+            Err(_) => Written::Overflow,
+        }
+    }
+
+    /// When the next deadline is, or which one is over.
+    pub(super) fn next_deadline(
+        &self,
+        now_ms: u64,
+        wall_ms: u64,
+        write_timeout_ms: u64,
+    ) -> Result<u64, Signal> {
+        let Some(identity) = self.identity.as_ref().filter(|identity| identity.epoch.0 != 0) else {
+            let is_over = now_ms >= self.deadline_ms;
+            return if is_over { Err(Signal::LoginDeadline) } else { Ok(self.deadline_ms) };
+        };
+        let idle_ms = self.heard_ms.saturating_add(self.deadline_ms);
+        if now_ms >= idle_ms {
+            return Err(Signal::Idle);
+        }
+        let leeway_ms = CLOCK_LEEWAY.as_millis() as u64;
+        let token_ms =
+            identity.token_expires_at_ms.saturating_add(leeway_ms).saturating_sub(wall_ms);
+        if token_ms == 0 {
+            return Err(Signal::TokenExpired);
+        }
+        let token_ms = now_ms.saturating_add(token_ms);
+        if self.outbox.is_empty() && !self.link.is_holding() {
+            return Ok(idle_ms.min(token_ms));
+        }
+        let stall_ms = self.stalled_since_ms.saturating_add(write_timeout_ms);
+        if now_ms >= stall_ms { Err(Signal::Slow) } else { Ok(idle_ms.min(token_ms).min(stall_ms)) }
+    }
+
+    /// Empties the outbox as far as the link takes it. Pending while something is left.
+    pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>, now_ms: u64) -> Poll<io::Result<()>> {
+        while !self.outbox.is_empty() || self.link.is_holding() {
+            std::task::ready!(self.link.poll_flush(cx))?;
+            let mut pieces = Vec::new();
+            self.outbox.gather(&mut pieces);
+            if pieces.is_empty() {
+                continue;
+            }
+            match self.link.try_write_gathered(cx.waker(), &pieces) {
+                Ok(taken) => {
+                    drop(pieces);
+                    self.outbox.advance(taken);
+                    self.stalled_since_ms = now_ms;
+                }
+                Err(again) if again.kind() == io::ErrorKind::WouldBlock => {}
+                Err(failed) => return Poll::Ready(Err(failed)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
