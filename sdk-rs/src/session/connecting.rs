@@ -122,7 +122,7 @@ impl Session {
             attempt: self.installation.attempt,
             businesses: self.setup.businesses.iter().map(ToString::to_string).collect(),
             client: Some(self.setup.client.clone()),
-            abilities: 0,
+            ..params::Login::default()
         };
         out.push(Action::Send(DeviceFrame::Login(login).encode()));
         self.state = State::LoggingIn { point, until: now + LOGIN_TIMEOUT };
@@ -144,7 +144,10 @@ impl Session {
                 | NodeFrame::Joined(_)
                 | NodeFrame::Left(_)
                 | NodeFrame::Push(..)
-                | NodeFrame::GroupPush(..),
+                | NodeFrame::GroupPush(..)
+                | NodeFrame::Gap(_)
+                | NodeFrame::Missed(_)
+                | NodeFrame::GroupReset(_),
             ) => {}
             Err(bad) => {
                 self.lost(Reason::BadFrame(bad.to_string()), Duration::ZERO, now, out);

@@ -175,7 +175,8 @@ impl Groups {
         let request_id = *next_id;
         member.stage = Stage::Joining(request_id);
         self.on_wire.insert(request_id, group.clone());
-        Some(DeviceFrame::Join(params::Join { request_id, group: group.clone() }))
+        let group = group.clone();
+        Some(DeviceFrame::Join(params::Join { request_id, group, ..params::Join::default() }))
     }
 
     /// JOINED.

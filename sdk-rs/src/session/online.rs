@@ -169,7 +169,13 @@ impl Session {
         online.last_heard = now;
         online.pinged_at = None;
         match NodeFrame::parse(raw) {
-            Ok(NodeFrame::Pong(_) | NodeFrame::Ignored(_)) => {}
+            Ok(
+                NodeFrame::Pong(_)
+                | NodeFrame::Ignored(_)
+                | NodeFrame::Gap(_)
+                | NodeFrame::Missed(_)
+                | NodeFrame::GroupReset(_),
+            ) => {}
             Ok(NodeFrame::Response(response, body)) => {
                 let id = response.request_id;
                 if self.calls.finish(id) {
@@ -178,7 +184,7 @@ impl Session {
                 self.pump(now, out);
             }
             Ok(NodeFrame::Push(push, body)) => {
-                let params::Push { push_id, business, metadata, traceparent } = push;
+                let params::Push { push_id, business, metadata, traceparent, .. } = push;
                 if let Some(name) = online.name(business) {
                     let group = None;
                     let push = Push { id: push_id, group, body, metadata, traceparent, missed: 0 };
@@ -186,7 +192,8 @@ impl Session {
                 }
             }
             Ok(NodeFrame::GroupPush(push, body)) => {
-                let params::GroupPush { push_id, business, group, metadata, traceparent } = push;
+                let params::GroupPush { push_id, business, group, metadata, traceparent, .. } =
+                    push;
                 if let Some(name) = online.name(business) {
                     let group = Some(group);
                     let push = Push { id: push_id, group, body, metadata, traceparent, missed: 0 };

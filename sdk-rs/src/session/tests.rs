@@ -59,7 +59,7 @@ fn login_ok() -> params::LoginOk {
         requests_in_flight_max: 64,
         token_refresh_at_ms: 1_000_000 + 1_800_000,
         token_expires_at_ms: 1_000_000 + 3_600_000,
-        abilities: 0,
+        ..params::LoginOk::default()
     }
 }
 
@@ -160,6 +160,9 @@ fn print(action: &Action) -> String {
                 DeviceFrame::Request(request, _) => format!("send REQUEST {}", request.request_id),
                 DeviceFrame::Join(join) => format!("send JOIN {}", join.group),
                 DeviceFrame::Leave(leave) => format!("send LEAVE {}", leave.group),
+                DeviceFrame::Ack(_) => "send ACK".into(),
+                DeviceFrame::Resync(_) => "send RESYNC".into(),
+                DeviceFrame::Recover(recover) => format!("send RECOVER {}", recover.group),
                 DeviceFrame::Ignored(_) => unreachable!("never sent"),
             }
         }

@@ -92,7 +92,7 @@ impl Peer {
 
     /// Answers a join with ok.
     pub(crate) async fn joined(&self, join: params::Join) {
-        let params::Join { request_id, group } = join;
+        let params::Join { request_id, group, .. } = join;
         let joined = params::Joined { request_id, group, business: 5, ..Default::default() };
         self.send(NodeFrame::Joined(joined)).await;
     }
