@@ -6,6 +6,7 @@ pub(crate) mod app;
 pub(crate) mod business;
 mod change;
 pub(crate) mod edit;
+pub(crate) mod inbox;
 pub(crate) mod revocation;
 pub(crate) mod signing;
 

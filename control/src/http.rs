@@ -11,6 +11,7 @@ mod business;
 mod client_secret;
 mod guard;
 mod identity_key;
+mod inbox;
 mod key;
 mod node;
 mod openapi;

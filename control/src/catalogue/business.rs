@@ -1,5 +1,6 @@
 //! A business as the catalogue keeps it, with its keys. The stored form is this struct as JSON.
 
+use super::inbox::InboxPolicy;
 use super::{Entity, change};
 use crate::store::text;
 use hawser_proto::id::{AppId, BusinessId};
@@ -22,6 +23,9 @@ pub(crate) struct Business {
     pub(crate) request_timeout_ms: u32,
     pub(crate) expected_requests_per_second: u32,
     pub(crate) slow_policy: SlowPolicy,
+    /// Records of before there were inboxes have none.
+    #[serde(default)]
+    pub(crate) inbox: InboxPolicy,
     pub(crate) keys: Vec<BusinessKey>,
 }
 
@@ -105,6 +109,7 @@ impl Business {
             expected_requests_per_second: self.expected_requests_per_second,
             slow_policy: slow_policy.into(),
             enabled: self.enabled,
+            inbox: Some(self.inbox.wire()),
         }
     }
 
@@ -132,5 +137,23 @@ impl Business {
             business: self.name.as_str().to_owned(),
             ..Default::default()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_before_there_were_inboxes_is_read_with_the_default_bounds() {
+        let record = r#"{
+            "app": "demo", "name": "chat", "number": 1, "created_at_ms": 5, "enabled": true,
+            "endpoints": [], "request_timeout_ms": 3000, "expected_requests_per_second": 100,
+            "slow_policy": "DropNewest", "keys": []
+        }"#;
+        let business: Business = serde_json::from_str(record).expect("still read");
+        assert_eq!(business.inbox, InboxPolicy::default());
+        let again = serde_json::to_string(&business).expect("written");
+        assert_eq!(serde_json::from_str::<Business>(&again).expect("read"), business);
     }
 }

@@ -2,11 +2,13 @@
 
 use super::auth::{AppPath, BusinessPath, OfApp, OfBusiness};
 use super::body::{Body, Query};
+use super::inbox::{Inbox, InboxWish};
 use super::page::{Page, PageQuery};
 use super::problem::Problem;
 use super::text;
 use crate::catalogue;
 use crate::catalogue::edit::business::{self as edit, BusinessPatch};
+use crate::catalogue::inbox::InboxPatch;
 use crate::refusal::Refusal;
 use crate::shared::Shared;
 use axum::Json;
@@ -33,6 +35,7 @@ pub(super) struct CreateBusiness {
     /// Over the whole cluster; sizes its pools. Default 100.
     expected_requests_per_second: Option<u32>,
     slow_policy: Option<SlowPolicy>,
+    inbox: Option<InboxWish>,
 }
 
 /// What is to be different of a business.
@@ -45,6 +48,7 @@ pub(super) struct UpdateBusiness {
     request_timeout_ms: Option<u32>,
     expected_requests_per_second: Option<u32>,
     slow_policy: Option<SlowPolicy>,
+    inbox: Option<InboxWish>,
 }
 
 /// What happens to volatile pushes a device is too slow for. Default `drop_newest`.
@@ -69,6 +73,7 @@ pub(super) struct Business {
     request_timeout_ms: u32,
     expected_requests_per_second: u32,
     slow_policy: SlowPolicy,
+    inbox: Inbox,
 }
 
 impl From<SlowPolicy> for catalogue::business::SlowPolicy {
@@ -104,6 +109,7 @@ impl From<&catalogue::Business> for Business {
             request_timeout_ms: business.request_timeout_ms,
             expected_requests_per_second: business.expected_requests_per_second,
             slow_policy: business.slow_policy.into(),
+            inbox: business.inbox.into(),
         }
     }
 }
@@ -116,6 +122,7 @@ impl UpdateBusiness {
             request_timeout_ms: self.request_timeout_ms,
             expected_requests_per_second: self.expected_requests_per_second,
             slow_policy: self.slow_policy.map(Into::into),
+            inbox: self.inbox.map(InboxPatch::from).unwrap_or_default(),
         })
     }
 }
@@ -139,6 +146,7 @@ pub(super) async fn create(
         request_timeout_ms: body.request_timeout_ms,
         expected_requests_per_second: body.expected_requests_per_second,
         slow_policy: body.slow_policy,
+        inbox: body.inbox,
     }
     .patch()?;
     let business = shared

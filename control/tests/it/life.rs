@@ -52,6 +52,47 @@ async fn an_app_and_its_businesses_live_and_go() {
 }
 
 #[tokio::test]
+async fn the_bounds_of_inboxes_are_set_changed_and_told() {
+    let server = Server::start().await;
+    server.app("demo").await;
+    let businesses = "/v1/apps/demo/businesses";
+    let plain = server.post(businesses, json!({"business": "plain"})).await.expect(201);
+    let defaults = json!({
+        "entries_max": 1_000, "bytes_max": 4_194_304, "ttl_s_max": 604_800, "overflow": "refuse",
+    });
+    assert_eq!(plain["inbox"], defaults);
+    let body = json!({"business": "feed", "inbox": {"entries_max": 50, "overflow": "drop_oldest"}});
+    let feed = server.post(businesses, body).await.expect(201);
+    let wanted = json!({
+        "entries_max": 50, "bytes_max": 4_194_304, "ttl_s_max": 604_800, "overflow": "drop_oldest",
+    });
+    assert_eq!(feed["inbox"], wanted);
+
+    let path = format!("{businesses}/feed");
+    let patch = json!({"inbox": {"bytes_max": 10_000, "ttl_s_max": 60}});
+    let patched = server.call("PATCH", &path, ADMIN, Some(patch)).await.expect(200);
+    let wanted = json!({
+        "entries_max": 50, "bytes_max": 10_000, "ttl_s_max": 60, "overflow": "drop_oldest",
+    });
+    assert_eq!(patched["inbox"], wanted, "what is left out stays");
+    let other = json!({"request_timeout_ms": 10});
+    let other = server.call("PATCH", &path, ADMIN, Some(other)).await.expect(200);
+    assert_eq!(other["inbox"], wanted);
+    let bad = json!({"enabled": false, "inbox": {"ttl_s_max": 0}});
+    let refused = server.call("PATCH", &path, ADMIN, Some(bad)).await;
+    refused.refused("invalid_argument");
+    assert_eq!(refused.body["detail"], "inbox.ttl_s_max is not between 1 and 604800");
+    assert_eq!(server.get(&path).await.expect(200), other, "a refused patch changes nothing");
+
+    let audit = server.get("/v1/audit").await.expect(200);
+    let lines = audit["items"].as_array().unwrap();
+    let of_feed = lines.iter().filter(|line| line["target"] == "feed");
+    let actions: Vec<_> = of_feed.map(|line| line["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["business.update", "business.update", "business.create"]);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn business_keys_are_made_listed_rotated_and_removed() {
     let server = Server::start().await;
     server.app("demo").await;

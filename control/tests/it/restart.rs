@@ -13,7 +13,8 @@ async fn a_restart_keeps_everything() {
     let app = server.app("demo").await;
     server.app("gone").await;
     server.delete("/v1/apps/gone").await.expect(204);
-    let chat = json!({"business": "chat", "endpoints": ["http://127.0.0.1:1"]});
+    let inbox = json!({"entries_max": 7, "overflow": "drop_oldest"});
+    let chat = json!({"business": "chat", "endpoints": ["http://127.0.0.1:1"], "inbox": inbox});
     server.post("/v1/apps/demo/businesses", chat).await.expect(201);
     server.post("/v1/apps/demo/businesses", json!({"business": "b"})).await.expect(201);
     server.delete("/v1/apps/demo/businesses/b").await.expect(204);

@@ -28,7 +28,9 @@ async fn a_watcher_gets_a_snapshot_and_then_every_change_in_order() {
     assert!(follower.app(&AppId::new("before").unwrap()).is_some());
 
     server.app("demo").await;
-    server.post("/v1/apps/demo/businesses", json!({"business": "chat"})).await.expect(201);
+    let inbox = json!({"entries_max": 9, "ttl_s_max": 60, "overflow": "drop_oldest"});
+    let chat = json!({"business": "chat", "inbox": inbox});
+    server.post("/v1/apps/demo/businesses", chat).await.expect(201);
     let made = server.post("/v1/apps/demo/businesses/chat/keys", json!({})).await.expect(201);
     server.delete("/v1/apps/before").await.expect(204);
     let sha256 = aws_lc_rs::digest::digest(
@@ -44,6 +46,15 @@ async fn a_watcher_gets_a_snapshot_and_then_every_change_in_order() {
     }
     let (app, chat) = (AppId::new("demo").unwrap(), BusinessId::new("chat").unwrap());
     assert_eq!(follower.number(&app, &chat).map(|number| number.0), Some(1));
+    let number = follower.number(&app, &chat).expect("it has a number");
+    let inbox = follower.business(&app, number).and_then(|chat| chat.inbox);
+    let wanted = wire::InboxPolicy {
+        entries_max: 9,
+        bytes_max: 4 << 20,
+        ttl_ms_max: 60_000,
+        overflow: wire::InboxOverflow::DropOldest.into(),
+    };
+    assert_eq!(inbox, Some(wanted));
     let key = follower.key(sha256.as_ref(), 0).expect("routers know the key by its hash");
     assert_eq!(key.key_id, made["key_id"].as_str().unwrap());
     assert!(follower.app(&AppId::new("before").unwrap()).is_none());

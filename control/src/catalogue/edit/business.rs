@@ -3,6 +3,7 @@
 use super::Edit;
 use super::app::Made;
 use crate::catalogue::business::{Business, BusinessKey, Scope, SlowPolicy};
+use crate::catalogue::inbox::{InboxPatch, InboxPolicy};
 use crate::catalogue::{Catalogue, Change};
 use crate::key::{self, KeyKind};
 use crate::refusal::Refusal;
@@ -21,6 +22,7 @@ pub(crate) struct BusinessPatch {
     pub(crate) request_timeout_ms: Option<u32>,
     pub(crate) expected_requests_per_second: Option<u32>,
     pub(crate) slow_policy: Option<SlowPolicy>,
+    pub(crate) inbox: InboxPatch,
 }
 
 impl BusinessPatch {
@@ -44,6 +46,7 @@ impl BusinessPatch {
             }
             business.expected_requests_per_second = rate;
         }
+        business.inbox = self.inbox.onto(business.inbox)?;
         Ok(())
     }
 }
@@ -77,6 +80,7 @@ pub(crate) fn create(
         request_timeout_ms: REQUEST_TIMEOUT_MS_DEFAULT,
         expected_requests_per_second: EXPECTED_REQUESTS_PER_SECOND_DEFAULT,
         slow_policy: SlowPolicy::DropNewest,
+        inbox: InboxPolicy::default(),
         keys: Vec::new(),
     };
     patch.patch(&mut business)?;
