@@ -230,6 +230,7 @@ impl Conn {
                     None
                 }));
             }
+            Action::Ack(_) | Action::Resync(_) | Action::Recover(_) => {}
             Action::RefuseRequest { request_id, code } => {
                 node.table.write(at, &forward::refusal(request_id, code, code.meaning()));
             }
@@ -254,10 +255,10 @@ impl Conn {
             node.table.extend_login(at, stranger.login_by_ms);
         }
         match login::login(node, at, asked, origin).await {
-            Ok(Admitted { answer, idle_timeout, frame_bytes_max }) => {
+            Ok(Admitted { answer, idle_timeout, frame_bytes_max, abilities }) => {
                 node.table.admit(at, &answer, idle_timeout);
                 self.stranger = None;
-                Event::Bound { frame_bytes_max }
+                Event::Bound { frame_bytes_max, abilities }
             }
             Err(refused) => refused,
         }
@@ -282,7 +283,7 @@ impl Conn {
                     group: hawser_proto::frame::cut(&join.group),
                     status: code.number(),
                     message: code.meaning().to_owned(),
-                    business: 0,
+                    ..Default::default()
                 });
                 node.table.write(at, &refused);
             }

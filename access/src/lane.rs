@@ -502,6 +502,7 @@ fn joined(
         status: refused.map_or(0, ErrorCode::number),
         message: refused.map_or_else(String::new, |code| code.meaning().to_owned()),
         business: if refused.is_none() { business.0 } else { 0 },
+        ..Default::default()
     })
 }
 

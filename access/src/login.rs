@@ -27,6 +27,8 @@ pub(crate) struct Admitted {
     pub(crate) answer: NodeFrame,
     pub(crate) idle_timeout: Duration,
     pub(crate) frame_bytes_max: usize,
+    /// Abilities in force.
+    pub(crate) abilities: u32,
 }
 
 type Refusal = (CloseCode, &'static str);
@@ -235,8 +237,9 @@ async fn claim(node: &Arc<Node>, at: SlotRef, checked: Checked) -> Result<Admitt
         token_refresh_at_ms: token::refresh_at_ms(&app, &device, issued_ms, expires_ms),
         token_expires_at_ms: expires_ms,
         abilities: 0,
+        inboxes: Vec::new(),
     });
-    Ok(Admitted { answer, idle_timeout, frame_bytes_max })
+    Ok(Admitted { answer, idle_timeout, frame_bytes_max, abilities: 0 })
 }
 
 /// The frame limit of an app, header included.

@@ -231,6 +231,7 @@ impl Routers {
             slot: at.slot,
             generation: at.generation,
             epoch: epoch.0,
+            sent: Vec::new(),
         });
         if !self.send(word) {
             node.metrics.uplink_full.inc();
@@ -303,6 +304,7 @@ fn bind_of(node: &Node, at: SlotRef, call: u64, epoch: Epoch) -> Option<What> {
                 attempt: identity.attempt,
                 businesses: identity.businesses.iter().map(|no| no.0).collect(),
                 epoch: epoch.0,
+                cursors: Vec::new(),
             }))
         })
         .flatten()

@@ -7,7 +7,8 @@ use crate::reader::Malformed;
 use crate::table::Signal;
 use bytes::Bytes;
 use hawser_proto::code::{CloseCode, ErrorCode};
-use hawser_proto::frame::DeviceFrame;
+use hawser_proto::codec::FrameError;
+use hawser_proto::frame::{DeviceFrame, Kind, ability};
 use hawser_proto::limits::LOGIN_FRAME_BYTES_MAX;
 use hawser_proto::params;
 use state::{Input, Reaction, State};
@@ -21,7 +22,7 @@ pub(crate) enum Event {
     /// The device sent bytes that are none.
     Malformed(Malformed),
     /// The login holds and the router has claimed the device for this connection.
-    Bound { frame_bytes_max: usize },
+    Bound { frame_bytes_max: usize, abilities: u32 },
     /// The login does not hold.
     Refused(CloseCode, String),
     /// A deadline passed, or someone wants the session to end.
@@ -47,6 +48,12 @@ pub(crate) enum Action {
     Forward(params::Request, Bytes),
     Join(params::Join),
     Leave(params::Leave),
+    /// Stored pushes were handled up to here.
+    Ack(params::Ack),
+    /// Stored pushes again, from here on.
+    Resync(params::Resync),
+    /// A group's history again, from here on.
+    Recover(params::Recover),
     /// Answer the request with this error, and go on.
     RefuseRequest {
         request_id: u64,
@@ -68,11 +75,13 @@ pub(crate) enum Action {
 pub(crate) struct Session {
     state: State,
     frame_bytes_max: usize,
+    /// Those in force: none before the login.
+    abilities: u32,
 }
 
 impl Session {
     pub(crate) fn new() -> Self {
-        Self { state: State::AwaitLogin, frame_bytes_max: LOGIN_FRAME_BYTES_MAX }
+        Self { state: State::AwaitLogin, frame_bytes_max: LOGIN_FRAME_BYTES_MAX, abilities: 0 }
     }
 
     /// Limit of the next frame, in bytes.
@@ -100,9 +109,10 @@ impl Session {
             Event::Malformed(malformed) => {
                 self.close_by(Input::Malformed(malformed.code), &malformed.reason)
             }
-            Event::Bound { frame_bytes_max } => match self.state.on(Input::Bound) {
+            Event::Bound { frame_bytes_max, abilities } => match self.state.on(Input::Bound) {
                 Reaction::Admit => {
                     self.frame_bytes_max = frame_bytes_max;
+                    self.abilities = abilities;
                     Action::Admit
                 }
                 other => plain(other, ""),
@@ -129,6 +139,16 @@ impl Session {
 
     fn close_by(&mut self, input: Input, reason: &str) -> Action {
         plain(self.state.on(input), reason)
+    }
+
+    fn has(&self, ability: u32) -> bool {
+        self.abilities & ability != 0
+    }
+
+    /// A kind whose ability is not in force is answered as by a node that does not have it.
+    fn unknown(&mut self, kind: Kind) -> Action {
+        let error = FrameError::Kind(kind as u8);
+        self.close_by(Input::Malformed(error.close_code()), &error.to_string())
     }
 
     fn on_frame(&mut self, frame: DeviceFrame) -> Action {
@@ -162,6 +182,21 @@ impl Session {
                 Reaction::Leave => Action::Leave(leave),
                 other => plain(other, ""),
             },
+            DeviceFrame::Ack(_) if !self.has(ability::INBOX) => self.unknown(Kind::Ack),
+            DeviceFrame::Ack(ack) => match self.state.on(Input::Ack) {
+                Reaction::Ack => Action::Ack(ack),
+                other => plain(other, ""),
+            },
+            DeviceFrame::Resync(_) if !self.has(ability::INBOX) => self.unknown(Kind::Resync),
+            DeviceFrame::Resync(resync) => match self.state.on(Input::Resync) {
+                Reaction::Resync => Action::Resync(resync),
+                other => plain(other, ""),
+            },
+            DeviceFrame::Recover(_) if !self.has(ability::HISTORY) => self.unknown(Kind::Recover),
+            DeviceFrame::Recover(recover) => match self.state.on(Input::Recover) {
+                Reaction::Recover => Action::Recover(recover),
+                other => plain(other, ""),
+            },
             DeviceFrame::Ignored(_) => plain(self.state.on(Input::Ignorable), ""),
         }
     }
@@ -186,6 +221,9 @@ fn plain(reaction: Reaction, reason: &str) -> Action {
         | Reaction::Forward
         | Reaction::RefuseRequest
         | Reaction::Join
-        | Reaction::Leave => Action::Nothing,
+        | Reaction::Leave
+        | Reaction::Ack
+        | Reaction::Resync
+        | Reaction::Recover => Action::Nothing,
     }
 }

@@ -66,6 +66,7 @@ impl Place {
             status: refused.map_or(0, ErrorCode::number),
             business: 7,
             created_ms,
+            ..Default::default()
         };
         self.groups.decided(&result, &self.routers)
     }

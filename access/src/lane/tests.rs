@@ -90,7 +90,7 @@ impl Place {
                 let call = self.node.groups.announcements().into_iter().find_map(is_it).unwrap();
                 let (app, group) = (key.0.to_string(), key.1.to_string());
                 let result =
-                    GroupResult { call, app, group, status: 0, business: 1, created_ms: 0 };
+                    GroupResult { call, app, group, status: 0, business: 1, ..Default::default() };
                 self.node.groups.decided(&result, &self.node.routers);
                 entering.await
             }

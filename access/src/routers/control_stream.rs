@@ -146,6 +146,7 @@ async fn obey(node: &Arc<Node>, order: down::What) {
             let counted = wire::GroupCounted { call: asked.call, members };
             node.routers.send(up::What::GroupCounted(counted));
         }
+        down::What::Sweep(wire::SweepNow {}) => {}
         down::What::DropGroup(dropped) => {
             if let Some(key) = group_key(&dropped.app, &dropped.group)
                 && node.groups.drop_group(&key)

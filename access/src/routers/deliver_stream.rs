@@ -63,13 +63,13 @@ impl futures_util::Stream for Gather {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<DeliverUp>> {
         if let Some(hello) = self.hello.take() {
-            return Poll::Ready(Some(DeliverUp { hello: Some(hello), reports: Vec::new() }));
+            return Poll::Ready(Some(DeliverUp { hello: Some(hello), ..Default::default() }));
         }
         let mut reports = Vec::new();
         match self.waiting.poll_recv_many(cx, &mut reports, GATHER_MAX) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(0) => Poll::Ready(None),
-            Poll::Ready(_) => Poll::Ready(Some(DeliverUp { hello: None, reports })),
+            Poll::Ready(_) => Poll::Ready(Some(DeliverUp { reports, ..Default::default() })),
         }
     }
 }

@@ -32,6 +32,9 @@ pub(super) enum Input {
     Request,
     Join,
     Leave,
+    Ack,
+    Resync,
+    Recover,
     Ignorable,
     Malformed(CloseCode),
     Bound,
@@ -53,6 +56,9 @@ pub(super) enum Reaction {
     RefuseRequest,
     Join,
     Leave,
+    Ack,
+    Resync,
+    Recover,
     Drain,
     Close(CloseCode),
     Vanish,
@@ -70,7 +76,16 @@ impl State {
             (S::AwaitLogin, I::Login) => (S::Binding, R::Authenticate),
             (
                 S::AwaitLogin,
-                I::Ping | I::Refresh | I::Bye | I::Request | I::Join | I::Leave | I::Ignorable,
+                I::Ping
+                | I::Refresh
+                | I::Bye
+                | I::Request
+                | I::Join
+                | I::Leave
+                | I::Ack
+                | I::Resync
+                | I::Recover
+                | I::Ignorable,
             ) => close(Code::LoginRequired),
             (S::AwaitLogin, I::Malformed(code) | I::Ordered(code)) => close(code),
             // Nobody asked for a verdict.
@@ -81,7 +96,16 @@ impl State {
             // Frames wait in the link while the login is checked, so these do not happen.
             (
                 S::Binding,
-                I::Login | I::Ping | I::Refresh | I::Request | I::Join | I::Leave | I::Ignorable,
+                I::Login
+                | I::Ping
+                | I::Refresh
+                | I::Request
+                | I::Join
+                | I::Leave
+                | I::Ack
+                | I::Resync
+                | I::Recover
+                | I::Ignorable,
             ) => close(Code::UnexpectedFrame),
             (S::Binding, I::Bye) => close(Code::Goodbye),
             (S::Binding, I::Malformed(code) | I::Refused(code) | I::Ordered(code)) => close(code),
@@ -97,6 +121,9 @@ impl State {
             (S::Draining, I::Request) => (S::Draining, R::RefuseRequest),
             (S::Active | S::Draining, I::Join) => (*self, R::Join),
             (S::Active | S::Draining, I::Leave) => (*self, R::Leave),
+            (S::Active | S::Draining, I::Ack) => (*self, R::Ack),
+            (S::Active | S::Draining, I::Resync) => (*self, R::Resync),
+            (S::Active | S::Draining, I::Recover) => (*self, R::Recover),
             (S::Active | S::Draining, I::Ignorable) => (*self, R::Nothing),
             (S::Active | S::Draining, I::Malformed(code) | I::Ordered(code)) => close(code),
             // A second verdict on a login that is done.
@@ -114,6 +141,9 @@ impl State {
                 | I::Request
                 | I::Join
                 | I::Leave
+                | I::Ack
+                | I::Resync
+                | I::Recover
                 | I::Ignorable
                 | I::Malformed(_)
                 | I::Bound
@@ -144,7 +174,7 @@ mod tests {
         State::Draining,
         State::Closed(Some(CloseCode::Goodbye)),
     ];
-    const INPUTS: [Input; 14] = [
+    const INPUTS: [Input; 17] = [
         Input::Login,
         Input::Ping,
         Input::Refresh,
@@ -152,6 +182,9 @@ mod tests {
         Input::Request,
         Input::Join,
         Input::Leave,
+        Input::Ack,
+        Input::Resync,
+        Input::Recover,
         Input::Ignorable,
         Input::Malformed(CloseCode::BadFrame),
         Input::Bound,

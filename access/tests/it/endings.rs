@@ -159,6 +159,7 @@ async fn nothing_is_left_of_a_storm() {
                 DeviceFrame::Join(hawser_proto::params::Join {
                     request_id: 1,
                     group: format!("g-{}", n % 3),
+                    ..Default::default()
                 }),
                 DeviceFrame::Bye(Close::default()),
             ];

@@ -20,8 +20,19 @@ fn good(kind: Kind, device: &Device) -> Vec<u8> {
             let request = params::Request { request_id: 1, business: 99, ..Default::default() };
             DeviceFrame::Request(request, b"body".to_vec().into())
         }
-        Kind::Join => DeviceFrame::Join(params::Join { request_id: 1, group: "g".into() }),
+        Kind::Join => DeviceFrame::Join(params::Join {
+            request_id: 1,
+            group: "g".into(),
+            ..Default::default()
+        }),
         Kind::Leave => DeviceFrame::Leave(params::Leave { request_id: 1, group: "g".into() }),
+        Kind::Ack => DeviceFrame::Ack(params::Ack::default()),
+        Kind::Resync => {
+            DeviceFrame::Resync(params::Resync { after: Some(params::InboxPosition::default()) })
+        }
+        Kind::Recover => {
+            DeviceFrame::Recover(params::Recover { group: "g".into(), ..Default::default() })
+        }
         node => return raw(node as u8),
     };
     frame.encode().to_vec()
@@ -29,6 +40,11 @@ fn good(kind: Kind, device: &Device) -> Vec<u8> {
 
 fn raw(kind: u8) -> Vec<u8> {
     codec::encode(kind, Flags::NONE, &params::Ping::default(), &[]).to_vec()
+}
+
+/// A kind that needs an ability; until it is in force, it is not known here.
+fn needs_ability(kind: Kind) -> bool {
+    matches!(kind, Kind::Ack | Kind::Resync | Kind::Recover)
 }
 
 fn is_from_node(kind: Kind) -> bool {
@@ -45,6 +61,8 @@ async fn before_login_nothing_but_login_is_taken() {
             device.send_raw(&frame).await;
             let code = if is_from_node(kind) {
                 CloseCode::UnexpectedFrame
+            } else if needs_ability(kind) {
+                CloseCode::UnknownKind
             } else {
                 CloseCode::LoginRequired
             };
@@ -123,7 +141,11 @@ async fn frames_may_follow_login_at_once_and_are_answered_in_order() {
             let ping = DeviceFrame::Ping(params::Ping { nonce }).encode();
             all.extend(device.form(&ping));
         }
-        let join = DeviceFrame::Join(params::Join { request_id: 4, group: "g".into() });
+        let join = DeviceFrame::Join(params::Join {
+            request_id: 4,
+            group: "g".into(),
+            ..Default::default()
+        });
         all.extend(device.form(&join.encode()));
         device.send_bytes(&all).await;
         device.login_ok().await;
@@ -176,7 +198,8 @@ async fn bad_headers_and_parameters_have_their_codes() {
     garbage[7] = 2;
     garbage.extend([0xff, 0xff]);
     let body = codec::encode(0x02, Flags::NONE, &params::Ping::default(), b"x").to_vec();
-    let zero = DeviceFrame::Join(params::Join { request_id: 0, group: "g".into() });
+    let zero =
+        DeviceFrame::Join(params::Join { request_id: 0, group: "g".into(), ..Default::default() });
     for (what, frame, code) in [
         ("magic", with(0, b"GE"), CloseCode::BadMagic),
         ("version", with(2, &[2]), CloseCode::UnsupportedVersion),

@@ -86,7 +86,7 @@ impl Liar {
             }
             sent += deliveries.len() as u64;
             self.pushes.fetch_add(deliveries.len() as u64, Ordering::Relaxed);
-            if to.send(Ok(DeliverDown { deliveries })).await.is_err() {
+            if to.send(Ok(DeliverDown { deliveries, answers: Vec::new() })).await.is_err() {
                 return;
             }
         }

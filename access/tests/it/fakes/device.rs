@@ -83,7 +83,12 @@ impl Device {
     }
 
     pub async fn join(&mut self, request_id: u64, group: &str) {
-        self.send(&DeviceFrame::Join(params::Join { request_id, group: group.into() })).await;
+        self.send(&DeviceFrame::Join(params::Join {
+            request_id,
+            group: group.into(),
+            ..Default::default()
+        }))
+        .await;
     }
 
     pub async fn leave(&mut self, request_id: u64, group: &str) {

@@ -159,7 +159,8 @@ impl Router {
             let before = self.state.lock().routes.insert(name, route);
             older = before.filter(|old| old.epoch != epoch);
         }
-        let result = wire::BindResult { call: bind.call, status: status.into(), epoch };
+        let result =
+            wire::BindResult { call: bind.call, status: status.into(), epoch, inboxes: Vec::new() };
         self.tell(boot, down::What::BindResult(result));
         if let Some(old) = older {
             self.tell(old.boot, self.kick_of(&old, CloseCode::Superseded).1);
@@ -226,7 +227,7 @@ impl Router {
         delivery.id = self.call();
         let id = delivery.id;
         let to = self.deliver_sender().await;
-        to.send(Ok(DeliverDown { deliveries: vec![delivery] })).await.unwrap();
+        to.send(Ok(DeliverDown { deliveries: vec![delivery], answers: Vec::new() })).await.unwrap();
         eventually("the report of a delivery", || {
             self.state.lock().reports.iter().find(|it| it.id == id && it.done).cloned()
         })
@@ -322,6 +323,7 @@ impl Router {
                     status,
                     business: owner.unwrap_or(0),
                     created_ms: 1,
+                    ..Default::default()
                 };
                 self.tell(boot, down::What::GroupResult(result));
             }
