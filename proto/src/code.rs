@@ -265,6 +265,8 @@ error_codes! {
     NoAccessPoint = 27, "no_access_point", http 503, grpc 14;
     /// The HTTP method is not served at this path.
     MethodNotAllowed = 28, "method_not_allowed", http 405, grpc 12;
+    /// The push id was used for another content within the last 10 minutes.
+    PushIdReused = 29, "push_id_reused", http 409, grpc 6;
 }
 
 impl ErrorCode {

@@ -52,6 +52,12 @@ kinds! {
     Join = 0x20, "JOIN";
     /// Device: out of a group.
     Leave = 0x21, "LEAVE";
+    /// Device: handled up to here.
+    Ack = 0x30, "ACK";
+    /// Device: stored pushes again, from here on.
+    Resync = 0x31, "RESYNC";
+    /// Device: a group's history again, from here on.
+    Recover = 0x32, "RECOVER";
     /// Node: you are in.
     LoginOk = 0x81, "LOGIN_OK";
     /// Node: I am here too.
@@ -70,6 +76,22 @@ kinds! {
     Push = 0xb0, "PUSH";
     /// Node: a push to a group.
     GroupPush = 0xb1, "GROUP_PUSH";
+    /// Node: stored pushes that will not come.
+    Gap = 0xb2, "GAP";
+    /// Node: pushes of a live group that were not written to this device.
+    Missed = 0xb3, "MISSED";
+    /// Node: what was asked for is no longer in the group's history.
+    GroupReset = 0xb4, "GROUP_RESET";
+}
+
+/// Bits of `abilities` in LOGIN and LOGIN_OK. Source: WIRE.md, "Abilities".
+pub mod ability {
+    /// Stored pushes: positions, ACK, RESYNC, GAP. Without it a node writes no stored push.
+    pub const INBOX: u32 = 1;
+    /// Groups: positions, RECOVER, GROUP_RESET, MISSED. Without it a history group is as a live one.
+    pub const HISTORY: u32 = 2;
+    /// All that this release has.
+    pub const ALL: u32 = INBOX | HISTORY;
 }
 
 /// Kinds that a receiver which does not know them skips: 0x60 to 0x7f from devices, 0xe0 to 0xff
@@ -95,6 +117,12 @@ pub enum DeviceFrame {
     Join(params::Join),
     /// Out of a group.
     Leave(params::Leave),
+    /// Handled up to here.
+    Ack(params::Ack),
+    /// Stored pushes again, from here on.
+    Resync(params::Resync),
+    /// A group's history again, from here on.
+    Recover(params::Recover),
     /// A kind from a later release that may be skipped.
     Ignored(u8),
 }
@@ -120,6 +148,12 @@ pub enum NodeFrame {
     Push(params::Push, Bytes),
     /// Push to a group.
     GroupPush(params::GroupPush, Bytes),
+    /// Stored pushes that will not come.
+    Gap(params::Gap),
+    /// Pushes of a live group that were not written.
+    Missed(params::Missed),
+    /// Out of a group's history.
+    GroupReset(params::GroupReset),
     /// A kind from a later release that may be skipped.
     Ignored(u8),
 }
@@ -194,6 +228,9 @@ impl DeviceFrame {
                 if login.businesses.len() > BUSINESSES_PER_CONNECTION_MAX {
                     return Err(FrameError::Params("too many businesses"));
                 }
+                if login.cursors.len() > BUSINESSES_PER_CONNECTION_MAX {
+                    return Err(FrameError::Params("too many cursors"));
+                }
                 Self::Login(login)
             }
             Kind::Ping => Self::Ping(read(&raw)?),
@@ -225,6 +262,25 @@ impl DeviceFrame {
                 check_group_echo(&leave.group)?;
                 Self::Leave(leave)
             }
+            Kind::Ack => {
+                let ack: params::Ack = read(&raw)?;
+                if ack.inboxes.len() > BUSINESSES_PER_CONNECTION_MAX {
+                    return Err(FrameError::Params("too many acknowledgements"));
+                }
+                Self::Ack(ack)
+            }
+            Kind::Resync => {
+                let resync: params::Resync = read(&raw)?;
+                if resync.after.is_none() {
+                    return Err(FrameError::Params("no position"));
+                }
+                Self::Resync(resync)
+            }
+            Kind::Recover => {
+                let recover: params::Recover = read(&raw)?;
+                check_group_echo(&recover.group)?;
+                Self::Recover(recover)
+            }
             Kind::LoginOk
             | Kind::Pong
             | Kind::Refreshed
@@ -233,7 +289,10 @@ impl DeviceFrame {
             | Kind::Joined
             | Kind::Left
             | Kind::Push
-            | Kind::GroupPush => return Err(FrameError::Direction(raw.kind)),
+            | Kind::GroupPush
+            | Kind::Gap
+            | Kind::Missed
+            | Kind::GroupReset => return Err(FrameError::Direction(raw.kind)),
         })
     }
 
@@ -248,6 +307,9 @@ impl DeviceFrame {
             Self::Request(p, body) => encode(Kind::Request, p, body),
             Self::Join(p) => encode(Kind::Join, p, none),
             Self::Leave(p) => encode(Kind::Leave, p, none),
+            Self::Ack(p) => encode(Kind::Ack, p, none),
+            Self::Resync(p) => encode(Kind::Resync, p, none),
+            Self::Recover(p) => encode(Kind::Recover, p, none),
             Self::Ignored(kind) => {
                 codec::encode(*kind, Flags::NONE, &params::Ping::default(), none)
             }
@@ -276,13 +338,19 @@ impl NodeFrame {
             Kind::Left => Self::Left(read(&raw)?),
             Kind::Push => Self::Push(read(&raw)?, raw.body),
             Kind::GroupPush => Self::GroupPush(read(&raw)?, raw.body),
+            Kind::Gap => Self::Gap(read(&raw)?),
+            Kind::Missed => Self::Missed(read(&raw)?),
+            Kind::GroupReset => Self::GroupReset(read(&raw)?),
             Kind::Login
             | Kind::Ping
             | Kind::Refresh
             | Kind::Bye
             | Kind::Request
             | Kind::Join
-            | Kind::Leave => return Err(FrameError::Direction(raw.kind)),
+            | Kind::Leave
+            | Kind::Ack
+            | Kind::Resync
+            | Kind::Recover => return Err(FrameError::Direction(raw.kind)),
         })
     }
 
@@ -299,6 +367,9 @@ impl NodeFrame {
             Self::Left(p) => encode(Kind::Left, p, none),
             Self::Push(p, body) => encode(Kind::Push, p, body),
             Self::GroupPush(p, body) => encode(Kind::GroupPush, p, body),
+            Self::Gap(p) => encode(Kind::Gap, p, none),
+            Self::Missed(p) => encode(Kind::Missed, p, none),
+            Self::GroupReset(p) => encode(Kind::GroupReset, p, none),
             Self::Ignored(kind) => {
                 codec::encode(*kind, Flags::NONE, &params::Ping::default(), none)
             }

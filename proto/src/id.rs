@@ -181,9 +181,44 @@ impl fmt::Display for Epoch {
     }
 }
 
+/// A place in an inbox or in a group's history. Compared by term, then by number.
+///
+/// Numbers start at 1 in each term; the term grows whenever the store may have lost something, so that
+/// a position is never given out twice. The default lies before everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Position {
+    /// Which life of the store, in milliseconds since 1970 or above.
+    pub term: u64,
+    /// Number within the term.
+    pub seq: u64,
+}
+
+impl Position {
+    /// Before everything.
+    pub const START: Self = Self { term: 0, seq: 0 };
+
+    /// This one.
+    pub fn new(term: u64, seq: u64) -> Self {
+        Self { term, seq }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.term, self.seq)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn positions_are_compared_by_term_first() {
+        assert!(Position::new(2, 1) > Position::new(1, 900));
+        assert!(Position::new(2, 1) < Position::new(2, 2));
+        assert!(Position::START < Position::new(0, 1));
+    }
 
     #[test]
     fn names_have_one_form() {

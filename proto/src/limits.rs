@@ -39,6 +39,44 @@ pub const REQUESTS_IN_FLIGHT_MAX: usize = 64;
 pub const OUTBOX_BYTES_MAX: usize = 256 * 1024;
 /// Attributes one business may keep in one session: bytes of all keys and values.
 pub const ATTRIBUTES_BYTES_MAX: usize = 4 * 1024;
+/// Entries of one device's inbox of one business that the device has not acknowledged and the node has
+/// written. Also the most that may come twice after a crash of the app.
+pub const INBOX_WINDOW_ENTRIES: usize = 64;
+/// The same in bytes of frames; one larger frame is sent when nothing is unacknowledged.
+pub const INBOX_WINDOW_BYTES: usize = 256 * 1024;
+/// Entries a node asks for at once.
+pub const INBOX_PULL_ENTRIES: usize = 32;
+/// A device acknowledges at the latest after this many handled pushes.
+pub const ACK_ENTRIES: usize = 16;
+/// And at the latest after this long.
+pub const ACK_DELAY: Duration = Duration::from_millis(200);
+/// Entries of one inbox, unless its business says otherwise.
+pub const INBOX_ENTRIES_DEFAULT: u32 = 1_000;
+/// Entries of one inbox: the most a business may say.
+pub const INBOX_ENTRIES_MAX: u32 = 10_000;
+/// Bytes of one inbox, unless its business says otherwise.
+pub const INBOX_BYTES_DEFAULT: u64 = 4 * 1024 * 1024;
+/// Bytes of one inbox: the most a business may say.
+pub const INBOX_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// How long a stored push waits for its device at most.
+pub const INBOX_TTL_MAX: Duration = Duration::from_hours(7 * 24);
+/// The push id of a stored push is remembered this long, by the store alone.
+pub const DEDUP_WINDOW: Duration = Duration::from_mins(10);
+/// A cursor above everything in its inbox is refused when its term lies further ahead of the clock.
+pub const CURSOR_AHEAD_MAX: Duration = Duration::from_mins(5);
+/// A call may wait this long for the device to have handled a stored push.
+pub const WAIT_ACK_MAX: Duration = Duration::from_secs(15);
+/// Every connected device is asked for what waits in its inboxes within this time after a wake-up may
+/// have been lost.
+pub const SWEEP_WITHIN: Duration = Duration::from_secs(25);
+/// Entries of a group's history, unless it was created with another number.
+pub const HISTORY_ENTRIES_DEFAULT: u32 = 1_000;
+/// Entries of a group's history: the most it may be created with.
+pub const HISTORY_ENTRIES_MAX: u32 = 10_000;
+/// Age of a group's history, unless it was created with another.
+pub const HISTORY_AGE_DEFAULT: Duration = Duration::from_mins(5);
+/// Collapse key of a stored push, in bytes.
+pub const COLLAPSE_KEY_BYTES_MAX: usize = 128;
 /// Targets of one batch or presence call.
 pub const TARGETS_PER_CALL_MAX: usize = 1_000;
 /// One gRPC or HTTP push call.
@@ -62,6 +100,8 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(35);
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A node's lease at the routers; renewed every third of it.
 pub const NODE_LEASE: Duration = Duration::from_secs(10);
+/// One call of the store.
+pub const STORE_CALL_TIMEOUT: Duration = Duration::from_millis(500);
 /// One call between router and access node.
 pub const NODE_CALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Difference of clocks that token times forgive.

@@ -5,8 +5,8 @@
 //! here: what nodes are to be told goes out through closures, in the order in which it was decided.
 
 use crate::key::{self, Key};
+use crate::legacy_store::{GroupChange, GroupMeta, KeyBytes};
 use crate::nodes::{Life, Nodes};
-use crate::store::{GroupChange, GroupMeta, KeyBytes};
 use crate::table::LifeNo;
 use foldhash::fast::RandomState;
 use hawser_proto::id::{AppId, BusinessNo};

@@ -11,8 +11,10 @@ mod clock;
 mod config;
 mod core;
 mod groups;
+mod inbox;
 mod incoming;
 mod key;
+mod legacy_store;
 mod metrics;
 mod node;
 mod nodes;
@@ -20,6 +22,7 @@ mod orphans;
 mod push;
 mod refusal;
 mod server;
+#[allow(dead_code)]
 mod store;
 mod table;
 mod watch;
@@ -27,3 +30,9 @@ mod writer;
 
 pub use config::Config;
 pub use server::{Listeners, Running, StartError, start};
+
+/// The pure parts, for whoever simulates them. No promise is made about their shape.
+#[doc(hidden)]
+pub mod cores {
+    pub use crate::inbox::*;
+}

@@ -20,9 +20,10 @@ use hawser_proto::rpc::push::push_server::Push;
 use hawser_proto::rpc::push::{
     BatchUnicastRequest, BatchUnicastResponse, BroadcastProgress, BroadcastRequest,
     CreateGroupRequest, DeleteGroupRequest, DeleteGroupResponse, DescribeDeviceRequest,
-    DescribeGroupRequest, DeviceInfo, DisconnectRequest, DisconnectResponse, GroupInfo,
-    ListGroupsRequest, ListGroupsResponse, MembershipRequest, MembershipResponse, MulticastRequest,
-    MulticastResponse, Outcome, PresenceRequest, PresenceResponse, UnicastRequest, UnicastResponse,
+    DescribeGroupRequest, DeviceInfo, DisconnectRequest, DisconnectResponse, GroupInfo, InboxInfo,
+    InboxRequest, ListGroupsRequest, ListGroupsResponse, MembershipRequest, MembershipResponse,
+    MulticastRequest, MulticastResponse, Outcome, PresenceRequest, PresenceResponse,
+    PurgeInboxResponse, UnicastRequest, UnicastResponse,
 };
 use std::pin::Pin;
 use std::sync::Arc;
@@ -144,6 +145,7 @@ impl Push for PushService {
         self.finish(done.map(|answer| UnicastResponse {
             outcome: answer.outcomes.first().copied().unwrap_or(Outcome::Unknown.into()),
             push_id: answer.push_id,
+            stored: answer.stored.into_iter().next(),
         }))
     }
 
@@ -293,5 +295,19 @@ impl Push for PushService {
             Ok(by) => presence::disconnect(&self.0, &by, request.into_inner()).await,
             Err(refusal) => Err(refusal),
         })
+    }
+
+    async fn describe_inbox(
+        &self,
+        _: Request<InboxRequest>,
+    ) -> Result<Response<InboxInfo>, Status> {
+        Err(self.0.refuse(Refusal::new(ErrorCode::Unsupported, "inboxes are not served yet")))
+    }
+
+    async fn purge_inbox(
+        &self,
+        _: Request<InboxRequest>,
+    ) -> Result<Response<PurgeInboxResponse>, Status> {
+        Err(self.0.refuse(Refusal::new(ErrorCode::Unsupported, "inboxes are not served yet")))
     }
 }

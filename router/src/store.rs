@@ -1,29 +1,23 @@
-//! What survives a restart: what is remembered of each device's logins, and the groups.
+//! What survives a restart: sessions, inboxes, groups and their histories.
 //!
-//! The trait is narrow on purpose. Reads come from the path of a login, writes from one thread
-//! ([`crate::writer`]). The engine in the process is in [`embedded`].
+//! One trait, several engines: `embedded` in the process, `redis` for many routers. Each call is one
+//! atomic step of [`crate::inbox::rules`] on one device or group, has a time-out of its own, and is held
+//! to one contract suite (`contract`) next to the plain reference `memory`.
 
-pub(crate) mod embedded;
-#[cfg(test)]
-pub(crate) mod memory;
-
+use crate::inbox::{
+    Announced, Appended, Batch, Caps, Claimed, Described, Fenced, InboxTail, Limits, Login,
+    NewEntry, Session,
+};
 use crate::key::Key;
+use hawser_proto::id::{BusinessNo, Position};
+use std::sync::Arc;
+use tokio::sync::watch;
 
 /// A stored key: the bytes of a [`Key`].
 pub(crate) type KeyBytes = Box<[u8]>;
 
-/// What outlives a session: enough to raise the next epoch and to refuse an old login that comes late.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Memory {
-    /// The last epoch given out.
-    pub(crate) epoch: u64,
-    /// The instance that logged in last, and its attempt.
-    pub(crate) instance: [u8; 16],
-    /// See `instance`.
-    pub(crate) attempt: u64,
-    /// When this was written, milliseconds since 1970; it is kept for 24 h from then.
-    pub(crate) at_ms: u64,
-}
+/// Positions by business.
+pub(crate) type Positions = Vec<(BusinessNo, Position)>;
 
 /// A group as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,42 +26,169 @@ pub(crate) struct GroupMeta {
     pub(crate) owner: u32,
     /// When it was created, milliseconds since 1970.
     pub(crate) created_ms: u64,
+    /// A history group, with its bounds.
+    pub(crate) history: Option<HistoryCaps>,
 }
 
-/// One change to a group.
+/// Bounds of a group's history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HistoryCaps {
+    /// Entries kept.
+    pub(crate) entries_max: u32,
+    /// How long each is kept, in milliseconds.
+    pub(crate) age_ms_max: u64,
+}
+
+/// One change to a group. Deleting one deletes its history.
 #[derive(Clone, Debug)]
 pub(crate) enum GroupChange {
     Put(Key, GroupMeta),
     Delete(Key, GroupMeta),
 }
 
+/// What survives which failure. Ordered by what it costs; see [`Store::append`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Durability {
+    /// In the memory of the store.
+    Memory,
+    /// And of at least one replica.
+    Replica,
+    /// Synced to disk.
+    Disk,
+}
+
 /// Why the store did not do it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum StoreError {
-    /// The engine failed.
+    /// The engine failed. It may or may not have been done.
     #[error("the store failed")]
-    Engine(#[from] fjall::Error),
+    Engine(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// No answer in time. It may or may not have been done.
+    #[error("the store did not answer in time")]
+    Timeout,
+    /// The store takes no writes just now (a full disk, a replica, memory used up). Nothing was done.
+    #[error("the store takes no writes")]
+    ReadOnly,
+    /// Too many calls wait. Nothing was done.
+    #[error("too many calls wait for the store")]
+    Overloaded,
     /// A value that this version did not write.
     #[error("a stored value cannot be read")]
     Value,
 }
 
-/// The engine behind routes and groups. Calls may block on a disk.
+impl StoreError {
+    /// Whether the call certainly changed nothing.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::ReadOnly | Self::Overloaded)
+    }
+}
+
+/// The engine. Dropping a call leaves open whether it was done. `now_ms` is the wall clock.
+#[tonic::async_trait]
 pub(crate) trait Store: Send + Sync + 'static {
-    /// What is remembered of a device.
-    fn load(&self, key: &Key) -> Result<Option<Memory>, StoreError>;
+    /// See [`crate::inbox::rules::claim`]. Not synced to disk.
+    async fn claim(
+        &self,
+        device: &Key,
+        login: Login,
+        cursors: Positions,
+        now_ms: u64,
+    ) -> Result<Claimed, StoreError>;
 
-    /// Remembers all of these, in one step. Not synced: a claim is not worth a flush of the disk.
-    fn remember(&self, writes: &[(KeyBytes, Memory)]) -> Result<(), StoreError>;
+    /// See [`crate::inbox::rules::announce`]. Not synced to disk.
+    async fn announce(
+        &self,
+        device: &Key,
+        epoch: u64,
+        login: Login,
+        now_ms: u64,
+    ) -> Result<Announced, StoreError>;
 
-    /// Makes these changes in one step and syncs them to disk.
-    fn change_groups(&self, changes: &[GroupChange]) -> Result<(), StoreError>;
+    /// See [`crate::inbox::rules::release`]. Not synced to disk.
+    async fn release(
+        &self,
+        device: &Key,
+        session: Session,
+        sent: Positions,
+        now_ms: u64,
+    ) -> Result<bool, StoreError>;
+
+    /// See [`crate::inbox::rules::append`]. Answers once the entry is as durable as was asked, or as
+    /// durable as this store can make it, with what was reached. `None`: the store's own choice. A
+    /// repeated push id is answered with the durability that can be vouched for now.
+    async fn append(
+        &self,
+        device: &Key,
+        business: BusinessNo,
+        new: NewEntry,
+        caps: Caps,
+        durability: Option<Durability>,
+        now_ms: u64,
+    ) -> Result<(Appended, Durability), StoreError>;
+
+    /// See [`crate::inbox::rules::fetch`].
+    async fn fetch(
+        &self,
+        device: &Key,
+        session: &Session,
+        business: BusinessNo,
+        after: Position,
+        limits: Limits,
+        now_ms: u64,
+    ) -> Result<Result<Batch, Fenced>, StoreError>;
+
+    /// See [`crate::inbox::rules::ack`]. Not synced to disk: a lost trim is made again.
+    async fn ack(
+        &self,
+        device: &Key,
+        session: &Session,
+        upto: Positions,
+        now_ms: u64,
+    ) -> Result<Result<(), Fenced>, StoreError>;
+
+    /// See [`crate::inbox::rules::sweep`].
+    async fn sweep(
+        &self,
+        device: &Key,
+        session: &Session,
+        acked: Positions,
+        now_ms: u64,
+    ) -> Result<Result<Vec<InboxTail>, Fenced>, StoreError>;
+
+    /// See [`crate::inbox::rules::describe`].
+    async fn describe(&self, device: &Key, business: BusinessNo) -> Result<Described, StoreError>;
+
+    /// See [`crate::inbox::rules::purge`]. Synced to disk.
+    async fn purge(&self, device: &Key, business: BusinessNo) -> Result<u64, StoreError>;
+
+    /// Appends to a group's history, as [`Store::append`] does; the group's shelf has no owner.
+    async fn publish(
+        &self,
+        group: &Key,
+        new: NewEntry,
+        caps: Caps,
+        durability: Option<Durability>,
+        now_ms: u64,
+    ) -> Result<(Appended, Durability), StoreError>;
+
+    /// See [`crate::inbox::rules::history`].
+    async fn history(
+        &self,
+        group: &Key,
+        after: Position,
+        limits: Limits,
+        now_ms: u64,
+    ) -> Result<Batch, StoreError>;
+
+    /// Makes these changes, all or none where the engine can, and syncs them to disk.
+    async fn change_groups(&self, changes: Vec<GroupChange>) -> Result<(), StoreError>;
 
     /// All groups, for the start.
-    fn groups(&self) -> Result<Vec<(KeyBytes, GroupMeta)>, StoreError>;
+    async fn groups(&self) -> Result<Vec<(KeyBytes, GroupMeta)>, StoreError>;
 
     /// Group ids of one business, in order, after `after`; at most `max`.
-    fn groups_of(
+    async fn groups_of(
         &self,
         app: &str,
         owner: u32,
@@ -75,15 +196,10 @@ pub(crate) trait Store: Send + Sync + 'static {
         max: usize,
     ) -> Result<Vec<String>, StoreError>;
 
-    /// Forgets devices last written before `before_ms`. Looks at no more than `max` from `from` on and
-    /// says where to go on; `None`: it came to the end.
-    fn forget(
-        &self,
-        from: &[u8],
-        before_ms: u64,
-        max: usize,
-    ) -> Result<Option<KeyBytes>, StoreError>;
+    /// Grows whenever the store may have lost or forgotten something: another incarnation, a connection
+    /// that broke. Whoever watches has access nodes sweep.
+    fn changes(&self) -> watch::Receiver<u64>;
 
-    /// Syncs everything to disk.
-    fn sync(&self) -> Result<(), StoreError>;
+    /// Writes and syncs what is left, and ends the engine's threads and tasks.
+    async fn close(&self);
 }

@@ -12,7 +12,7 @@ mod tests;
 pub(crate) use route::{Owner, Route, Serves};
 
 use crate::key::Key;
-use crate::store::{KeyBytes, Memory, Store, StoreError};
+use crate::legacy_store::{KeyBytes, Memory, Store, StoreError};
 use crate::writer::Bell;
 use foldhash::fast::RandomState;
 use hawser_proto::id::SlotRef;

@@ -5,7 +5,7 @@
 
 use crate::clock::Clock;
 use crate::groups::{Changed, Dropped, Groups, Refused, Wanted};
-use crate::store::{GroupChange, Store, StoreError};
+use crate::legacy_store::{GroupChange, Store, StoreError};
 use crate::table::{SHARDS, Table};
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;

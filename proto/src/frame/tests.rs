@@ -24,6 +24,7 @@ fn login() -> params::Login {
         instance: Bytes::from_static(&[7; 16]),
         attempt: 1,
         businesses: vec!["b".into(); 32],
+        cursors: vec![params::Cursor::default(); 32],
         ..Default::default()
     }
 }
@@ -50,6 +51,7 @@ fn a_login_at_its_limits_is_taken_and_one_beyond_is_not() {
         params::Login { instance: Bytes::new(), ..login() },
         params::Login { attempt: 0, ..login() },
         params::Login { businesses: vec!["b".into(); 33], ..login() },
+        params::Login { cursors: vec![params::Cursor::default(); 33], ..login() },
     ] {
         assert_eq!(check(&DeviceFrame::Login(bad)), Some(CloseCode::BadFrame));
     }
@@ -77,7 +79,11 @@ fn an_id_of_0_is_no_id_and_an_echo_is_bounded() {
         for length in [0, 129, 1024, 1025] {
             let group = "g".repeat(length);
             let expected = (request_id == 0 || length == 1025).then_some(CloseCode::BadFrame);
-            let join = DeviceFrame::Join(params::Join { request_id, group: group.clone() });
+            let join = DeviceFrame::Join(params::Join {
+                request_id,
+                group: group.clone(),
+                ..Default::default()
+            });
             let leave = DeviceFrame::Leave(params::Leave { request_id, group });
             assert_eq!(
                 (check(&join), check(&leave)),
@@ -87,6 +93,24 @@ fn an_id_of_0_is_no_id_and_an_echo_is_bounded() {
         }
         let refresh = DeviceFrame::Refresh(params::Refresh { request_id });
         assert_eq!(check(&refresh).is_some(), request_id == 0);
+    }
+}
+
+#[test]
+fn positions_are_taken_as_they_are_and_lists_of_them_are_bounded() {
+    let at = |business| params::InboxPosition { business, term: u64::MAX, seq: u64::MAX };
+    for (count, expected) in [(0, None), (32, None), (33, Some(CloseCode::BadFrame))] {
+        let ack = params::Ack { inboxes: (0..count).map(at).collect() };
+        assert_eq!(check(&DeviceFrame::Ack(ack)), expected, "{count} acknowledgements");
+    }
+    let nowhere = DeviceFrame::Resync(params::Resync { after: None });
+    assert_eq!(check(&nowhere), Some(CloseCode::BadFrame));
+    // Both zero is a position like any other, and takes no byte.
+    let start = params::InboxPosition::default();
+    assert_eq!(check(&DeviceFrame::Resync(params::Resync { after: Some(start) })), None);
+    for (length, expected) in [(0, None), (1024, None), (1025, Some(CloseCode::BadFrame))] {
+        let recover = params::Recover { group: "g".repeat(length), ..Default::default() };
+        assert_eq!(check(&DeviceFrame::Recover(recover)), expected, "{length}");
     }
 }
 
@@ -136,6 +160,11 @@ fn the_longest_echo_fits_into_its_answer() {
         status: u32::MAX,
         message: cut(&"é".repeat(1000)),
         business: u32::MAX,
+        tail_term: u64::MAX,
+        tail_seq: u64::MAX,
+        floor_term: u64::MAX,
+        floor_seq: u64::MAX,
+        history: true,
     };
     assert!(joined.encoded_len() < PARAMS_BYTES_MAX);
 }

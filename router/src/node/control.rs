@@ -276,7 +276,12 @@ impl Reader {
         let started = Instant::now();
         let (core, call) = (&self.core, bind.call);
         let result = |status: BindStatus, epoch| {
-            down::What::BindResult(BindResult { call, status: status.into(), epoch })
+            down::What::BindResult(BindResult {
+                call,
+                status: status.into(),
+                epoch,
+                inboxes: Vec::new(),
+            })
         };
         let now_ms = core.clock.now_ms();
         let Some((app, key, instance)) = read_bind(bind, now_ms) else {
@@ -387,7 +392,15 @@ impl Reader {
             // Word of a leave is not answered.
             if let Some(room) = room.take().filter(|_| report.present) {
                 let (call, app, group) = (report.call, report.app.clone(), report.group.clone());
-                let result = GroupResult { call, app, group, status, business, created_ms };
+                let result = GroupResult {
+                    call,
+                    app,
+                    group,
+                    status,
+                    business,
+                    created_ms,
+                    ..GroupResult::default()
+                };
                 room.send(down::What::GroupResult(result));
             }
         };

@@ -200,7 +200,7 @@ impl Gather for GatherDeliveries {
             (count, bytes) = (count + 1, bytes + more);
         }
         self.bytes_waiting.fetch_sub(bytes, Ordering::Relaxed);
-        DeliverDown { deliveries: waiting.drain(..count).collect() }
+        DeliverDown { deliveries: waiting.drain(..count).collect(), answers: Vec::new() }
     }
 }
 

@@ -56,6 +56,7 @@ pub(crate) async fn multicast(
         queued: sum(|node| node.queued),
         dropped: sum(|node| node.dropped),
         nodes,
+        stored: None,
     })
 }
 

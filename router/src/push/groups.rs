@@ -129,6 +129,7 @@ fn info(core: &Core, by: &Credential, id: &str, group: &Group, nodes: Vec<GroupN
         members: nodes.iter().map(|node| node.members).sum(),
         nodes,
         pushes_per_second: group.pushes_per_second(core.clock.steady_ms()),
+        ..GroupInfo::default()
     }
 }
 

@@ -44,6 +44,7 @@ pub(crate) fn push_frame(
         business: by.number.0,
         metadata: message.metadata,
         traceparent: message.traceparent,
+        ..Default::default()
     };
     check_size(params.encoded_len(), message.body.len(), by)?;
     Ok(NodeFrame::Push(params, message.body).encode())
@@ -63,6 +64,7 @@ pub(crate) fn group_frame(
         group,
         metadata: message.metadata,
         traceparent: message.traceparent,
+        ..Default::default()
     };
     check_size(params.encoded_len(), message.body.len(), by)?;
     Ok(NodeFrame::GroupPush(params, message.body).encode())

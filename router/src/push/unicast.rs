@@ -71,6 +71,7 @@ pub(crate) fn single(request: UnicastRequest) -> BatchUnicastRequest {
         class: request.class,
         tag: 0,
         push_id: request.push_id,
+        store: request.store,
     }
 }
 
@@ -175,7 +176,7 @@ fn send(core: &Core, by: &Credential, devices: Vec<String>, frames: &Frames) -> 
             frame: frame.clone(),
             targets,
             group: String::new(),
-            broadcast: None,
+            ..Delivery::default()
         };
         let deliveries = match frames {
             Frames::One(frame) => {

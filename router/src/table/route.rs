@@ -1,7 +1,7 @@
 //! One device's entry in the table: kept small, because there are a million of them.
 
 use super::LifeNo;
-use crate::store::Memory;
+use crate::legacy_store::Memory;
 use hawser_proto::id::{BusinessNo, SlotRef};
 
 /// The connection that a route leads to.

@@ -1,7 +1,7 @@
 //! The table's rules, one by one and under random interleavings.
 
 use super::*;
-use crate::store::memory::InMemory;
+use crate::legacy_store::memory::InMemory;
 use hawser_proto::id::{AppId, BusinessNo};
 use proptest::prelude::*;
 

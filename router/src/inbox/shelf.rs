@@ -1,0 +1,152 @@
+//! What an engine shows of one device, or of one group: route, inboxes, entries, remembered push ids.
+
+use super::{Entry, Meta, Remembered, Route};
+use bytes::Bytes;
+use hawser_proto::id::{BusinessNo, Position};
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+
+/// One device's or group's shelf, inside one atomic step. A group has no route and one inbox, that of
+/// [`GROUP`].
+pub trait Shelf {
+    /// Why the engine could not read.
+    type Error;
+
+    /// The route; `None`: never seen, or forgotten.
+    fn route(&self) -> Result<Option<Route>, Self::Error>;
+    /// Writes the route.
+    fn set_route(&mut self, route: Route);
+    /// Businesses that have an inbox here, in order.
+    fn inboxes(&self) -> Result<Vec<BusinessNo>, Self::Error>;
+    /// What is known of an inbox.
+    fn meta(&self, business: BusinessNo) -> Result<Option<Meta>, Self::Error>;
+    /// Writes what is known of an inbox.
+    fn set_meta(&mut self, business: BusinessNo, meta: Meta);
+    /// Entries above a position, in order, at most `max`.
+    fn entries(
+        &self,
+        business: BusinessNo,
+        above: Position,
+        max: usize,
+    ) -> Result<Vec<(Position, Entry)>, Self::Error>;
+    /// Puts an entry.
+    fn put(&mut self, business: BusinessNo, position: Position, entry: Entry);
+    /// Takes an entry away.
+    fn remove(&mut self, business: BusinessNo, position: Position);
+    /// The entry that holds a collapse key.
+    fn collapse(&self, business: BusinessNo, key: &[u8]) -> Result<Option<Position>, Self::Error>;
+    /// Sets or clears the entry that holds a collapse key.
+    fn set_collapse(&mut self, business: BusinessNo, key: Bytes, position: Option<Position>);
+    /// What is remembered of a push id; it may be over its time.
+    fn remembered(
+        &self,
+        business: BusinessNo,
+        push_id: &[u8],
+    ) -> Result<Option<Remembered>, Self::Error>;
+    /// Remembers a push id.
+    fn remember(&mut self, business: BusinessNo, push_id: Bytes, what: Remembered);
+}
+
+/// The number under which a group's history lies on its shelf.
+pub const GROUP: BusinessNo = BusinessNo(0);
+
+/// The plain shelf: the reference for all engines. Cloned, it is a snapshot.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    route: Option<Route>,
+    inboxes: BTreeMap<BusinessNo, Inbox>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Inbox {
+    meta: Option<Meta>,
+    entries: BTreeMap<Position, Entry>,
+    collapse: HashMap<Bytes, Position>,
+    remembered: HashMap<Bytes, Remembered>,
+}
+
+impl Memory {
+    /// Forgets push ids whose time is over.
+    pub fn forget(&mut self, now_ms: u64) {
+        for inbox in self.inboxes.values_mut() {
+            inbox.remembered.retain(|_, what| what.until_ms > now_ms);
+        }
+    }
+
+    fn inbox(&self, business: BusinessNo) -> Option<&Inbox> {
+        self.inboxes.get(&business)
+    }
+
+    fn inbox_mut(&mut self, business: BusinessNo) -> &mut Inbox {
+        self.inboxes.entry(business).or_default()
+    }
+}
+
+impl Shelf for Memory {
+    type Error = Infallible;
+
+    fn route(&self) -> Result<Option<Route>, Infallible> {
+        Ok(self.route.clone())
+    }
+
+    fn set_route(&mut self, route: Route) {
+        self.route = Some(route);
+    }
+
+    fn inboxes(&self) -> Result<Vec<BusinessNo>, Infallible> {
+        let known = self.inboxes.iter().filter(|(_, inbox)| inbox.meta.is_some());
+        Ok(known.map(|(&business, _)| business).collect())
+    }
+
+    fn meta(&self, business: BusinessNo) -> Result<Option<Meta>, Infallible> {
+        Ok(self.inbox(business).and_then(|inbox| inbox.meta.clone()))
+    }
+
+    fn set_meta(&mut self, business: BusinessNo, meta: Meta) {
+        self.inbox_mut(business).meta = Some(meta);
+    }
+
+    fn entries(
+        &self,
+        business: BusinessNo,
+        above: Position,
+        max: usize,
+    ) -> Result<Vec<(Position, Entry)>, Infallible> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let Some(inbox) = self.inbox(business) else { return Ok(Vec::new()) };
+        let above = inbox.entries.range((Excluded(above), Unbounded));
+        Ok(above.take(max).map(|(&position, entry)| (position, entry.clone())).collect())
+    }
+
+    fn put(&mut self, business: BusinessNo, position: Position, entry: Entry) {
+        self.inbox_mut(business).entries.insert(position, entry);
+    }
+
+    fn remove(&mut self, business: BusinessNo, position: Position) {
+        self.inbox_mut(business).entries.remove(&position);
+    }
+
+    fn collapse(&self, business: BusinessNo, key: &[u8]) -> Result<Option<Position>, Infallible> {
+        Ok(self.inbox(business).and_then(|inbox| inbox.collapse.get(key).copied()))
+    }
+
+    fn set_collapse(&mut self, business: BusinessNo, key: Bytes, position: Option<Position>) {
+        let held = &mut self.inbox_mut(business).collapse;
+        match position {
+            Some(position) => drop(held.insert(key, position)),
+            None => drop(held.remove(&key)),
+        }
+    }
+
+    fn remembered(
+        &self,
+        business: BusinessNo,
+        push_id: &[u8],
+    ) -> Result<Option<Remembered>, Infallible> {
+        Ok(self.inbox(business).and_then(|inbox| inbox.remembered.get(push_id).copied()))
+    }
+
+    fn remember(&mut self, business: BusinessNo, push_id: Bytes, what: Remembered) {
+        self.inbox_mut(business).remembered.insert(push_id, what);
+    }
+}
