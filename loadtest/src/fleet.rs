@@ -141,7 +141,8 @@ async fn log_in(
 }
 
 async fn join(stream: &mut TcpStream, group: &str) -> anyhow::Result<()> {
-    let join = DeviceFrame::Join(Join { request_id: 1, group: group.to_owned() });
+    let join =
+        DeviceFrame::Join(Join { request_id: 1, group: group.to_owned(), ..Join::default() });
     stream.write_all(&join.encode()).await?;
     match answer(stream).await? {
         NodeFrame::Joined(joined) if joined.status == 0 => Ok(()),

@@ -9,7 +9,9 @@ mod report;
 mod system;
 
 use clap::{Parser, Subcommand};
+use hawser_loadtest::judge;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 /// Measures hawser beside the bare kernel.
 #[derive(Parser)]
@@ -28,6 +30,10 @@ enum Command {
         after_help = "Example:\n  cargo build --release --workspace --bins\n  target/release/hawser-loadtest bench"
     )]
     Bench(Bench),
+    /// Judge recorded histories: what was lost, doubled, or came to the wrong one.
+    ///
+    /// Ends with 0 when nothing is found, with 1 otherwise.
+    Judge(Judge),
     /// The bare loop: a single-threaded epoll server that does one write per delivery. Run by `bench`.
     #[command(hide = true)]
     Bare,
@@ -62,10 +68,38 @@ pub(crate) struct Bench {
     results: Option<PathBuf>,
 }
 
+/// What to judge.
+#[derive(clap::Args)]
+struct Judge {
+    /// Histories, one JSON object per line each; they are merged by their monotonic times.
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// The run was cut short: do not expect that everything has arrived.
+    #[arg(long)]
+    cut_short: bool,
+    /// The verdict as JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
-        Command::Bench(wanted) => bench::run(wanted).await,
-        Command::Bare => bare::run(),
+        Command::Bench(wanted) => bench::run(wanted).await?,
+        Command::Judge(wanted) => return pass_judgement(&wanted),
+        Command::Bare => bare::run()?,
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn pass_judgement(wanted: &Judge) -> anyhow::Result<ExitCode> {
+    let histories: anyhow::Result<Vec<_>> = wanted.files.iter().map(|it| judge::read(it)).collect();
+    let options = judge::Options { at_rest: !wanted.cut_short, ..judge::Options::default() };
+    let verdict = judge::judge(&judge::merge(histories?), options);
+    if wanted.json {
+        println!("{:#}", verdict.to_json());
+    } else {
+        print!("{verdict}");
+    }
+    Ok(if verdict.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -114,7 +114,7 @@ impl System {
     }
 
     pub(crate) async fn create_group(&self, group: &str) -> anyhow::Result<()> {
-        let request = self.call(CreateGroupRequest { group: group.to_owned() });
+        let request = self.call(CreateGroupRequest { group: group.to_owned(), history: None });
         self.push.clone().create_group(request).await?;
         Ok(())
     }
@@ -125,7 +125,8 @@ impl System {
         body: Bytes,
     ) -> anyhow::Result<MulticastResponse> {
         let message = Some(Message { body, ..Default::default() });
-        let request = MulticastRequest { group: group.to_owned(), message, push_id: Bytes::new() };
+        let request =
+            MulticastRequest { group: group.to_owned(), message, ..MulticastRequest::default() };
         Ok(self.push.clone().multicast(self.call(request)).await?.into_inner())
     }
 }
