@@ -54,6 +54,9 @@ fn message_of(kind: u8) -> &'static str {
         Some(Kind::Request) => "Request",
         Some(Kind::Join) => "Join",
         Some(Kind::Leave) => "Leave",
+        Some(Kind::Ack) => "Ack",
+        Some(Kind::Resync) => "Resync",
+        Some(Kind::Recover) => "Recover",
         Some(Kind::LoginOk) => "LoginOk",
         Some(Kind::Refreshed) => "Refreshed",
         Some(Kind::Response) => "Response",
@@ -61,6 +64,9 @@ fn message_of(kind: u8) -> &'static str {
         Some(Kind::Left) => "Left",
         Some(Kind::Push) => "Push",
         Some(Kind::GroupPush) => "GroupPush",
+        Some(Kind::Gap) => "Gap",
+        Some(Kind::Missed) => "Missed",
+        Some(Kind::GroupReset) => "GroupReset",
         None => "",
     }
 }

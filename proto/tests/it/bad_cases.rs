@@ -106,7 +106,12 @@ fn kinds() -> Vec<Case> {
     let from_node = |case| Case { from: From::Node, ..case };
     vec![
         refused("bad_kind", "a kind that is not assigned", UnknownKind, head(0x05, 0, 0, 0)),
-        refused("bad_kind_ack", "the kind reserved for ACK", UnknownKind, head(0x30, 0, 0, 0)),
+        refused(
+            "bad_kind_quality",
+            "the kind reserved for quality reports",
+            UnknownKind,
+            head(0x40, 0, 0, 0),
+        ),
         refused(
             "bad_kind_of_nodes",
             "a device may not send what only nodes may skip",
@@ -130,6 +135,18 @@ fn kinds() -> Vec<Case> {
             "the kind reserved for GO_AWAY, at a device that never asked for it",
             UnknownKind,
             head(0x85, 0, 0, 0),
+        )),
+        refused(
+            "bad_direction_gap",
+            "a GAP from a device",
+            UnexpectedFrame,
+            head(Kind::Gap as u8, 0, 0, 0),
+        ),
+        from_node(refused(
+            "bad_direction_ack",
+            "an ACK from a node",
+            UnexpectedFrame,
+            head(Kind::Ack as u8, 0, 0, 0),
         )),
         from_node(refused(
             "bad_direction_node",
@@ -160,9 +177,19 @@ fn parameters() -> Vec<Case> {
             raw(0x20, 0, b"\x08\x03\x12\x02\xc3\x28", b""),
         ),
         bad("bad_ping_body", "a PING with a body", raw(0x02, 0, &[8, 7], b"!")),
+        bad("bad_ack_body", "an ACK with a body", raw(0x30, 0, &[], b"!")),
+        bad("bad_ack_type", "an ACK whose position is a number", raw(0x30, 0, &[0x08, 7], b"")),
         Case {
             from: From::Node,
             ..bad("bad_params_node", "the same from a node", raw(0x82, 0, &[0xff; 3], b""))
+        },
+        Case {
+            from: From::Node,
+            ..bad(
+                "bad_params_gap",
+                "a GAP whose position is cut",
+                raw(0xb2, 0, &[0x08, 1, 0x20, 0x80], b""),
+            )
         },
     ]
 }
@@ -214,6 +241,14 @@ fn rules() -> Vec<Case> {
             "LOGIN with 33 businesses",
             enter(|login| login.businesses = vec!["b".into(); 33]),
         ),
+        bad(
+            "bad_login_cursors",
+            "LOGIN with 33 cursors",
+            enter(|login| {
+                let cursor = params::Cursor { business: "b".into(), term: 1, seq: 1 };
+                login.cursors = vec![cursor; 33];
+            }),
+        ),
         bad("bad_request_id", "REQUEST without an id", ask(|it| it.request_id = 0)),
         bad("bad_request_method", "a method of 129 bytes", ask(|it| it.method = "m".repeat(129))),
         bad(
@@ -240,12 +275,16 @@ fn rules() -> Vec<Case> {
         bad(
             "bad_join_id",
             "JOIN without an id",
-            DeviceFrame::Join(params::Join { request_id: 0, group: "lobby".into() }),
+            DeviceFrame::Join(params::Join { group: "lobby".into(), ..Default::default() }),
         ),
         bad(
             "bad_join_group",
             "a group of 1,025 bytes",
-            DeviceFrame::Join(params::Join { request_id: 3, group: "g".repeat(1025) }),
+            DeviceFrame::Join(params::Join {
+                request_id: 3,
+                group: "g".repeat(1025),
+                ..Default::default()
+            }),
         ),
         bad(
             "bad_leave_id",
@@ -256,6 +295,23 @@ fn rules() -> Vec<Case> {
             "bad_leave_group",
             "the same in a LEAVE",
             DeviceFrame::Leave(params::Leave { request_id: 4, group: "g".repeat(1025) }),
+        ),
+        bad(
+            "bad_recover_group",
+            "the same in a RECOVER",
+            DeviceFrame::Recover(params::Recover { group: "g".repeat(1025), term: 1, seq: 1 }),
+        ),
+        bad(
+            "bad_ack_inboxes",
+            "ACK of 33 inboxes",
+            DeviceFrame::Ack(params::Ack {
+                inboxes: vec![params::InboxPosition { business: 1, term: 1, seq: 1 }; 33],
+            }),
+        ),
+        bad(
+            "bad_resync_nowhere",
+            "RESYNC without a position",
+            DeviceFrame::Resync(params::Resync { after: None }),
         ),
     ]
 }

@@ -5,7 +5,7 @@ use crate::vectors::{Case, Expect, Frame, From};
 use bytes::Bytes;
 use hawser_proto::code::{CloseCode, ErrorCode};
 use hawser_proto::codec::{self, Flags};
-use hawser_proto::frame::{DeviceFrame, Kind, NodeFrame};
+use hawser_proto::frame::{DeviceFrame, Kind, NodeFrame, ability};
 use hawser_proto::limits::{FRAME_BYTES_MAX_DEFAULT, LOGIN_FRAME_BYTES_MAX};
 use hawser_proto::params;
 use std::collections::HashMap;
@@ -90,7 +90,26 @@ fn login_ok() -> params::LoginOk {
         token_refresh_at_ms: NOW_MS + 2_700_000,
         token_expires_at_ms: NOW_MS + 3_600_000,
         abilities: 0,
+        inboxes: Vec::new(),
     }
+}
+
+/// The newest position of the examples, a few days after the term began.
+const TERM: u64 = NOW_MS - 300_000_000;
+
+fn inbox(business: u32, tail: u64, floor: u64, state: params::InboxState) -> params::Inbox {
+    params::Inbox {
+        business,
+        tail_term: TERM,
+        tail_seq: tail,
+        floor_term: TERM,
+        floor_seq: floor,
+        state: state.into(),
+    }
+}
+
+fn position(business: u32, seq: u64) -> params::InboxPosition {
+    params::InboxPosition { business, term: TERM, seq }
 }
 
 pub(crate) fn good() -> Vec<Case> {
@@ -113,7 +132,23 @@ fn from_devices() -> Vec<Case> {
         client: Some(client),
         ..login()
     };
+    let back = params::Login {
+        attempt: 301,
+        businesses: vec!["chat".into(), "live".into()],
+        abilities: ability::ALL,
+        cursors: vec![params::Cursor { business: "chat".into(), term: TERM, seq: 41 }],
+        ..login()
+    };
+    let join = params::Join { request_id: 3, group: "lobby".into(), ..Default::default() };
     vec![
+        Case {
+            limit: LOGIN_FRAME_BYTES_MAX,
+            ..device(
+                "login_cursors",
+                "LOGIN of a device that has taken pushes of one business before",
+                DeviceFrame::Login(back),
+            )
+        },
         Case {
             limit: LOGIN_FRAME_BYTES_MAX,
             ..device(
@@ -159,15 +194,39 @@ fn from_devices() -> Vec<Case> {
                 Bytes::new(),
             ),
         ),
+        device("join", "JOIN", DeviceFrame::Join(join.clone())),
         device(
-            "join",
-            "JOIN",
-            DeviceFrame::Join(params::Join { request_id: 3, group: "lobby".into() }),
+            "join_again",
+            "JOIN of a history group after a new login",
+            DeviceFrame::Join(params::Join { last_term: TERM, last_seq: 7, ..join }),
         ),
         device(
             "leave",
             "LEAVE",
             DeviceFrame::Leave(params::Leave { request_id: 4, group: "lobby".into() }),
+        ),
+        device(
+            "ack",
+            "ACK of two inboxes at once",
+            DeviceFrame::Ack(params::Ack { inboxes: vec![position(1, 43), position(2, 7)] }),
+        ),
+        device("ack_empty", "ACK of nothing", DeviceFrame::Ack(params::Ack::default())),
+        device(
+            "resync",
+            "RESYNC",
+            DeviceFrame::Resync(params::Resync { after: Some(position(1, 41)) }),
+        ),
+        device(
+            "resync_start",
+            "RESYNC from the very beginning",
+            DeviceFrame::Resync(params::Resync {
+                after: Some(params::InboxPosition { business: 1, term: 0, seq: 0 }),
+            }),
+        ),
+        device(
+            "recover",
+            "RECOVER",
+            DeviceFrame::Recover(params::Recover { group: "lobby".into(), term: TERM, seq: 7 }),
         ),
     ]
 }
@@ -183,6 +242,28 @@ fn from_nodes() -> Vec<Case> {
             "login_ok_partly",
             "LOGIN_OK with a business that the token does not allow",
             NodeFrame::LoginOk(two),
+        ),
+        node(
+            "login_ok_inboxes",
+            "LOGIN_OK with stored pushes that wait, and a store that went back in time",
+            NodeFrame::LoginOk(params::LoginOk {
+                abilities: ability::ALL,
+                businesses: vec![business("chat", 1, None), business("live", 2, None)],
+                inboxes: vec![
+                    inbox(1, 43, 41, params::InboxState::Unspecified),
+                    inbox(2, 7, 7, params::InboxState::TermChanged),
+                ],
+                ..login_ok()
+            }),
+        ),
+        node(
+            "login_ok_refused",
+            "LOGIN_OK that does not believe the device's cursor",
+            NodeFrame::LoginOk(params::LoginOk {
+                abilities: ability::ALL,
+                inboxes: vec![inbox(1, 43, 40, params::InboxState::CursorRefused)],
+                ..login_ok()
+            }),
         ),
         node("pong", "PONG", NodeFrame::Pong(params::Ping { nonce: 7 })),
         node(
@@ -242,6 +323,19 @@ fn from_nodes() -> Vec<Case> {
             NodeFrame::Joined(params::Joined { business: 1, ..joined.clone() }),
         ),
         node(
+            "joined_history",
+            "JOINED of a history group",
+            NodeFrame::Joined(params::Joined {
+                business: 1,
+                tail_term: TERM,
+                tail_seq: 9,
+                floor_term: TERM,
+                floor_seq: 2,
+                history: true,
+                ..joined.clone()
+            }),
+        ),
+        node(
             "joined_not",
             "JOINED that says no",
             NodeFrame::Joined(params::Joined {
@@ -276,9 +370,100 @@ fn from_nodes() -> Vec<Case> {
                     push_id: Bytes::from_static(b"order-17"),
                     business: 1,
                     metadata: map("type", "text"),
-                    traceparent: String::new(),
+                    ..Default::default()
                 },
                 Bytes::from_static(b"your order is on its way"),
+            ),
+        ),
+        node(
+            "push_stored",
+            "PUSH that was stored: its position, and the one before it",
+            NodeFrame::Push(
+                params::Push {
+                    push_id: Bytes::from_static(b"order-17"),
+                    business: 1,
+                    term: TERM,
+                    seq: 42,
+                    prev_term: TERM,
+                    prev_seq: 41,
+                    redelivered: true,
+                    expires_at_ms: NOW_MS + 3_600_000,
+                    ..Default::default()
+                },
+                Bytes::from_static(b"your order is on its way"),
+            ),
+        ),
+        node(
+            "push_term",
+            "PUSH of a new term: the store came back without the position 42",
+            NodeFrame::Push(
+                params::Push {
+                    push_id: Bytes::from_static(b"order-18"),
+                    business: 1,
+                    term: NOW_MS,
+                    seq: 1,
+                    prev_term: TERM,
+                    prev_seq: 41,
+                    ..Default::default()
+                },
+                Bytes::from_static(b"your order is here"),
+            ),
+        ),
+        node(
+            "gap",
+            "GAP: the inbox was full",
+            NodeFrame::Gap(params::Gap {
+                business: 1,
+                after_term: TERM,
+                after_seq: 41,
+                upto_term: TERM,
+                upto_seq: 50,
+                count: 9,
+                reason: params::GapReason::Overflow.into(),
+            }),
+        ),
+        node(
+            "gap_nothing",
+            "GAP of which nothing is known to be lost: to a device that has lost its cursor",
+            NodeFrame::Gap(params::Gap {
+                business: 1,
+                upto_term: TERM,
+                upto_seq: 41,
+                ..Default::default()
+            }),
+        ),
+        node(
+            "missed",
+            "MISSED: the link was slower than a live group",
+            NodeFrame::Missed(params::Missed { group: "lobby".into(), business: 1, count: 12 }),
+        ),
+        node(
+            "group_reset",
+            "GROUP_RESET: the device was away for longer than the history",
+            NodeFrame::GroupReset(params::GroupReset {
+                group: "lobby".into(),
+                business: 1,
+                floor_term: TERM,
+                floor_seq: 100,
+                tail_term: TERM,
+                tail_seq: 1100,
+            }),
+        ),
+        node(
+            "group_push_history",
+            "GROUP_PUSH of a history group",
+            NodeFrame::GroupPush(
+                params::GroupPush {
+                    push_id: Bytes::from_static(&[0xf0, 0x0d]),
+                    business: 1,
+                    group: "lobby".into(),
+                    term: TERM,
+                    seq: 8,
+                    prev_term: TERM,
+                    prev_seq: 7,
+                    ..Default::default()
+                },
+                Bytes::from_static("grüß dich".as_bytes()),
             ),
         ),
         node(

@@ -53,10 +53,23 @@ impl Shown for usize {
         self.to_string()
     }
 }
+impl Shown for u32 {
+    fn shown(&self) -> String {
+        self.to_string()
+    }
+}
+impl Shown for u64 {
+    fn shown(&self) -> String {
+        self.to_string()
+    }
+}
 impl Shown for Duration {
     fn shown(&self) -> String {
-        assert_eq!(self.subsec_nanos(), 0, "limits of time are whole seconds");
-        format!("{} s", self.as_secs())
+        if self.subsec_nanos() == 0 {
+            format!("{} s", self.as_secs())
+        } else {
+            format!("{} ms", self.as_millis())
+        }
     }
 }
 
@@ -71,9 +84,13 @@ fn values() -> Vec<(&'static str, String)> {
         METHOD_BYTES_MAX METADATA_ENTRIES_MAX METADATA_BYTES_MAX TRACEPARENT_BYTES_MAX
         GROUP_ECHO_BYTES_MAX PUSH_ID_BYTES_MAX REASON_BYTES_MAX BUSINESSES_PER_CONNECTION_MAX
         GROUPS_PER_CONNECTION_MAX REQUESTS_IN_FLIGHT_MAX OUTBOX_BYTES_MAX ATTRIBUTES_BYTES_MAX
+        INBOX_WINDOW_ENTRIES INBOX_WINDOW_BYTES INBOX_PULL_ENTRIES ACK_ENTRIES ACK_DELAY
+        INBOX_ENTRIES_DEFAULT INBOX_ENTRIES_MAX INBOX_BYTES_DEFAULT INBOX_BYTES_MAX INBOX_TTL_MAX
+        DEDUP_WINDOW CURSOR_AHEAD_MAX WAIT_ACK_MAX SWEEP_WITHIN HISTORY_ENTRIES_DEFAULT
+        HISTORY_ENTRIES_MAX HISTORY_AGE_DEFAULT COLLAPSE_KEY_BYTES_MAX
         TARGETS_PER_CALL_MAX PUSH_CALL_BYTES_MAX HTTP_BODY_BYTES_MAX HANDSHAKE_TIMEOUT
         UPGRADE_TIMEOUT FIRST_FRAME_TIMEOUT LOGIN_TIMEOUT HEARTBEAT IDLE_TIMEOUT WRITE_TIMEOUT
-        NODE_LEASE NODE_CALL_TIMEOUT CLOCK_LEEWAY
+        NODE_LEASE STORE_CALL_TIMEOUT NODE_CALL_TIMEOUT CLOCK_LEEWAY
     }
 }
 

@@ -33,17 +33,23 @@ fn login() -> impl Strategy<Value = params::Login> {
         });
     let names = (text(), text(), text());
     let businesses = vec(text(), 0..=32);
+    let cursor = (text(), any::<u64>(), any::<u64>())
+        .prop_map(|(business, term, seq)| params::Cursor { business, term, seq });
     let rest = (any::<[u8; 16]>(), 1u64.., businesses, proptest::option::of(client), any::<u32>());
+    let rest = (rest, vec(cursor, 0..=32));
     (names, rest).prop_map(
-        |((app, device, token), (instance, attempt, businesses, client, bits))| params::Login {
-            app,
-            device,
-            token,
-            instance: Bytes::copy_from_slice(&instance),
-            attempt,
-            businesses,
-            client,
-            abilities: bits,
+        |((app, device, token), ((instance, attempt, businesses, client, bits), cursors))| {
+            params::Login {
+                app,
+                device,
+                token,
+                instance: Bytes::copy_from_slice(&instance),
+                attempt,
+                businesses,
+                client,
+                abilities: bits,
+                cursors,
+            }
         },
     )
 }
@@ -69,6 +75,11 @@ fn close() -> impl Strategy<Value = params::Close> {
     })
 }
 
+fn inbox_position() -> impl Strategy<Value = params::InboxPosition> {
+    (any::<u32>(), any::<u64>(), any::<u64>())
+        .prop_map(|(business, term, seq)| params::InboxPosition { business, term, seq })
+}
+
 fn device_frame() -> impl Strategy<Value = DeviceFrame> {
     let named = || (1u64.., text());
     prop_oneof![
@@ -77,12 +88,19 @@ fn device_frame() -> impl Strategy<Value = DeviceFrame> {
         (1u64..).prop_map(|request_id| DeviceFrame::Refresh(params::Refresh { request_id })),
         close().prop_map(DeviceFrame::Bye),
         (request(), body()).prop_map(|(request, body)| DeviceFrame::Request(request, body)),
-        named()
-            .prop_map(|(request_id, group)| DeviceFrame::Join(params::Join { request_id, group })),
+        (named(), any::<[u64; 2]>()).prop_map(|((request_id, group), [last_term, last_seq])| {
+            DeviceFrame::Join(params::Join { request_id, group, last_term, last_seq })
+        }),
         named().prop_map(|(request_id, group)| DeviceFrame::Leave(params::Leave {
             request_id,
             group
         })),
+        vec(inbox_position(), 0..=32).prop_map(|inboxes| DeviceFrame::Ack(params::Ack { inboxes })),
+        inbox_position()
+            .prop_map(|after| DeviceFrame::Resync(params::Resync { after: Some(after) })),
+        (text(), any::<u64>(), any::<u64>()).prop_map(|(group, term, seq)| {
+            DeviceFrame::Recover(params::Recover { group, term, seq })
+        }),
         (0x60u8..0x80).prop_map(DeviceFrame::Ignored),
     ]
 }
@@ -90,8 +108,20 @@ fn device_frame() -> impl Strategy<Value = DeviceFrame> {
 fn login_ok() -> impl Strategy<Value = params::LoginOk> {
     let business = (text(), any::<u32>(), any::<u32>())
         .prop_map(|(name, number, status)| params::BusinessNumber { name, number, status });
-    (text(), vec(business, 0..=32), any::<[u64; 4]>(), any::<[u32; 6]>()).prop_map(
-        |(connection, businesses, long, short)| params::LoginOk {
+    let inbox =
+        (any::<u32>(), any::<[u64; 4]>(), any::<i32>()).prop_map(|(business, at, state)| {
+            params::Inbox {
+                business,
+                tail_term: at[0],
+                tail_seq: at[1],
+                floor_term: at[2],
+                floor_seq: at[3],
+                state,
+            }
+        });
+    let lists = (vec(business, 0..=32), vec(inbox, 0..=32));
+    (text(), lists, any::<[u64; 4]>(), any::<[u32; 6]>()).prop_map(
+        |(connection, (businesses, inboxes), long, short)| params::LoginOk {
             connection,
             epoch: long[0],
             businesses,
@@ -104,6 +134,7 @@ fn login_ok() -> impl Strategy<Value = params::LoginOk> {
             token_refresh_at_ms: long[2],
             token_expires_at_ms: long[3],
             abilities: short[5],
+            inboxes,
         },
     )
 }
@@ -133,13 +164,19 @@ fn response() -> impl Strategy<Value = params::Response> {
 }
 
 fn joined() -> impl Strategy<Value = params::Joined> {
-    (any::<u64>(), text(), any::<u32>(), text(), any::<u32>()).prop_map(
-        |(request_id, group, status, message, business)| params::Joined {
+    let positions = (any::<[u64; 4]>(), any::<bool>());
+    (any::<u64>(), text(), any::<[u32; 2]>(), text(), positions).prop_map(
+        |(request_id, group, [status, business], message, (at, history))| params::Joined {
             request_id,
             group,
             status,
             message,
             business,
+            tail_term: at[0],
+            tail_seq: at[1],
+            floor_term: at[2],
+            floor_seq: at[3],
+            history,
         },
     )
 }
@@ -157,24 +194,61 @@ fn left() -> impl Strategy<Value = params::Left> {
 }
 
 fn group_push() -> impl Strategy<Value = params::GroupPush> {
-    (vec(any::<u8>(), 0..128), any::<u32>(), text(), metadata(), traceparent()).prop_map(
-        |(push_id, business, group, metadata, traceparent)| params::GroupPush {
+    let facts = (metadata(), traceparent(), any::<[u64; 4]>());
+    (vec(any::<u8>(), 0..128), any::<u32>(), text(), facts).prop_map(
+        |(push_id, business, group, (metadata, traceparent, at))| params::GroupPush {
             push_id: push_id.into(),
             business,
             group,
             metadata,
             traceparent,
+            term: at[0],
+            seq: at[1],
+            prev_term: at[2],
+            prev_seq: at[3],
         },
     )
 }
 
+fn gap() -> impl Strategy<Value = params::Gap> {
+    (any::<u32>(), any::<[u64; 5]>(), any::<i32>()).prop_map(|(business, at, reason)| params::Gap {
+        business,
+        after_term: at[0],
+        after_seq: at[1],
+        upto_term: at[2],
+        upto_seq: at[3],
+        count: at[4],
+        reason,
+    })
+}
+
+fn group_reset() -> impl Strategy<Value = params::GroupReset> {
+    (text(), any::<u32>(), any::<[u64; 4]>()).prop_map(|(group, business, at)| params::GroupReset {
+        group,
+        business,
+        floor_term: at[0],
+        floor_seq: at[1],
+        tail_term: at[2],
+        tail_seq: at[3],
+    })
+}
+
 fn node_frame() -> impl Strategy<Value = NodeFrame> {
-    let push = group_push().prop_map(|it| params::Push {
+    let push = (group_push(), any::<bool>(), any::<u64>());
+    let push = push.prop_map(|(it, redelivered, expires_at_ms)| params::Push {
         push_id: it.push_id,
         business: it.business,
         metadata: it.metadata,
         traceparent: it.traceparent,
+        term: it.term,
+        seq: it.seq,
+        prev_term: it.prev_term,
+        prev_seq: it.prev_seq,
+        redelivered,
+        expires_at_ms,
     });
+    let missed = (text(), any::<u32>(), any::<u64>())
+        .prop_map(|(group, business, count)| params::Missed { group, business, count });
     prop_oneof![
         login_ok().prop_map(NodeFrame::LoginOk),
         any::<u64>().prop_map(|nonce| NodeFrame::Pong(params::Ping { nonce })),
@@ -185,6 +259,9 @@ fn node_frame() -> impl Strategy<Value = NodeFrame> {
         left().prop_map(NodeFrame::Left),
         (push, body()).prop_map(|(push, body)| NodeFrame::Push(push, body)),
         (group_push(), body()).prop_map(|(push, body)| NodeFrame::GroupPush(push, body)),
+        gap().prop_map(NodeFrame::Gap),
+        missed.prop_map(NodeFrame::Missed),
+        group_reset().prop_map(NodeFrame::GroupReset),
         (0xe0u8..=0xff).prop_map(NodeFrame::Ignored),
     ]
 }
@@ -204,6 +281,9 @@ fn params_len(frame: &Frame) -> usize {
             DeviceFrame::Request(p, _) => p.encoded_len(),
             DeviceFrame::Join(p) => p.encoded_len(),
             DeviceFrame::Leave(p) => p.encoded_len(),
+            DeviceFrame::Ack(p) => p.encoded_len(),
+            DeviceFrame::Resync(p) => p.encoded_len(),
+            DeviceFrame::Recover(p) => p.encoded_len(),
             DeviceFrame::Ignored(_) => 0,
         },
         Frame::Node(frame) => match frame {
@@ -216,6 +296,9 @@ fn params_len(frame: &Frame) -> usize {
             NodeFrame::Left(p) => p.encoded_len(),
             NodeFrame::Push(p, _) => p.encoded_len(),
             NodeFrame::GroupPush(p, _) => p.encoded_len(),
+            NodeFrame::Gap(p) => p.encoded_len(),
+            NodeFrame::Missed(p) => p.encoded_len(),
+            NodeFrame::GroupReset(p) => p.encoded_len(),
             NodeFrame::Ignored(_) => 0,
         },
     }
