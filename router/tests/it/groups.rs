@@ -82,7 +82,7 @@ async fn a_name_belongs_to_the_business_that_made_it() {
     let mut client = house.client().await;
     create_group(&mut client, "demo-chat", "room").await;
     let room = || "room".to_owned();
-    let create = CreateGroupRequest { group: room() };
+    let create = CreateGroupRequest { group: room(), history: None };
     assert_eq!(code(client.create_group(by("demo-live", create.clone())).await), "already_exists");
     assert_eq!(code(client.create_group(by("demo-chat", create)).await), "already_exists");
     assert_eq!(
@@ -266,7 +266,7 @@ async fn groups_go_with_their_business() {
 async fn a_business_has_a_bounded_number_of_groups() {
     let house = House::with(|config| config.groups_per_business_max = 2).await;
     let mut client = house.client().await;
-    let create = |group: &str| CreateGroupRequest { group: group.to_owned() };
+    let create = |group: &str| CreateGroupRequest { group: group.to_owned(), history: None };
     create_group(&mut client, "demo-chat", "a").await;
     create_group(&mut client, "demo-chat", "b").await;
     assert_eq!(code(client.create_group(by("demo-chat", create("c"))).await), "quota_exceeded");

@@ -136,7 +136,7 @@ pub fn to_group(group: &str) -> MulticastRequest {
 }
 
 pub async fn create_group(client: &mut Client, business: &str, group: &str) {
-    let request = CreateGroupRequest { group: group.to_owned() };
+    let request = CreateGroupRequest { group: group.to_owned(), history: None };
     client.create_group(by(business, request)).await.expect("a new group");
 }
 

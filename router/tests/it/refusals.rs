@@ -46,7 +46,14 @@ async fn every_call(
         ("push", refused(client.broadcast(with(header, broadcast())).await)),
         (
             "group",
-            refused(client.create_group(with(header, CreateGroupRequest { group: group() })).await),
+            refused(
+                client
+                    .create_group(with(
+                        header,
+                        CreateGroupRequest { group: group(), history: None },
+                    ))
+                    .await,
+            ),
         ),
         (
             "group",
@@ -255,7 +262,7 @@ async fn the_node_port_asks_for_the_cluster_secret_and_a_hello() {
     for bad in [None, hello(""), hello("Not A Name")] {
         let refused = client.control(up(bad.clone())).await;
         assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
-        let up = tokio_stream::iter([DeliverUp { hello: bad, reports: Vec::new() }]);
+        let up = tokio_stream::iter([DeliverUp { hello: bad, ..Default::default() }]);
         assert_eq!(client.deliver(up).await.unwrap_err().code(), Code::InvalidArgument);
     }
     let nothing = tokio_stream::iter(Vec::<ControlUp>::new());

@@ -62,7 +62,7 @@ impl FakeNode {
         let first = within(down.message()).await?;
         let welcome = first.and_then(|it| it.welcome).expect("a welcome comes first");
         let (reports, outbound) = mpsc::channel(64);
-        reports.try_send(DeliverUp { hello: hello(), reports: Vec::new() }).expect("room");
+        reports.try_send(DeliverUp { hello: hello(), ..Default::default() }).expect("room");
         let deliver = within(client.deliver(ReceiverStream::new(outbound))).await?;
         Ok(Self {
             welcome,
@@ -154,6 +154,7 @@ impl FakeNode {
             slot: session.slot,
             generation: 1,
             epoch: session.epoch,
+            sent: Vec::new(),
         };
         self.send(up::What::Unbind(unbind)).await;
     }
@@ -197,7 +198,7 @@ impl FakeNode {
     }
 
     pub async fn report(&self, report: DeliveryReport) {
-        let message = DeliverUp { hello: None, reports: vec![report] };
+        let message = DeliverUp { reports: vec![report], ..Default::default() };
         self.reports.send(message).await.expect("the stream is open");
     }
 
@@ -231,6 +232,7 @@ pub fn bind(device: &str, slot: u32, attempt: u64, businesses: &[u32]) -> Bind {
         attempt,
         businesses: businesses.to_vec(),
         epoch: 0,
+        cursors: Vec::new(),
     }
 }
 
