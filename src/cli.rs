@@ -5,11 +5,12 @@ use crate::operate::app::AppCommand;
 use crate::operate::business::BusinessCommand;
 use crate::operate::device::DeviceCommand;
 use crate::operate::group::GroupCommand;
+use crate::operate::inbox::InboxCommand;
 use crate::operate::node::NodeCommand;
 use crate::operate::push::PushCommand;
 use crate::operate::signing_key::SigningKeyCommand;
 use crate::operate::token::TokenCommand;
-use crate::role::{ConfigCommand, RoleArgs};
+use crate::role::{ConfigCommand, RoleArgs, RouterArgs};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -22,6 +23,7 @@ pub(crate) const DATA_DIR_DEFAULT: &str = "./hawser-data";
 /// device. Then, in another terminal:
 ///
 ///   hawser push unicast --device web-1 "hello"
+///   hawser push unicast --device web-1 --stored "it waits for you"
 ///   hawser push multicast --group lobby "hello everyone"
 ///   hawser device show web-1
 ///   hawser business list
@@ -29,7 +31,7 @@ pub(crate) const DATA_DIR_DEFAULT: &str = "./hawser-data";
 /// Commands find addresses and keys in the data directory that `hawser dev` filled; flags and
 /// environment variables win over it.
 ///
-/// Exit codes: 0 done; 1 refused by a server, or not every push was written; 2 a mistake in the command
+/// Exit codes: 0 done; 1 refused by a server, or not every push was written or stored; 2 a mistake in the command
 /// or in a file; 3 a server cannot be reached, or a service cannot start.
 #[derive(Debug, Parser)]
 #[command(name = "hawser", version, verbatim_doc_comment, propagate_version = true)]
@@ -69,6 +71,7 @@ pub(crate) enum Command {
     ///   hawser dev
     ///   hawser dev --control-port 18080 --page-port 18081
     ///   hawser dev --data-dir /tmp/try --ports random --json
+    ///   hawser dev --store redis://127.0.0.1:6379
     #[command(verbatim_doc_comment)]
     Dev(DevArgs),
     /// Run control: catalogue, tokens and access points
@@ -85,8 +88,10 @@ pub(crate) enum Command {
     /// Run a router: who is where, and the push API
     ///
     /// Begin with: hawser config example router > router.toml
+    /// Routes, inboxes and histories are kept in the embedded store, unless the file, HAWSER_STORE or
+    /// --store names another: hawser config example router --store redis-cluster
     #[command(verbatim_doc_comment)]
-    Router(RoleArgs),
+    Router(RouterArgs),
     /// Check a service's configuration file, or print an example
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -96,6 +101,9 @@ pub(crate) enum Command {
     /// Create, list and change groups, and who is in them
     #[command(subcommand)]
     Group(GroupCommand),
+    /// Look at what waits for a device, or remove it
+    #[command(subcommand)]
+    Inbox(InboxCommand),
     /// Look at devices, or end their sessions
     #[command(subcommand)]
     Device(DeviceCommand),

@@ -13,6 +13,7 @@ use crate::credentials::write_private;
 use crate::failure::{Failure, Outcome, chain};
 use crate::output::Output;
 use crate::push_api::PushApi;
+use crate::role::store::{Store, StoreArg};
 use chat::Chat;
 use clap::Args;
 use demo::{APP, BUSINESS, GROUP};
@@ -45,6 +46,8 @@ const RECONNECT_WINDOW: Duration = Duration::from_secs(1);
 pub(crate) struct DevArgs {
     #[command(flatten)]
     ports: Ports,
+    #[command(flatten)]
+    store: StoreArg,
     /// What to log, in the form of RUST_LOG
     #[arg(long, default_value = "warn", value_name = "FILTER")]
     log: String,
@@ -57,7 +60,8 @@ pub(crate) async fn run(output: Output, data_dir: &Path, args: DevArgs) -> Outco
         Failure::usage(format!("cannot make {}: {failure}", data_dir.display()))
     })?;
     let sockets = args.ports.bind()?;
-    let house = House::start(data_dir, sockets).await?;
+    let store = args.store.read()?.unwrap_or(Store::Embedded);
+    let house = House::start(data_dir, sockets, store).await?;
     house.announce(output, data_dir)?;
     terminated().await;
     house.shutdown().await
@@ -75,7 +79,7 @@ struct House {
 }
 
 impl House {
-    async fn start(data_dir: &Path, sockets: Sockets) -> Outcome<Self> {
+    async fn start(data_dir: &Path, sockets: Sockets, store: Store) -> Outcome<Self> {
         let secrets = Secrets::load_or_make(data_dir)?;
         let tls = DevCertificates::load_or_make(&data_dir.join("tls"))
             .map_err(|failure| Failure::usage(chain(&failure)))?;
@@ -104,7 +108,8 @@ impl House {
         let listeners =
             hawser_router::Listeners { push: sockets.push, internal: sockets.router_internal };
         let router =
-            start_router(data_dir, &control_internal, &secrets, listeners, &registry).await?;
+            start_router(data_dir, &control_internal, &secrets, store, listeners, &registry)
+                .await?;
         let listeners = hawser_access::Listeners {
             tcp: vec![sockets.tcp],
             tls: vec![sockets.tls],
@@ -230,6 +235,7 @@ async fn start_router(
     data_dir: &Path,
     control: &str,
     secrets: &Secrets,
+    store: Store,
     listeners: hawser_router::Listeners,
     registry: &Registry,
 ) -> Outcome<hawser_router::Running> {
@@ -239,6 +245,7 @@ async fn start_router(
         control,
         secrets.cluster_secret.clone(),
     );
+    crate::role::store::embedded_only(store)?;
     hawser_router::start(config, listeners, registry)
         .await
         .map_err(|failure| cannot_start("router", &failure))

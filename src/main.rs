@@ -12,13 +12,13 @@ mod operate;
 mod output;
 mod push_api;
 mod role;
+mod span;
 
 use clap::Parser as _;
 use cli::{Cli, Command};
 use failure::{Failure, Outcome};
 use operate::Desk;
 use output::Output;
-use role::Role;
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -42,12 +42,13 @@ async fn run(cli: Cli, output: Output) -> Outcome {
     let desk = || Desk::open(output, cli.data_dir.clone());
     match cli.command {
         Command::Dev(args) => dev::run(output, &cli.data_dir, args).await,
-        Command::Control(args) => role::run(Role::Control, args).await,
-        Command::Access(args) => role::run(Role::Access, args).await,
-        Command::Router(args) => role::run(Role::Router, args).await,
+        Command::Control(args) => role::control(args).await,
+        Command::Access(args) => role::access(args).await,
+        Command::Router(args) => role::router(args).await,
         Command::Config(command) => role::config(output, command),
         Command::Push(command) => operate::push::run(&desk()?, command).await,
         Command::Group(command) => operate::group::run(&desk()?, command).await,
+        Command::Inbox(command) => operate::inbox::run(&desk()?, command).await,
         Command::Device(command) => operate::device::run(&desk()?, command).await,
         Command::App(command) => operate::app::run(&mut desk()?, command).await,
         Command::Business(command) => operate::business::run(&mut desk()?, command).await,

@@ -5,6 +5,7 @@ pub(crate) mod app;
 pub(crate) mod business;
 pub(crate) mod device;
 pub(crate) mod group;
+pub(crate) mod inbox;
 pub(crate) mod node;
 pub(crate) mod push;
 pub(crate) mod signing_key;

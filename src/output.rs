@@ -70,6 +70,13 @@ const LEADING: &[&str] = &[
     "number",
     "enabled",
     "state",
+    "outcome",
+    "position",
+    "durability",
+    "entries",
+    "bytes",
+    "tail",
+    "floor",
     "key_id",
     "key",
     "owner_key_id",
@@ -87,7 +94,8 @@ fn title(name: &str) -> String {
 
 /// Whether the field holds milliseconds since 1970, not a span.
 fn is_time(name: &str) -> bool {
-    name.ends_with("_at_ms") || ["created_ms", "since_ms", "active_from_ms"].contains(&name)
+    name.ends_with("_at_ms")
+        || ["created_ms", "since_ms", "active_from_ms", "oldest_ms"].contains(&name)
 }
 
 fn cell(name: &str, value: &Value) -> String {

@@ -28,8 +28,13 @@ pub(crate) fn connect(address: &str, key: &str) -> Outcome<PushApi> {
 
 /// A request with the deadline of this tool.
 pub(crate) fn request<T>(message: T) -> Request<T> {
+    request_within(message, Duration::ZERO)
+}
+
+/// A request that the other side is asked to spend some time on, beside the usual.
+pub(crate) fn request_within<T>(message: T, longer: Duration) -> Request<T> {
     let mut request = Request::new(message);
-    request.set_timeout(CALL_TIMEOUT);
+    request.set_timeout(CALL_TIMEOUT + longer);
     request
 }
 

@@ -3,7 +3,8 @@
 mod access;
 mod control;
 mod router;
-mod text;
+mod secret_at;
+pub(crate) mod store;
 
 use crate::admin;
 use crate::bind;
@@ -20,6 +21,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use store::StoreKind;
 
 /// How long the small servers beside a service may take to end.
 const ADMIN_PATIENCE: Duration = Duration::from_secs(2);
@@ -53,6 +55,15 @@ pub(crate) struct RoleArgs {
     config: PathBuf,
 }
 
+/// Arguments of a router.
+#[derive(Debug, Args)]
+pub(crate) struct RouterArgs {
+    #[command(flatten)]
+    role: RoleArgs,
+    #[command(flatten)]
+    store: store::StoreArg,
+}
+
 /// Commands on configuration files.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
@@ -68,11 +79,16 @@ pub(crate) enum ConfigCommand {
     },
     /// Print an example with every setting explained
     ///
-    /// Example: hawser config example router > router.toml
+    /// Examples:
+    ///   hawser config example router > router.toml
+    ///   hawser config example router --store redis-sentinel > router.toml
     #[command(verbatim_doc_comment)]
     Example {
         /// Service
         role: Role,
+        /// For a router: which store
+        #[arg(long, value_enum)]
+        store: Option<StoreKind>,
     },
 }
 
@@ -102,7 +118,13 @@ pub(crate) fn config(output: Output, command: ConfigCommand) -> Outcome {
             }
             output.done(&format!("{} is a good configuration of {role}", file.display()));
         }
-        ConfigCommand::Example { role } => print!("{}", example(role)),
+        ConfigCommand::Example { role: Role::Router, store: Some(kind) } => {
+            print!("{}{}", example(Role::Router), kind.example());
+        }
+        ConfigCommand::Example { store: Some(_), .. } => {
+            return Err(Failure::usage("only a router has a --store"));
+        }
+        ConfigCommand::Example { role, store: None } => print!("{}", example(role)),
     }
     Ok(())
 }
@@ -116,13 +138,19 @@ fn example(role: Role) -> &'static str {
     }
 }
 
-/// Runs a service until it is told to stop.
-pub(crate) async fn run(role: Role, args: RoleArgs) -> Outcome {
-    match role {
-        Role::Control => control::run(load(&args.config)?).await,
-        Role::Access => access::run(load(&args.config)?).await,
-        Role::Router => router::run(load(&args.config)?).await,
-    }
+/// Runs control until it is told to stop.
+pub(crate) async fn control(args: RoleArgs) -> Outcome {
+    control::run(load(&args.config)?).await
+}
+
+/// Runs an access node until it is told to stop.
+pub(crate) async fn access(args: RoleArgs) -> Outcome {
+    access::run(load(&args.config)?).await
+}
+
+/// Runs a router until it is told to stop.
+pub(crate) async fn router(args: RouterArgs) -> Outcome {
+    router::run(load(&args.role.config)?, args.store.read()?).await
 }
 
 fn load<T: serde::de::DeserializeOwned>(file: &Path) -> Outcome<T> {

@@ -76,7 +76,7 @@ impl Chat {
         let mut call = Request::new(rpc::MulticastRequest {
             group: room.to_owned(),
             message: Some(message),
-            push_id: Bytes::new(),
+            ..Default::default()
         });
         call.set_timeout(MULTICAST_TIMEOUT);
         match tokio::time::timeout(MULTICAST_TIMEOUT, push.multicast(call)).await {

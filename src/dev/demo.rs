@@ -85,7 +85,7 @@ pub(super) async fn open_lobby(at: &Addresses, key: &BusinessKey) -> Outcome<Pus
     let mut push = push_api::connect(&at.push, &key.key)?;
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let call = request(rpc::CreateGroupRequest { group: GROUP.to_owned() });
+        let call = request(rpc::CreateGroupRequest { group: GROUP.to_owned(), history: None });
         let failure = match push.create_group(call).await {
             Ok(_) => return Ok(push),
             Err(status) => refused(&status),

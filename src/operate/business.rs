@@ -5,6 +5,7 @@ use crate::cli::{AppArg, ControlArgs};
 use crate::control_api::segment;
 use crate::credentials::BusinessKey;
 use crate::failure::{Failure, Outcome};
+use crate::span::Span;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 
@@ -13,7 +14,9 @@ use serde_json::{Map, Value, json};
 pub(crate) enum BusinessCommand {
     /// Register a business
     ///
-    /// Example: hawser business create orders --app shop --endpoint http://orders.internal:7000
+    /// Examples:
+    ///   hawser business create orders --app shop --endpoint http://orders.internal:7000
+    ///   hawser business create news --inbox-entries 100 --inbox-ttl 1d --inbox-overflow drop-oldest
     #[command(verbatim_doc_comment)]
     Create {
         /// Name: a-z, 0-9 and -, at most 32; unique in the app
@@ -161,6 +164,15 @@ pub(crate) enum SlowPolicy {
     Disconnect,
 }
 
+/// What happens to a stored push whose inbox is full.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum InboxOverflow {
+    /// Its outcome is `overflow`
+    Refuse,
+    /// The oldest of the lowest priority leaves, and the device is told of the gap
+    DropOldest,
+}
+
 /// Settings of a business.
 #[derive(Debug, Args)]
 pub(crate) struct Settings {
@@ -176,11 +188,27 @@ pub(crate) struct Settings {
     /// What happens to pushes a device is too slow for
     #[arg(long, value_enum)]
     slow_policy: Option<SlowPolicy>,
+    /// Stored pushes that a device's inbox may hold, at most 10000 [default: 1000]
+    #[arg(long, value_name = "COUNT")]
+    inbox_entries: Option<u32>,
+    /// Bytes that they may take, at most 67108864 [default: 4194304]
+    #[arg(long, value_name = "BYTES")]
+    inbox_bytes: Option<u64>,
+    /// How long a stored push waits for its device, in whole seconds, at most 7d [default: 7d]
+    #[arg(long, value_name = "SPAN")]
+    inbox_ttl: Option<Span>,
+    /// What happens to a stored push whose inbox is full [default: refuse]
+    #[arg(long, value_enum)]
+    inbox_overflow: Option<InboxOverflow>,
 }
 
 impl Settings {
-    fn into_fields(self) -> Map<String, Value> {
+    fn into_fields(self) -> Outcome<Map<String, Value>> {
         let mut fields = Map::new();
+        let inbox = self.inbox()?;
+        if !inbox.is_empty() {
+            fields.insert("inbox".into(), inbox.into());
+        }
         if !self.endpoints.is_empty() {
             fields.insert("endpoints".into(), json!(self.endpoints));
         }
@@ -200,7 +228,25 @@ impl Settings {
             };
             fields.insert("slow_policy".into(), json!(name));
         }
-        fields
+        Ok(fields)
+    }
+
+    fn inbox(&self) -> Outcome<Map<String, Value>> {
+        let ttl_ms = self.inbox_ttl.map(Span::as_millis);
+        if ttl_ms.is_some_and(|ms| ms % 1_000 != 0) {
+            return Err(Failure::usage("--inbox-ttl is not in whole seconds"));
+        }
+        let overflow = self.inbox_overflow.map(|overflow| match overflow {
+            InboxOverflow::Refuse => "refuse",
+            InboxOverflow::DropOldest => "drop_oldest",
+        });
+        let named = [
+            ("entries_max", self.inbox_entries.map(Value::from)),
+            ("bytes_max", self.inbox_bytes.map(Value::from)),
+            ("ttl_s_max", ttl_ms.map(|ms| Value::from(ms / 1_000))),
+            ("overflow", overflow.map(Value::from)),
+        ];
+        Ok(named.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
     }
 }
 
@@ -210,7 +256,7 @@ pub(crate) async fn run(desk: &mut Desk, command: BusinessCommand) -> Outcome {
     match command {
         BusinessCommand::Create { business, settings, place } => {
             let app = desk.app(&place.app)?;
-            let mut fields = settings.into_fields();
+            let mut fields = settings.into_fields()?;
             fields.entry("endpoints").or_insert_with(|| json!([]));
             fields.insert("business".into(), json!(business));
             let control = desk.control(&place.control, Some(&app))?;
@@ -230,7 +276,7 @@ pub(crate) async fn run(desk: &mut Desk, command: BusinessCommand) -> Outcome {
         }
         BusinessCommand::Update { business, settings, enabled, place } => {
             let app = desk.app(&place.app)?;
-            let mut fields = settings.into_fields();
+            let mut fields = settings.into_fields()?;
             if let Some(enabled) = enabled {
                 fields.insert("enabled".into(), json!(enabled));
             }

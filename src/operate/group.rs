@@ -1,9 +1,11 @@
 //! `hawser group ..`: groups of a business and who is in them.
 
 use super::Desk;
+use super::push::stored::position;
 use crate::cli::PushArgs;
 use crate::failure::{Failure, Outcome};
 use crate::push_api::{PushApi, refused, request};
+use crate::span::Span;
 use clap::{Args, Subcommand};
 use hawser_proto::code::ErrorCode;
 use hawser_proto::rpc::push as rpc;
@@ -14,11 +16,25 @@ use serde_json::{Value, json};
 pub(crate) enum GroupCommand {
     /// Create a group, which devices may then join
     ///
-    /// Example: hawser group create match-42
+    /// In a live group a member that was too slow learns how many pushes it missed. A group with a history
+    /// keeps the newest, so that members recover what they missed, also after a reconnect.
+    ///
+    /// Examples:
+    ///   hawser group create match-42
+    ///   hawser group create news --history --history-entries 500 --history-age 1h
     #[command(verbatim_doc_comment)]
     Create {
         /// Group
         group: String,
+        /// Keep a history
+        #[arg(long)]
+        history: bool,
+        /// Pushes that the history holds, at most 10000 [default: 1000]
+        #[arg(long, requires = "history", value_name = "COUNT")]
+        history_entries: Option<u32>,
+        /// How long a push stays in it, at most 7d [default: 5m]
+        #[arg(long, requires = "history", value_name = "SPAN")]
+        history_age: Option<Span>,
         #[command(flatten)]
         push: PushArgs,
     },
@@ -34,7 +50,7 @@ pub(crate) enum GroupCommand {
         #[command(flatten)]
         push: PushArgs,
     },
-    /// Show one group: members by node, pushes a second
+    /// Show one group: members by node, pushes a second, and what its history holds
     Show {
         /// Group
         group: String,
@@ -71,8 +87,20 @@ pub(crate) struct Membership {
 pub(crate) async fn run(desk: &Desk, command: GroupCommand) -> Outcome {
     let output = desk.output;
     match command {
-        GroupCommand::Create { group, push } => {
-            let call = request(rpc::CreateGroupRequest { group });
+        GroupCommand::Create { group, history, history_entries, history_age, push } => {
+            for (flag, is_zero) in [
+                ("--history-entries", history_entries == Some(0)),
+                ("--history-age", history_age.is_some_and(|age| age.as_millis() == 0)),
+            ] {
+                if is_zero {
+                    return Err(Failure::usage(format!("{flag} is 0: leave out --history")));
+                }
+            }
+            let history = history.then(|| rpc::History {
+                entries_max: history_entries.unwrap_or_default(),
+                age_ms_max: history_age.map_or(0, Span::as_millis),
+            });
+            let call = request(rpc::CreateGroupRequest { group, history });
             let made = desk.push(&push)?.create_group(call).await.map_err(|it| refused(&it))?;
             output.thing(&info(&made.into_inner()));
         }
@@ -151,12 +179,19 @@ fn results(
 
 fn info(group: &rpc::GroupInfo) -> Value {
     let node = |it: &rpc::GroupNode| json!({"node": it.node, "members": it.members});
-    json!({
+    let mut told = json!({
         "group": group.group,
         "business": group.business,
         "members": group.members,
         "created_ms": group.created_ms,
         "pushes_per_second": (group.pushes_per_second * 100.0).round() / 100.0,
         "nodes": group.nodes.iter().map(node).collect::<Vec<_>>(),
-    })
+    });
+    if let Some(history) = &group.history {
+        told["history"] =
+            json!({"entries_max": history.entries_max, "age_ms_max": history.age_ms_max});
+        told["tail"] = position(group.tail_term, group.tail_seq).into();
+        told["floor"] = position(group.floor_term, group.floor_seq).into();
+    }
+    told
 }

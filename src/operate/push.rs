@@ -1,20 +1,23 @@
 //! `hawser push ..`: pushes, with the outcome of each target.
 
+pub(super) mod stored;
+
+mod message;
+
 use super::Desk;
 use crate::cli::PushArgs;
 use crate::failure::{Failure, Outcome};
-use crate::push_api::{refused, request};
+use crate::push_api::{refused, request, request_within};
 use bytes::Bytes;
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use hawser_proto::limits::TARGETS_PER_CALL_MAX;
 use hawser_proto::rpc::push as rpc;
-use serde::Deserialize;
+use message::{MessageArgs, read_targets};
 use serde_json::{Value, json};
-use std::collections::HashMap;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use stored::{Durability, StoreArgs, told};
 
-/// Pushes. The exit code is 0 when everything was written, else 1.
+/// Pushes. The exit code is 0 when everything was written, stored or acknowledged, else 1.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PushCommand {
     /// Push to one device
@@ -22,6 +25,12 @@ pub(crate) enum PushCommand {
     /// Examples:
     ///   hawser push unicast --app demo --device web-1 "hello"
     ///   hawser push unicast --device web-1 --metadata kind=note --body-file note.json
+    ///   hawser push unicast --device web-1 --stored --push-id order-7 --ttl 7d "it is on its way"
+    ///   hawser push unicast --device web-1 --stored --wait-ack 5s "did you get this?"
+    ///
+    /// A push that is not --stored reaches the device now or never; the outcome says which. A stored one
+    /// waits in the device's inbox of this business. Its outcome is `stored`, with its position and the
+    /// durability that was reached; `acked` when the device has handled it; or `overflow` or `expired`.
     #[command(verbatim_doc_comment)]
     Unicast {
         /// Device
@@ -31,13 +40,17 @@ pub(crate) enum PushCommand {
         message: MessageArgs,
         #[command(flatten)]
         push: PushArgs,
+        #[command(flatten)]
+        store: StoreArgs,
     },
     /// Push to many devices, the same body or one each
     ///
     /// Examples:
     ///   hawser push batch --device web-1 --device web-2 "hello, both"
+    ///   hawser push batch --device web-1 --device web-2 --stored --push-id news-12 "read this"
     ///   hawser push batch --targets targets.jsonl
-    /// where each line of the file is {"device": "web-1", "body": "hello", "metadata": {"k": "v"}}
+    /// where each line of the file is {"device": "web-1", "body": "hello", "metadata": {"k": "v"}}, with a
+    /// "push_id" if each is to have its own
     #[command(verbatim_doc_comment)]
     Batch {
         /// Device; repeat for more
@@ -51,15 +64,25 @@ pub(crate) enum PushCommand {
         message: MessageArgs,
         #[command(flatten)]
         push: PushArgs,
+        #[command(flatten)]
+        store: StoreArgs,
     },
     /// Push to everyone in a group
     ///
-    /// Example: hawser push multicast --group lobby "hello everyone"
+    /// Examples:
+    ///   hawser push multicast --group lobby "hello everyone"
+    ///   hawser push multicast --group news --push-id news-12 --durability disk "for the record"
+    ///
+    /// In a group with a history the push gets a position, and members that missed it recover it; there
+    /// --push-id makes the call safe to repeat.
     #[command(verbatim_doc_comment)]
     Multicast {
         /// Group
         #[arg(long, value_name = "ID")]
         group: String,
+        /// In a group with a history: what must be true before the call answers [default: the store's own]
+        #[arg(long, value_enum)]
+        durability: Option<Durability>,
         #[command(flatten)]
         message: MessageArgs,
         #[command(flatten)]
@@ -80,88 +103,21 @@ pub(crate) enum PushCommand {
     },
 }
 
-/// What is pushed.
-#[derive(Debug, Args)]
-pub(crate) struct MessageArgs {
-    /// The body, as text
-    #[arg(conflicts_with = "body_file")]
-    text: Option<String>,
-    /// Take the body from a file, or from standard input with -
-    #[arg(long, value_name = "FILE")]
-    body_file: Option<PathBuf>,
-    /// Metadata beside the body; repeat for more
-    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
-    metadata: Vec<(String, String)>,
-    /// Your id for this push; made up when left out
-    #[arg(long, default_value = "", hide_default_value = true, value_name = "ID")]
-    push_id: String,
-}
-
-fn pair(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("not of the form KEY=VALUE")?;
-    Ok((key.to_owned(), value.to_owned()))
-}
-
-impl MessageArgs {
-    /// The message and the caller's id for it.
-    fn read(self) -> Outcome<(rpc::Message, Bytes)> {
-        let body = match (self.text, self.body_file) {
-            (Some(text), _) => Bytes::from(text),
-            (None, Some(path)) => read_bytes(&path)?.into(),
-            (None, None) => return Err(Failure::usage("what to push? give a text or --body-file")),
-        };
-        let metadata = self.metadata.into_iter().collect();
-        let message = rpc::Message { body, metadata, traceparent: String::new() };
-        Ok((message, Bytes::from(self.push_id)))
-    }
-}
-
-fn read_bytes(path: &Path) -> Outcome<Vec<u8>> {
-    let read = if path == Path::new("-") {
-        let mut bytes = Vec::new();
-        std::io::stdin().read_to_end(&mut bytes).map(|_| bytes)
-    } else {
-        std::fs::read(path)
-    };
-    read.map_err(|failure| Failure::usage(format!("cannot read {}: {failure}", path.display())))
-}
-
-/// A line of a targets file.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TargetLine {
-    device: String,
-    body: String,
-    #[serde(default)]
-    metadata: HashMap<String, String>,
-}
-
-fn read_targets(path: &Path) -> Outcome<Vec<rpc::Target>> {
-    let text = String::from_utf8(read_bytes(path)?)
-        .map_err(|_| Failure::usage(format!("{} is not UTF-8", path.display())))?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let targets = lines.map(|(at, line)| {
-        let line: TargetLine = serde_json::from_str(line).map_err(|failure| {
-            Failure::usage(format!("{}, line {}: {failure}", path.display(), at + 1))
-        })?;
-        let body = Bytes::from(line.body);
-        let message = rpc::Message { body, metadata: line.metadata, traceparent: String::new() };
-        Ok(rpc::Target { device: line.device, message: Some(message), push_id: Bytes::new() })
-    });
-    targets.collect()
-}
-
 /// Does the command.
 pub(crate) async fn run(desk: &Desk, command: PushCommand) -> Outcome {
     match command {
-        PushCommand::Unicast { device, message, push } => {
-            unicast(desk, device, message, &push).await
+        PushCommand::Unicast { device, message, push, store } => {
+            unicast(desk, device, message, &push, store).await
         }
-        PushCommand::Batch { devices, targets, message, push } => {
-            batch(desk, devices, targets, message, &push).await
+        PushCommand::Batch { devices, targets, message, push, store } => {
+            let calls = match targets {
+                Some(path) => one_body_each(&path, Bytes::from(message.push_id))?,
+                None => one_body(&devices, message)?,
+            };
+            batch(desk, calls, &push, store).await
         }
-        PushCommand::Multicast { group, message, push } => {
-            multicast(desk, group, message, &push).await
+        PushCommand::Multicast { group, durability, message, push } => {
+            multicast(desk, group, durability, message, &push).await
         }
         PushCommand::Broadcast { rate, message, push } => {
             broadcast(desk, rate, message, &push).await
@@ -169,79 +125,121 @@ pub(crate) async fn run(desk: &Desk, command: PushCommand) -> Outcome {
     }
 }
 
-async fn unicast(desk: &Desk, device: String, message: MessageArgs, push: &PushArgs) -> Outcome {
+async fn unicast(
+    desk: &Desk,
+    device: String,
+    message: MessageArgs,
+    push: &PushArgs,
+    store: StoreArgs,
+) -> Outcome {
     let (message, push_id) = message.read()?;
+    let wait = store.wait().unwrap_or_default();
+    let (class, store) = store.read()?;
     let call = rpc::UnicastRequest {
         device: device.clone(),
         message: Some(message),
-        class: rpc::Class::Volatile.into(),
+        class: class.into(),
         push_id,
+        store,
     };
-    let answer =
-        desk.push(push)?.unicast(request(call)).await.map_err(|it| refused(&it))?.into_inner();
+    let answer = desk.push(push)?.unicast(request_within(call, wait)).await;
+    let answer = answer.map_err(|it| refused(&it))?.into_inner();
     let outcome = outcome_name(answer.outcome);
-    if desk.output.json {
-        let push_id = id_text(&answer.push_id);
-        desk.output.thing(&json!({"device": device, "outcome": outcome, "push_id": push_id}));
+    let push_id = id_text(&answer.push_id);
+    let mut said = json!({"device": device, "outcome": outcome, "push_id": push_id});
+    if let (Some(stored), Some(said)) = (&answer.stored, said.as_object_mut()) {
+        said.extend(told(stored));
+    }
+    if desk.output.json || class == rpc::Class::Stored {
+        desk.output.thing(&said);
     } else {
         println!("{outcome}");
     }
-    all_written(answer.outcome == i32::from(rpc::Outcome::Written), "the push was not written")
+    all_done(is_done(answer.outcome), &format!("the push was not {}", aim(class)))
 }
 
-async fn batch(
-    desk: &Desk,
-    devices: Vec<String>,
-    targets: Option<PathBuf>,
+/// Calls that push one body to all devices.
+fn one_body(
+    devices: &[String],
     message: MessageArgs,
-    push: &PushArgs,
-) -> Outcome {
-    let mut api = desk.push(push)?;
-    let (calls, names) = if let Some(path) = targets {
-        let push_id = Bytes::from(message.push_id);
-        let targets = read_targets(&path)?;
-        let names: Vec<_> = targets.iter().map(|target| target.device.clone()).collect();
-        let one = |targets: &[rpc::Target]| rpc::BatchUnicastRequest {
-            targets: targets.to_vec(),
-            push_id: push_id.clone(),
-            ..Default::default()
-        };
-        (targets.chunks(TARGETS_PER_CALL_MAX).map(one).collect::<Vec<_>>(), names)
-    } else {
-        let (message, push_id) = message.read()?;
-        let one = |devices: &[String]| rpc::BatchUnicastRequest {
+) -> Outcome<Vec<(Vec<String>, rpc::BatchUnicastRequest)>> {
+    let (message, push_id) = message.read()?;
+    let one = |devices: &[String]| {
+        let call = rpc::BatchUnicastRequest {
             message: Some(message.clone()),
             devices: devices.to_vec(),
             push_id: push_id.clone(),
             ..Default::default()
         };
-        (devices.chunks(TARGETS_PER_CALL_MAX).map(one).collect(), devices.clone())
+        (devices.to_vec(), call)
     };
-    if names.is_empty() {
-        return Err(Failure::usage("no target: the file is empty"));
-    }
-    let mut outcomes = Vec::with_capacity(names.len());
-    for call in calls {
-        let answer =
-            api.batch_unicast(request(call)).await.map_err(|it| refused(&it))?.into_inner();
-        outcomes.extend(answer.outcomes);
-    }
-    let rows: Vec<Value> = std::iter::zip(&names, &outcomes)
-        .map(|(device, outcome)| json!({"device": device, "outcome": outcome_name(*outcome)}))
-        .collect();
-    desk.output.list(&rows, &["device", "outcome"]);
-    let written = i32::from(rpc::Outcome::Written);
-    let missed = outcomes.iter().filter(|outcome| **outcome != written).count();
-    let total = names.len();
-    all_written(missed == 0, &format!("{missed} of {total} pushes were not written"))
+    Ok(devices.chunks(TARGETS_PER_CALL_MAX).map(one).collect())
 }
 
-async fn multicast(desk: &Desk, group: String, message: MessageArgs, push: &PushArgs) -> Outcome {
+/// Calls that push to each target of a file what stands there.
+fn one_body_each(
+    path: &Path,
+    push_id: Bytes,
+) -> Outcome<Vec<(Vec<String>, rpc::BatchUnicastRequest)>> {
+    let targets = read_targets(path)?;
+    if targets.is_empty() {
+        return Err(Failure::usage("no target: the file is empty"));
+    }
+    let one = |targets: &[rpc::Target]| {
+        let call = rpc::BatchUnicastRequest {
+            targets: targets.to_vec(),
+            push_id: push_id.clone(),
+            ..Default::default()
+        };
+        (targets.iter().map(|target| target.device.clone()).collect(), call)
+    };
+    Ok(targets.chunks(TARGETS_PER_CALL_MAX).map(one).collect())
+}
+
+async fn batch(
+    desk: &Desk,
+    calls: Vec<(Vec<String>, rpc::BatchUnicastRequest)>,
+    push: &PushArgs,
+    store: StoreArgs,
+) -> Outcome {
+    let mut api = desk.push(push)?;
+    let wait = store.wait().unwrap_or_default();
+    let (class, store) = store.read()?;
+    let (mut rows, mut missed) = (Vec::new(), 0);
+    for (devices, mut call) in calls {
+        call.class = class.into();
+        call.store.clone_from(&store);
+        let answer = api.batch_unicast(request_within(call, wait)).await;
+        let answer = answer.map_err(|it| refused(&it))?.into_inner();
+        missed += answer.outcomes.iter().filter(|outcome| !is_done(**outcome)).count();
+        for (at, (device, outcome)) in devices.iter().zip(&answer.outcomes).enumerate() {
+            let mut row = json!({"device": device, "outcome": outcome_name(*outcome)});
+            if let (Some(stored), Some(row)) = (answer.stored.get(at), row.as_object_mut()) {
+                row.extend(told(stored));
+            }
+            rows.push(row);
+        }
+    }
+    let columns = ["device", "outcome", "position", "durability", "repeated", "error"];
+    let shown = if class == rpc::Class::Stored { &columns[..] } else { &columns[..2] };
+    desk.output.list(&rows, shown);
+    let total = rows.len();
+    all_done(missed == 0, &format!("{missed} of {total} pushes were not {}", aim(class)))
+}
+
+async fn multicast(
+    desk: &Desk,
+    group: String,
+    durability: Option<Durability>,
+    message: MessageArgs,
+    push: &PushArgs,
+) -> Outcome {
     let (message, push_id) = message.read()?;
-    let call = rpc::MulticastRequest { group, message: Some(message), push_id };
+    let durability = durability.map(Durability::wire).unwrap_or_default().into();
+    let call = rpc::MulticastRequest { group, message: Some(message), push_id, durability };
     let answer =
         desk.push(push)?.multicast(request(call)).await.map_err(|it| refused(&it))?.into_inner();
-    let told = json!({
+    let mut said = json!({
         "members": answer.members,
         "written": answer.written,
         "queued": answer.queued,
@@ -249,8 +247,14 @@ async fn multicast(desk: &Desk, group: String, message: MessageArgs, push: &Push
         "push_id": id_text(&answer.push_id),
         "nodes": nodes(&answer.nodes),
     });
-    counts(desk, &told);
-    all_written(is_complete(answer.dropped, &answer.nodes), "the push did not reach every member")
+    if let (Some(stored), Some(said)) = (&answer.stored, said.as_object_mut()) {
+        said.extend(told(stored));
+    }
+    counts(desk, &said);
+    // What stands in the history, members recover by themselves.
+    let stands = answer.stored.as_ref().is_some_and(stored::is_stored);
+    let complete = stands || is_complete(answer.dropped, &answer.nodes);
+    all_done(complete, "the push did not reach every member")
 }
 
 async fn broadcast(desk: &Desk, rate: u32, message: MessageArgs, push: &PushArgs) -> Outcome {
@@ -274,7 +278,7 @@ async fn broadcast(desk: &Desk, rate: u32, message: MessageArgs, push: &PushArgs
         told["nodes"] = nodes(&now.nodes);
         counts(desk, &told);
         let complete = is_complete(now.dropped, &now.nodes);
-        return all_written(complete, "the push did not reach every target");
+        return all_done(complete, "the push did not reach every target");
     }
     Err(Failure::not_done("the broadcast ended without a last word; it may be incomplete"))
 }
@@ -287,6 +291,12 @@ fn counts(desk: &Desk, told: &Value) {
     let total = told["members"].as_u64().or(told["targets"].as_u64()).unwrap_or_default();
     let (written, queued, dropped) = (number("written"), number("queued"), number("dropped"));
     println!("{total} targets: {written} written, {queued} queued, {dropped} dropped");
+    if let (Some(position), Some(durability)) =
+        (told["position"].as_str(), told["durability"].as_str())
+    {
+        let again = if told["repeated"] == json!(true) { ", by an earlier call" } else { "" };
+        println!("in the history at {position}, durability {durability}{again}");
+    }
     for node in told["nodes"].as_array().into_iter().flatten() {
         if node["unknown"] == json!(true) {
             println!("node {} gave no answer in time", node["node"].as_str().unwrap_or_default());
@@ -312,7 +322,18 @@ fn nodes(nodes: &[rpc::NodeResult]) -> Value {
     nodes.iter().map(one).collect()
 }
 
-fn all_written(yes: bool, otherwise: &str) -> Outcome {
+/// What the outcome is hoped to be.
+fn is_done(outcome: i32) -> bool {
+    use rpc::Outcome::{Acked, Stored, Written};
+    [Written, Stored, Acked].into_iter().any(|done| outcome == i32::from(done))
+}
+
+/// In a word.
+fn aim(class: rpc::Class) -> &'static str {
+    if class == rpc::Class::Stored { "stored" } else { "written" }
+}
+
+fn all_done(yes: bool, otherwise: &str) -> Outcome {
     if yes { Ok(()) } else { Err(Failure::not_done(otherwise)) }
 }
 
@@ -339,21 +360,18 @@ mod tests {
         assert_eq!(outcome_name(rpc::Outcome::Written.into()), "written");
         assert_eq!(outcome_name(rpc::Outcome::Offline.into()), "offline");
         assert_eq!(outcome_name(99), "unspecified");
+        for (outcome, done) in [
+            (rpc::Outcome::Written, true),
+            (rpc::Outcome::Stored, true),
+            (rpc::Outcome::Acked, true),
+            (rpc::Outcome::Unspecified, false),
+            (rpc::Outcome::Overflow, false),
+            (rpc::Outcome::Expired, false),
+            (rpc::Outcome::Unknown, false),
+        ] {
+            assert_eq!(is_done(outcome.into()), done, "{outcome:?}");
+        }
         assert_eq!(id_text(b"order-7"), "order-7");
         assert_eq!(id_text(&[0, 255]), "00ff");
-    }
-
-    #[test]
-    fn targets_are_read_line_by_line_and_mistakes_are_named() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().join("targets.jsonl");
-        let good = "{\"device\": \"a\", \"body\": \"x\"}\n\n{\"device\": \"b\", \"body\": \"y\", \"metadata\": {\"k\": \"v\"}}\n";
-        std::fs::write(&path, good).expect("written");
-        let targets = read_targets(&path).expect("read");
-        let devices: Vec<_> = targets.iter().map(|target| target.device.as_str()).collect();
-        assert_eq!(devices, ["a", "b"]);
-        std::fs::write(&path, "{\"device\": \"a\"}\n").expect("written");
-        let failure = read_targets(&path).expect_err("no body");
-        assert!(failure.to_string().contains("line 1: missing field `body`"), "{failure}");
     }
 }

@@ -1,6 +1,6 @@
 //! `hawser access`.
 
-use super::text::SecretAt;
+use super::secret_at::SecretAt;
 use super::{Admin, Role, Surroundings, cannot_start};
 use crate::bind;
 use crate::failure::{Failure, Outcome, chain};

@@ -1,9 +1,10 @@
 //! `hawser control`.
 
-use super::text::{SecretAt, Span};
+use super::secret_at::SecretAt;
 use super::{Admin, Role, Surroundings, cannot_start};
 use crate::bind;
 use crate::failure::{Failure, Outcome};
+use crate::span::Span;
 use hawser_control::{Backoff, Config, Listeners, MasterKey};
 use serde::Deserialize;
 use std::net::SocketAddr;

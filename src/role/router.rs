@@ -1,9 +1,11 @@
 //! `hawser router`.
 
-use super::text::{SecretAt, Span};
+use super::secret_at::SecretAt;
+use super::store::{Store, StoreFile};
 use super::{Admin, Role, Surroundings, cannot_start};
 use crate::bind;
 use crate::failure::Outcome;
+use crate::span::Span;
 use hawser_router::{Config, Listeners};
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -24,11 +26,13 @@ pub(super) struct File {
     cluster_secret: SecretAt,
     node_lease: Option<Span>,
     call_timeout: Option<Span>,
+    store: Option<StoreFile>,
     admin: Admin,
 }
 
 impl File {
-    fn config(&self) -> Outcome<Config> {
+    /// `store`: from the command line or the environment, which win.
+    fn config(&self, store: Option<Store>) -> Outcome<Config> {
         let mut config = Config::new(
             &self.name,
             self.data_dir.clone(),
@@ -41,13 +45,17 @@ impl File {
         if let Some(Span(timeout)) = self.call_timeout {
             config.call_timeout = timeout;
         }
+        let (of_file, timeout) =
+            self.store.as_ref().map_or(Ok((Store::Embedded, None)), StoreFile::read)?;
+        let _ = timeout;
+        super::store::embedded_only(store.unwrap_or(of_file))?;
         Ok(config)
     }
 }
 
 /// Runs a router until the process is told to stop.
-pub(super) async fn run(file: File) -> Outcome {
-    let config = file.config()?;
+pub(super) async fn run(file: File, store: Option<Store>) -> Outcome {
+    let config = file.config(store)?;
     let listeners = Listeners {
         push: bind::tcp(file.push_listen, "the push API", "push_listen")?,
         internal: bind::tcp(file.internal_listen, "the internal port", "internal_listen")?,

@@ -24,6 +24,17 @@ fn every_example_is_a_good_configuration_as_it_is_and_in_full() {
 }
 
 #[test]
+fn every_example_of_a_store_is_good_as_it_is_and_in_full() {
+    let router = example(Role::Router);
+    for kind in StoreKind::value_variants() {
+        let store = kind.example();
+        for text in [format!("{router}{store}"), format!("{router}{}", in_full(store))] {
+            assert_eq!(check(Role::Router, &text), Ok(()), "{kind:?}");
+        }
+    }
+}
+
+#[test]
 fn mistakes_are_refused_and_named() {
     let spoilt = |role, from: &str, to: &str| {
         let text = example(role);
@@ -39,6 +50,8 @@ fn mistakes_are_refused_and_named() {
         (Role::Router, "control = ", "#control = ", "missing field `control`"),
         (Role::Router, "[admin]", "[admin]\nport = 1", "unknown field `port`"),
         (Role::Router, "#node_lease = \"10s\"", "node_lease = \"10 s\"", "span of time"),
+        (Role::Router, "#store = \"embedded\"", "store = \"reddis://h:1\"", "a store is embedded"),
+        (Role::Router, "#store = \"embedded\"", "store = \"rediss://h:1\"", "not supported yet"),
         (Role::Access, "node = \"a1\"", "node = \"A1\"", "a-z"),
         (Role::Access, "[certificate]", "[certificates]", "certificates"),
         (Role::Access, "ws = [", "www = [", "unknown field `www`"),

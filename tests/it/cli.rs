@@ -1,6 +1,6 @@
 //! What the command line says and refuses.
 
-use crate::process::{Said, run};
+use crate::process::{Said, hawser, run};
 use std::path::Path;
 
 /// Compares with a file of `tests/it/help/`; with HAWSER_WRITE_HELP=1 it writes the file instead.
@@ -28,6 +28,7 @@ fn help_teaches() {
         ("config", &["check", "example"] as &[&str]),
         ("push", &["unicast", "batch", "multicast", "broadcast"]),
         ("group", &["create", "delete", "list", "show", "join", "leave", "kick"]),
+        ("inbox", &["describe", "purge"]),
         ("device", &["show", "presence", "disconnect"]),
         ("app", &["create", "list", "show", "update", "delete", "rotate-secret", "owner-key"]),
         ("business", &["create", "list", "show", "update", "delete", "key"]),
@@ -44,6 +45,10 @@ fn help_teaches() {
         }
     }
     assert_help("push_unicast", &["push", "unicast", "--help"]);
+    assert_help("push_multicast", &["push", "multicast", "--help"]);
+    assert_help("group_create", &["group", "create", "--help"]);
+    assert_help("business_create", &["business", "create", "--help"]);
+    assert_help("inbox_describe", &["inbox", "describe", "--help"]);
 }
 
 fn fails(line: &[&str], code: i32, wanted: &str) -> Said {
@@ -64,6 +69,31 @@ fn mistakes_are_told_in_one_sentence_with_code_2() {
         (&["push", "unicast", "--device", "d", "x", "--body-file", "f"], "cannot be used with"),
         (&["push", "unicast", "--device", "d", "--metadata", "x"], "KEY=VALUE"),
         (&["push", "batch", "x"], "--targets"),
+        (&["push", "unicast", "--device", "d", "x", "--ttl", "1h"], "--stored"),
+        (&["push", "batch", "--device", "d", "x", "--durability", "disk"], "--stored"),
+        (&["push", "unicast", "--device", "d", "x", "--stored", "--ttl", "1"], "span of time"),
+        (
+            &[
+                "push",
+                "unicast",
+                "--device",
+                "d",
+                "x",
+                "--stored",
+                "--wait-ack",
+                "16s",
+                "--key",
+                "k",
+            ],
+            "--wait-ack is at most 15s",
+        ),
+        (&["push", "multicast", "--group", "g", "x", "--durability", "tape"], "possible values"),
+        (&["inbox", "purge", "d"], "--yes"),
+        (&["group", "create", "g", "--history-entries", "5"], "--history"),
+        (&["group", "create", "g", "--history", "--history-age", "0s"], "--history-age is 0"),
+        (&["business", "create", "b", "--app", "a", "--inbox-ttl", "1500ms"], "whole seconds"),
+        (&["business", "create", "b", "--app", "a", "--inbox-overflow", "grow"], "possible values"),
+        (&["config", "example", "access", "--store", "redis"], "only a router has a --store"),
         (
             &["push", "multicast", "--group", "g", "x", "--push", "http://h:1"],
             "--key or HAWSER_KEY",
@@ -81,6 +111,40 @@ fn mistakes_are_told_in_one_sentence_with_code_2() {
         (&["nonsense"], "unrecognized subcommand"),
     ] {
         fails(line, 2, wanted);
+    }
+}
+
+#[test]
+fn a_store_is_refused_without_repeating_its_password() {
+    let wanted = "an address is not of the form host:port";
+    let said = fails(&["dev", "--ports", "random", "--store", "redis://:sesame@redis"], 2, wanted);
+    assert!(!said.err.contains("sesame"), "{}", said.err);
+    let said = hawser()
+        .args(["dev", "--ports", "random"])
+        .env("HAWSER_STORE", "rediss://:sesame@redis:1")
+        .output()
+        .expect("the binary runs");
+    let err = String::from_utf8_lossy(&said.stderr);
+    assert!(err.contains("rediss:// is not supported yet"), "{err}");
+    assert_eq!((said.status.code(), err.contains("sesame")), (Some(2), false));
+}
+
+#[test]
+fn the_example_of_a_router_is_printed_with_the_store_that_is_asked_for() {
+    for (store, wanted) in [
+        ("embedded", "#store = \"embedded\""),
+        ("redis", "url = \"redis://redis.internal:6379/0\""),
+        ("redis-sentinel", "master = \"hawser\""),
+        ("redis-cluster", "nodes = ["),
+    ] {
+        let said = run(&["config", "example", "router", "--store", store]);
+        assert!(said.out.contains(wanted), "{store}: {}", said.out);
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("router.toml");
+        std::fs::write(&file, said.out).expect("written");
+        let file = file.to_str().expect("UTF-8");
+        let said = run(&["config", "check", "router", file]);
+        assert_eq!(said.code, Some(0), "{store}: {}", said.err);
     }
 }
 

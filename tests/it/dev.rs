@@ -150,6 +150,14 @@ fn operators_find_everything_at_control() {
         (&changed["slow_policy"], &changed["request_timeout_ms"]),
         (&json!("drop_oldest"), &json!(500))
     );
+    let inbox = ["--inbox-entries", "50", "--inbox-ttl", "1h", "--inbox-overflow", "drop-oldest"];
+    let changed = done(&[&["business", "update", "orders", "--app", "shop"], &inbox[..]].concat());
+    let wanted = json!({
+        "entries_max": 50, "bytes_max": 4_194_304, "ttl_s_max": 3_600, "overflow": "drop_oldest",
+    });
+    assert_eq!(changed["inbox"], wanted);
+    let update = ["business", "update", "orders", "--app", "shop", "--inbox-entries", "10001"];
+    refused(&update, "invalid_argument");
     let key = done(&[
         "business", "key", "create", "orders", "--app", "shop", "--scope", "push", "--save",
     ]);

@@ -1,37 +1,8 @@
-//! Text forms in configuration files: spans of time, and secrets that stand elsewhere.
+//! Secrets in configuration files: they stand elsewhere.
 
 use crate::failure::{Failure, Outcome};
 use hawser_chassis::secret::Secret;
 use serde::de::{Deserialize, Deserializer, Error};
-use std::time::Duration;
-
-/// A span of time: a whole number and `ms`, `s`, `m` or `h`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span(pub(super) Duration);
-
-impl Span {
-    fn parse(text: &str) -> Option<Self> {
-        let digits = text.find(|c: char| !c.is_ascii_digit())?;
-        let count: u64 = text[..digits].parse().ok()?;
-        let unit_ms = match &text[digits..] {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            _ => return None,
-        };
-        Some(Self(Duration::from_millis(count.checked_mul(unit_ms)?)))
-    }
-}
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Self::parse(&text).ok_or_else(|| {
-            Error::custom("a span of time is a whole number and ms, s, m or h, such as \"10s\"")
-        })
-    }
-}
 
 /// Where a secret stands: `env:NAME` or `file:/path`. Never in the configuration itself.
 #[derive(Clone, Debug)]
@@ -72,28 +43,6 @@ impl<'de> Deserialize<'de> for SecretAt {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn spans_have_a_number_and_a_unit() {
-        for (text, wanted_ms) in
-            [("0s", 0), ("250ms", 250), ("10s", 10_000), ("5m", 300_000), ("1h", 3_600_000)]
-        {
-            assert_eq!(Span::parse(text), Some(Span(Duration::from_millis(wanted_ms))), "{text}");
-        }
-        for bad in [
-            "",
-            "10",
-            "s",
-            "1.5s",
-            "-1s",
-            "10 s",
-            "1d",
-            "99999999999999999999s",
-            "9999999999999999999h",
-        ] {
-            assert_eq!(Span::parse(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn a_secret_is_read_from_where_it_stands() {
