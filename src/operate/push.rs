@@ -2,19 +2,18 @@
 
 pub(super) mod stored;
 
+mod batch;
 mod message;
 
 use super::Desk;
 use crate::cli::PushArgs;
 use crate::failure::{Failure, Outcome};
 use crate::push_api::{refused, request, request_within};
-use bytes::Bytes;
 use clap::Subcommand;
-use hawser_proto::limits::TARGETS_PER_CALL_MAX;
 use hawser_proto::rpc::push as rpc;
-use message::{MessageArgs, read_targets};
+use message::MessageArgs;
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use stored::{Durability, StoreArgs, told};
 
 /// Pushes. The exit code is 0 when everything was written, stored or acknowledged, else 1.
@@ -111,10 +110,10 @@ pub(crate) async fn run(desk: &Desk, command: PushCommand) -> Outcome {
         }
         PushCommand::Batch { devices, targets, message, push, store } => {
             let calls = match targets {
-                Some(path) => one_body_each(&path, Bytes::from(message.push_id))?,
-                None => one_body(&devices, message)?,
+                Some(path) => batch::one_body_each(&path, message)?,
+                None => batch::one_body(&devices, message)?,
             };
-            batch(desk, calls, &push, store).await
+            batch::send(desk, calls, &push, store).await
         }
         PushCommand::Multicast { group, durability, message, push } => {
             multicast(desk, group, durability, message, &push).await
@@ -156,75 +155,6 @@ async fn unicast(
         println!("{outcome}");
     }
     all_done(is_done(answer.outcome), &format!("the push was not {}", aim(class)))
-}
-
-/// Calls that push one body to all devices.
-fn one_body(
-    devices: &[String],
-    message: MessageArgs,
-) -> Outcome<Vec<(Vec<String>, rpc::BatchUnicastRequest)>> {
-    let (message, push_id) = message.read()?;
-    let one = |devices: &[String]| {
-        let call = rpc::BatchUnicastRequest {
-            message: Some(message.clone()),
-            devices: devices.to_vec(),
-            push_id: push_id.clone(),
-            ..Default::default()
-        };
-        (devices.to_vec(), call)
-    };
-    Ok(devices.chunks(TARGETS_PER_CALL_MAX).map(one).collect())
-}
-
-/// Calls that push to each target of a file what stands there.
-fn one_body_each(
-    path: &Path,
-    push_id: Bytes,
-) -> Outcome<Vec<(Vec<String>, rpc::BatchUnicastRequest)>> {
-    let targets = read_targets(path)?;
-    if targets.is_empty() {
-        return Err(Failure::usage("no target: the file is empty"));
-    }
-    let one = |targets: &[rpc::Target]| {
-        let call = rpc::BatchUnicastRequest {
-            targets: targets.to_vec(),
-            push_id: push_id.clone(),
-            ..Default::default()
-        };
-        (targets.iter().map(|target| target.device.clone()).collect(), call)
-    };
-    Ok(targets.chunks(TARGETS_PER_CALL_MAX).map(one).collect())
-}
-
-async fn batch(
-    desk: &Desk,
-    calls: Vec<(Vec<String>, rpc::BatchUnicastRequest)>,
-    push: &PushArgs,
-    store: StoreArgs,
-) -> Outcome {
-    let mut api = desk.push(push)?;
-    let wait = store.wait().unwrap_or_default();
-    let (class, store) = store.read()?;
-    let (mut rows, mut missed) = (Vec::new(), 0);
-    for (devices, mut call) in calls {
-        call.class = class.into();
-        call.store.clone_from(&store);
-        let answer = api.batch_unicast(request_within(call, wait)).await;
-        let answer = answer.map_err(|it| refused(&it))?.into_inner();
-        missed += answer.outcomes.iter().filter(|outcome| !is_done(**outcome)).count();
-        for (at, (device, outcome)) in devices.iter().zip(&answer.outcomes).enumerate() {
-            let mut row = json!({"device": device, "outcome": outcome_name(*outcome)});
-            if let (Some(stored), Some(row)) = (answer.stored.get(at), row.as_object_mut()) {
-                row.extend(told(stored));
-            }
-            rows.push(row);
-        }
-    }
-    let columns = ["device", "outcome", "position", "durability", "repeated", "error"];
-    let shown = if class == rpc::Class::Stored { &columns[..] } else { &columns[..2] };
-    desk.output.list(&rows, shown);
-    let total = rows.len();
-    all_done(missed == 0, &format!("{missed} of {total} pushes were not {}", aim(class)))
 }
 
 async fn multicast(

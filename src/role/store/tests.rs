@@ -1,4 +1,6 @@
 use super::*;
+use serde::Deserialize;
+use std::time::Duration;
 
 fn urls(text: &str) -> Vec<String> {
     let store: Store = text.parse().unwrap_or_else(|why| panic!("{text}: {why}"));
