@@ -59,6 +59,7 @@ async fn main() -> anyhow::Result<()> {
                     println!("{}: {}", said["from"].as_str().unwrap_or("?"), said["text"].as_str().unwrap_or("?"));
                 }
                 Some(Incoming::Left(left)) => println!("out of {}: {:?}", left.group, left.reason),
+                Some(_) => {} // the words of inboxes and histories: see the example `inbox`
                 None => break,
             },
         }

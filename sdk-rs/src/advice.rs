@@ -130,11 +130,13 @@ impl FromStr for AccessPoint {
 
 /// A device token and its times, as this device's own clock sees them. `Debug` hides the text.
 #[derive(Clone)]
-pub(crate) struct Token {
-    pub(crate) text: String,
-    /// None: not known before the login answer tells.
-    pub(crate) refresh_at: Option<Instant>,
-    pub(crate) expires_at: Option<Instant>,
+pub struct Token {
+    /// Its text.
+    pub text: String,
+    /// When to ask for another. None: not known before the login answer tells.
+    pub refresh_at: Option<Instant>,
+    /// When it is refused.
+    pub expires_at: Option<Instant>,
 }
 
 impl fmt::Debug for Token {
@@ -155,15 +157,17 @@ impl Token {
 
 /// Everything one access call answers, checked and in the device's own time.
 #[derive(Clone, Debug)]
-pub(crate) struct Advice {
-    pub(crate) token: Token,
+pub struct Advice {
+    /// What the login shows.
+    pub token: Token,
     /// In the order control gave; never empty.
-    pub(crate) points: Vec<AccessPoint>,
-    pub(crate) backoff: Settings,
+    pub points: Vec<AccessPoint>,
+    /// How to come back.
+    pub backoff: Settings,
     /// Wait this long before the first dial: control spreads a storm.
-    pub(crate) start_after: Duration,
+    pub start_after: Duration,
     /// Ask control again after this, whatever else happens.
-    pub(crate) stale_at: Option<Instant>,
+    pub stale_at: Option<Instant>,
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use crate::access::{Control, ControlAddressError};
 use crate::advice::{AccessPoint, Advice, Protocol, TOKEN_BYTES_MAX, Token};
 use crate::backoff::Settings;
 use crate::client::{Client, Inbox, Listeners, OnState, Shared};
+use crate::cursors::CursorStorage;
 use crate::link::{Dialer, TrustError};
 use crate::proof::Proof;
 use crate::session::Setup;
@@ -15,6 +16,7 @@ use hawser_proto::params;
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
@@ -78,6 +80,7 @@ pub struct Builder {
     pem: Option<Vec<u8>>,
     dialer: Option<Dialer>,
     storage: Option<Arc<dyn Storage>>,
+    cursors: Option<Arc<dyn CursorStorage>>,
     on_state: Option<OnState>,
 }
 
@@ -98,6 +101,7 @@ impl Builder {
             pem: None,
             dialer: None,
             storage: None,
+            cursors: None,
             on_state: None,
         }
     }
@@ -143,6 +147,14 @@ impl Builder {
     /// Where the installation is kept. Without, each client value is an installation of its own.
     pub fn storage(mut self, storage: impl Storage) -> Self {
         self.storage = Some(Arc::new(storage));
+        self
+    }
+
+    /// Where the cursors of the inboxes are kept: stored pushes are acknowledged once their cursor is.
+    /// Without, they are acknowledged once handled, and the next process gets again what this one had
+    /// not acknowledged.
+    pub fn cursors(mut self, cursors: impl CursorStorage) -> Self {
+        self.cursors = Some(Arc::new(cursors));
         self
     }
 
@@ -219,6 +231,7 @@ impl Builder {
             backoff: self.backoff,
             pinned,
         };
+        let wake = Arc::new(Notify::new());
         Ok(Client::from_shared(Shared {
             setup: Arc::new(setup),
             control,
@@ -226,10 +239,14 @@ impl Builder {
             storage: self.storage,
             installation: Mutex::new(None),
             inbox: Mutex::new(Inbox::default()),
-            wake: Notify::new(),
+            cursors: self.cursors,
+            inboxes: Mutex::new(None),
+            keeps: AtomicU64::new(0),
+            newest_keep: Mutex::new(0),
+            wake: wake.clone(),
             state: watch::Sender::new(State::Idle),
             on_state: self.on_state,
-            listeners: Listeners::default(),
+            listeners: Listeners::new(wake),
         }))
     }
 }

@@ -77,13 +77,15 @@ impl Business {
     }
 
     /// Listens for pushes of this business, to the device and to its groups, from now on: take it
-    /// before connecting to miss none. Each listener gets every push. It holds 256 of them and 1 MiB;
-    /// a slow one loses the oldest and is told how many by [`crate::Push::missed`].
+    /// before connecting to miss none. Each listener gets every push. It holds 256 volatile ones and
+    /// 1 MiB; a slow one loses the oldest and is told how many by [`crate::Push::missed`]. Stored
+    /// pushes wait for it, and while it does not handle them no more are sent: see [`Pushes`].
     pub fn pushes(&self) -> Pushes {
         Pushes(self.subscribe(false))
     }
 
-    /// As [`Self::pushes`], and also word of memberships that ended unasked.
+    /// As [`Self::pushes`], and also word of memberships that ended unasked, of stored pushes that
+    /// will not come, and of histories that have gone.
     pub fn listen(&self) -> Listener {
         Listener(self.subscribe(true))
     }
@@ -116,10 +118,8 @@ impl Business {
         answer.await.unwrap_or(Err(GroupError::Closed))
     }
 
-    fn subscribe(&self, with_left: bool) -> Arc<Ring> {
-        let ring = Arc::new(Ring::new(with_left));
-        self.handle.shared.listeners.add(&self.name, &ring);
-        ring
+    fn subscribe(&self, with_words: bool) -> Arc<Ring> {
+        self.handle.shared.listeners.add(&self.name, with_words)
     }
 }
 

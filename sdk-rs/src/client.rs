@@ -3,18 +3,22 @@
 use crate::access::Control;
 use crate::builder::Builder;
 use crate::business::{Business, GroupError};
+use crate::cursors::CursorStorage;
 use crate::driver;
 use crate::link::Dialer;
 use crate::listener::{Incoming, Ring};
 use crate::request::{RequestError, Response};
 use crate::session::Setup;
 use crate::session::calls::Ask;
+use crate::session::inbox::Inboxes;
+use crate::shelf::Shelf;
 use crate::state::{Reason, State};
 use crate::storage::{Installation, Storage};
 use hawser_proto::code::CloseCode;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 use tokio::sync::{Notify, oneshot, watch};
@@ -187,7 +191,14 @@ pub(crate) struct Shared {
     /// Kept from one start to the next where no storage does.
     pub(crate) installation: Mutex<Option<Installation>>,
     pub(crate) inbox: Mutex<Inbox>,
-    pub(crate) wake: Notify,
+    pub(crate) cursors: Option<Arc<dyn CursorStorage>>,
+    /// Kept from one start to the next; `None`: nothing was loaded yet.
+    pub(crate) inboxes: Mutex<Option<Inboxes>>,
+    /// How often cursors were to be kept, and which of these is kept: a storage call that comes late
+    /// must not overtake a newer one.
+    pub(crate) keeps: AtomicU64,
+    pub(crate) newest_keep: Mutex<u64>,
+    pub(crate) wake: Arc<Notify>,
     pub(crate) state: watch::Sender<State>,
     pub(crate) on_state: Option<OnState>,
     pub(crate) listeners: Listeners,
@@ -247,24 +258,37 @@ impl Shared {
     }
 }
 
-/// Who listens to which business.
+/// Who listens to which business, and what was stored for it.
 #[derive(Default)]
-pub(crate) struct Listeners(Mutex<BTreeMap<Arc<str>, Vec<Weak<Ring>>>>);
+pub(crate) struct Listeners {
+    channels: Mutex<BTreeMap<Arc<str>, Channel>>,
+    wake: Arc<Notify>,
+}
+
+/// One business's.
+struct Channel {
+    rings: Vec<Weak<Ring>>,
+    shelf: Arc<Shelf>,
+}
 
 impl Listeners {
-    pub(crate) fn add(&self, business: &Arc<str>, ring: &Arc<Ring>) {
-        let mut listeners = self.0.lock();
-        let rings = listeners.entry(business.clone()).or_default();
-        rings.retain(|ring| ring.strong_count() > 0);
-        rings.push(Arc::downgrade(ring));
+    /// `wake`: tells the client's task that something was handled.
+    pub(crate) fn new(wake: Arc<Notify>) -> Self {
+        Self { channels: Mutex::default(), wake }
+    }
+
+    pub(crate) fn add(&self, business: &Arc<str>, with_words: bool) -> Arc<Ring> {
+        let mut channels = self.channels.lock();
+        let channel = self.channel(&mut channels, business);
+        let ring = Arc::new(Ring::new(channel.shelf.clone(), with_words));
+        channel.rings.retain(|ring| ring.strong_count() > 0);
+        channel.rings.push(Arc::downgrade(&ring));
+        ring
     }
 
     /// Gives an item to each listener of the business.
     pub(crate) fn put(&self, business: &str, item: Incoming) {
-        let rings: Vec<Arc<Ring>> = match self.0.lock().get(business) {
-            Some(rings) => rings.iter().filter_map(Weak::upgrade).collect(),
-            None => return,
-        };
+        let rings = self.rings(business);
         if let Some((last, others)) = rings.split_last() {
             for ring in others {
                 ring.put(item.clone());
@@ -273,12 +297,57 @@ impl Listeners {
         }
     }
 
-    /// The client has closed: nothing more will come.
-    pub(crate) fn end(&self) {
-        for ring in std::mem::take(&mut *self.0.lock()).into_values().flatten() {
-            if let Some(ring) = ring.upgrade() {
-                ring.end();
-            }
+    /// Puts an item on the shelf of the business, where it waits for its listeners.
+    pub(crate) fn shelve(&self, business: &Arc<str>, number: u64, item: Incoming) {
+        let shelf = self.channel(&mut self.channels.lock(), business).shelf.clone();
+        shelf.put(number, item);
+        for ring in self.rings(business) {
+            ring.look();
         }
+    }
+
+    /// How far each business was handled, where that is news.
+    pub(crate) fn handled(&self) -> Vec<(Arc<str>, u64)> {
+        let channels = self.channels.lock();
+        let news = channels.iter().filter_map(|(business, channel)| {
+            channel.shelf.handled().map(|number| (business.clone(), number))
+        });
+        news.collect()
+    }
+
+    /// The client has closed: nothing more will come. What was stored stays on the shelves.
+    pub(crate) fn end(&self) {
+        let mut rings = Vec::new();
+        for channel in self.channels.lock().values_mut() {
+            rings.append(&mut channel.rings);
+        }
+        for ring in rings.iter().filter_map(Weak::upgrade) {
+            ring.end();
+        }
+    }
+
+    /// Empties the shelves: the inboxes begin anew, and number their items anew.
+    pub(crate) fn clear(&self) {
+        for channel in self.channels.lock().values() {
+            channel.shelf.clear();
+        }
+    }
+
+    fn rings(&self, business: &str) -> Vec<Arc<Ring>> {
+        match self.channels.lock().get(business) {
+            Some(channel) => channel.rings.iter().filter_map(Weak::upgrade).collect(),
+            None => Vec::new(),
+        }
+    }
+
+    fn channel<'a>(
+        &self,
+        channels: &'a mut BTreeMap<Arc<str>, Channel>,
+        business: &Arc<str>,
+    ) -> &'a mut Channel {
+        channels.entry(business.clone()).or_insert_with(|| {
+            let shelf = Arc::new(Shelf::new(self.wake.clone()));
+            Channel { rings: Vec::new(), shelf }
+        })
     }
 }

@@ -4,9 +4,11 @@ use crate::access::Control;
 use crate::advice::{AccessPoint, Advice};
 use crate::business::GroupError;
 use crate::client::{Call, Inbox, Shared};
+use crate::cursors::Cursors;
 use crate::link::{Dialer, Heard, Link};
 use crate::listener::Incoming;
 use crate::request::{RequestError, Response};
+use crate::session::inbox::Inboxes;
 use crate::session::{Action, Event, Refusal, Session};
 use crate::state::{Reason, State};
 use crate::storage::{Installation, Storage};
@@ -14,13 +16,21 @@ use std::collections::HashMap;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 use tokio::select;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tracing::{debug, warn};
 
 /// What is under way beside the link: at most one at a time.
 type Task = Pin<Box<dyn Future<Output = Done> + Send>>;
+
+/// The storage call that keeps cursors. No link ends it.
+type Keeping = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
+
+/// Cursors that are to be kept when the client ends get this long.
+const LAST_KEEP_TIMEOUT: Duration = Duration::from_secs(2);
 
 enum Done {
     Advised(Result<Advice, Refusal>),
@@ -36,6 +46,7 @@ enum Reply {
 enum Wake {
     Done(Done),
     Heard(Heard),
+    Kept(io::Result<()>),
     Called,
     Due,
 }
@@ -69,15 +80,27 @@ async fn run_inner(shared: &Arc<Shared>) -> State {
             return State::Closed { code: None, reason };
         }
     };
+    let inboxes = match load_inboxes(shared).await {
+        Ok(inboxes) => inboxes,
+        Err(failure) => {
+            let reason = Reason::Storage(failure.to_string());
+            return State::Closed { code: None, reason };
+        }
+    };
     let mut driver = Driver {
-        session: Session::new(shared.setup.clone(), installation, rand::random()),
+        session: Session::new(shared.setup.clone(), installation, inboxes, rand::random()),
         shared: shared.clone(),
         link: None,
         task: None,
+        keeping: None,
         replies: HashMap::new(),
         closed: None,
     };
-    driver.run().await
+    let closed = driver.run().await;
+    driver.keep_last().await;
+    let now = Instant::now().into_std();
+    *shared.inboxes.lock() = Some(driver.session.into_inboxes(now));
+    closed
 }
 
 struct Driver {
@@ -85,6 +108,7 @@ struct Driver {
     shared: Arc<Shared>,
     link: Option<Link>,
     task: Option<Task>,
+    keeping: Option<Keeping>,
     replies: HashMap<u64, Reply>,
     closed: Option<State>,
 }
@@ -96,6 +120,7 @@ impl Driver {
         // wake-up too early costs less than moving it for each request.
         let mut timer = pin!(sleep_until(Instant::now()));
         let mut armed: Option<Instant> = None;
+        self.report_handled(&mut actions);
         self.feed(Event::Start, &mut actions);
         loop {
             if let Some(closed) = self.closed.take() {
@@ -106,6 +131,7 @@ impl Driver {
                 // Unbiased on purpose: neither a chatty node nor a busy app may starve the other.
                 done = finished(&mut self.task) => Wake::Done(done),
                 heard = heard(&mut self.link) => Wake::Heard(heard),
+                kept = kept(&mut self.keeping) => Wake::Kept(kept),
                 () = self.shared.wake.notified() => Wake::Called,
                 () = timer.as_mut(), if armed.is_some() => Wake::Due,
             };
@@ -129,11 +155,41 @@ impl Driver {
                     self.link = None;
                     self.feed(Event::Ended(code), &mut actions);
                 }
-                Wake::Called => self.called(&mut actions),
+                Wake::Kept(kept) => self.kept(&kept, &mut actions),
+                Wake::Called => {
+                    self.report_handled(&mut actions);
+                    self.called(&mut actions);
+                }
                 Wake::Due => {
                     armed = None;
                     self.feed(Event::Due, &mut actions);
                 }
+            }
+        }
+    }
+
+    fn report_handled(&mut self, actions: &mut Vec<Action>) {
+        for (business, number) in self.shared.listeners.handled() {
+            self.feed(Event::Handled(business, number), actions);
+        }
+    }
+
+    fn kept(&mut self, kept: &io::Result<()>, actions: &mut Vec<Action>) {
+        self.keeping = None;
+        if let Err(source) = kept {
+            warn!(%source, "cannot keep the cursors");
+        }
+        self.feed(Event::Kept(kept.is_ok()), actions);
+    }
+
+    /// What the app has handled is kept, within reason, before it can see that the client closed.
+    async fn keep_last(&mut self) {
+        let mut actions = Vec::new();
+        let until = Instant::now() + LAST_KEEP_TIMEOUT;
+        while self.keeping.is_some() {
+            match timeout_at(until, kept(&mut self.keeping)).await {
+                Ok(kept) => self.kept(&kept, &mut actions),
+                Err(_) => return,
             }
         }
     }
@@ -217,6 +273,15 @@ impl Driver {
             Action::Left(business, left) => {
                 self.shared.listeners.put(&business, Incoming::Left(left));
             }
+            Action::Reset(business, reset) => {
+                self.shared.listeners.put(&business, Incoming::GroupReset(reset));
+            }
+            Action::Shelve(business, number, item) => {
+                self.shared.listeners.shelve(&business, number, item);
+            }
+            Action::Keep(cursors) => {
+                self.keeping = Some(Box::pin(keep_cursors(self.shared.clone(), cursors)));
+            }
         }
     }
 }
@@ -235,6 +300,13 @@ fn arm(timer: Pin<&mut Sleep>, armed: &mut Option<Instant>, wanted: Option<Insta
 async fn finished(task: &mut Option<Task>) -> Done {
     match task {
         Some(task) => task.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn kept(keeping: &mut Option<Keeping>) -> io::Result<()> {
+    match keeping {
+        Some(keeping) => keeping.await,
         None => std::future::pending().await,
     }
 }
@@ -305,5 +377,34 @@ async fn load(shared: &Arc<Shared>) -> io::Result<Installation> {
 
 async fn keep(storage: Arc<dyn Storage>, installation: Installation) -> io::Result<()> {
     let store = move || storage.store(&installation);
+    tokio::task::spawn_blocking(store).await.map_err(io::Error::other)?
+}
+
+/// What an earlier start of this client left, or what was kept.
+async fn load_inboxes(shared: &Arc<Shared>) -> io::Result<Inboxes> {
+    if let Some(inboxes) = shared.inboxes.lock().take() {
+        return Ok(inboxes);
+    }
+    shared.listeners.clear();
+    let Some(storage) = shared.cursors.clone() else { return Ok(Inboxes::default()) };
+    let setup = shared.setup.clone();
+    let load = move || storage.load(&setup.app, &setup.device);
+    let cursors = tokio::task::spawn_blocking(load).await.map_err(io::Error::other)??;
+    Ok(Inboxes::new(cursors))
+}
+
+/// Keeps cursors, unless newer ones were kept while this call waited for its thread.
+async fn keep_cursors(shared: Arc<Shared>, cursors: Cursors) -> io::Result<()> {
+    let Some(storage) = shared.cursors.clone() else { return Ok(()) };
+    let number = shared.keeps.fetch_add(1, Relaxed) + 1;
+    let store = move || {
+        // Held on a thread that may block, so that calls follow each other.
+        let mut newest = shared.newest_keep.lock();
+        if *newest > number {
+            return Ok(());
+        }
+        *newest = number;
+        storage.store(&shared.setup.app, &shared.setup.device, &cursors)
+    };
     tokio::task::spawn_blocking(store).await.map_err(io::Error::other)?
 }

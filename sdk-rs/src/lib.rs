@@ -32,12 +32,14 @@ mod backoff;
 mod builder;
 mod business;
 mod client;
+mod cursors;
 mod driver;
 mod link;
 mod listener;
 mod proof;
 mod request;
 mod session;
+mod shelf;
 mod state;
 mod storage;
 
@@ -47,10 +49,24 @@ pub use backoff::Settings as Backoff;
 pub use builder::{BuildError, Builder};
 pub use business::{Business, GroupError};
 pub use client::{Client, ConnectError};
+pub use cursors::{CursorStorage, Cursors, FileCursors, MemoryCursors};
 pub use hawser_proto::code::{CloseCode, ErrorCode, Retry};
+pub use hawser_proto::id::Position;
 pub use link::{Dialer, TrustError};
-pub use listener::{Incoming, Left, LeftReason, Listener, Push, Pushes};
+pub use listener::{
+    Gap, GapReason, GroupReset, Incoming, Left, LeftReason, Listener, Push, Pushes, TermChanged,
+};
 pub use proof::{DeviceKey, IdentitySource, Proof, ProofError};
 pub use request::{DEADLINE_DEFAULT, Request, RequestError, Response};
 pub use state::{Reason, State};
 pub use storage::{FileStorage, Installation, MemoryStorage, Storage};
+
+/// The pure machine behind a client, for simulations that bring their own link, clock and storage.
+/// No part of the published interface.
+#[doc(hidden)]
+pub mod cores {
+    pub use crate::advice::{Advice, Token};
+    pub use crate::session::calls::Ask;
+    pub use crate::session::inbox::Inboxes;
+    pub use crate::session::{Action, Event, Refusal, Session, Setup};
+}

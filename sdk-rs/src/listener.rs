@@ -1,23 +1,29 @@
 //! What a business sends to this device, and where it waits until the app takes it.
 //!
-//! A listener that does not keep up loses the oldest pushes, never the newest, and is told how many:
-//! [`Push::missed`]. Neither the connection nor another listener waits for it.
+//! A listener that does not keep up loses the oldest volatile pushes, never the newest, and is told
+//! how many: [`Push::missed`]. Neither the connection nor another listener waits for it. Stored pushes
+//! wait on the business's [`Shelf`] instead, and are lost to nobody.
 
+use crate::shelf::{ReaderId, Shelf};
 use bytes::Bytes;
 use futures_util::Stream;
 use hawser_proto::code::ErrorCode;
+use hawser_proto::id::Position;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::SystemTime;
 
 /// Items one listener holds. Full: the oldest push goes, and is counted.
 const HELD_MAX: usize = 256;
 /// Body bytes one listener holds, one larger push when there is nothing else.
 const HELD_BYTES_MAX: usize = 1024 * 1024;
 
-/// A push to this device, or to a group that it is in. Volatile: it comes at most once.
+/// A push to this device, or to a group that it is in. A volatile one comes at most once. One with a
+/// position was stored: to this device it comes until it was handled, and once at that; to a group it
+/// can be recovered after a reconnect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Push {
     /// The id that the business or the router gave it; at most 128 bytes.
@@ -30,8 +36,17 @@ pub struct Push {
     pub metadata: HashMap<String, String>,
     /// W3C trace context; may be empty.
     pub traceparent: String,
-    /// Pushes that this listener lost just before this one, because it was slow.
+    /// Volatile pushes lost just before this one: by this listener because it was slow, or by the
+    /// access node because the link was, as far as it told (groups).
     pub missed: u64,
+    /// Where it stands in this device's inbox of the business, or in its group's history; positions
+    /// only grow. `None`: volatile.
+    pub position: Option<Position>,
+    /// It may have been handed to the app before: by an earlier process that ended before its cursor
+    /// was kept, or by a listener of this one that was dropped while it handled it.
+    pub redelivered: bool,
+    /// When it loses its worth, by the clock of hawser, where the business said so.
+    pub expires_at: Option<SystemTime>,
 }
 
 /// Word that this device is out of a group without having asked, and that the client will not join
@@ -58,13 +73,72 @@ pub enum LeftReason {
     Refused(Option<ErrorCode>),
 }
 
+/// Stored pushes that will not come. What is above them does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The last position before them.
+    pub after: Position,
+    /// They end here.
+    pub upto: Position,
+    /// How many they are, at most.
+    pub count: u64,
+    /// Why.
+    pub reason: GapReason,
+}
+
+/// Why stored pushes will not come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum GapReason {
+    /// The inbox was full, and its business lets the oldest go.
+    Overflow,
+    /// Their time was over, or a newer push of the same kind took their place.
+    Expired,
+    /// They are larger than this connection takes.
+    TooLarge,
+    /// The business emptied the inbox.
+    Purged,
+    /// One that this release does not know.
+    Unknown,
+}
+
+/// The store of the inbox went back in time, or did not know this device's cursor: pushes between the
+/// two positions may be lost. What is stored from now on is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TermChanged {
+    /// How far this device had come.
+    pub from: Position,
+    /// Where it goes on. Below `from` where the node refused the cursor: then pushes may come again.
+    pub to: Position,
+}
+
+/// A part of a group's history is gone before this device had it. Fetch what matters by other means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupReset {
+    /// The group.
+    pub group: String,
+    /// The last position this device had.
+    pub last: Position,
+    /// What follows is above this one.
+    pub floor: Position,
+    /// The newest position of the history.
+    pub tail: Position,
+}
+
 /// One thing a business handle can hear.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Incoming {
     /// A push.
     Push(Push),
     /// A membership ended.
     Left(Left),
+    /// Stored pushes that will not come.
+    Gap(Gap),
+    /// The store of the inbox went back in time.
+    TermChanged(TermChanged),
+    /// A part of a group's history is gone.
+    GroupReset(GroupReset),
 }
 
 #[derive(Debug, Default)]
@@ -74,25 +148,31 @@ struct Held {
     missed: u64,
     ended: bool,
     waker: Option<Waker>,
+    /// The shelf's turn, when there is something here too.
+    is_shelf_next: bool,
 }
 
 /// The waiting room of one listener.
 #[derive(Debug)]
 pub(crate) struct Ring {
     held: Mutex<Held>,
-    with_left: bool,
+    shelf: Arc<Shelf>,
+    reader: ReaderId,
+    with_words: bool,
 }
 
 impl Ring {
-    pub(crate) fn new(with_left: bool) -> Self {
-        Self { held: Mutex::default(), with_left }
+    /// `with_words`: beside pushes also what is to be known about them and about memberships.
+    pub(crate) fn new(shelf: Arc<Shelf>, with_words: bool) -> Self {
+        let reader = shelf.enter();
+        Self { held: Mutex::default(), shelf, reader, with_words }
     }
 
     /// Puts an item in, dropping the oldest pushes when it is full. Never waits.
     pub(crate) fn put(&self, item: Incoming) {
         let waker = {
             let mut held = self.held.lock();
-            if held.ended || (!self.with_left && matches!(item, Incoming::Left(_))) {
+            if held.ended || (!self.with_words && !matches!(item, Incoming::Push(_))) {
                 return;
             }
             let bytes = weight(&item);
@@ -110,8 +190,22 @@ impl Ring {
         }
     }
 
-    /// Nothing more will come; what is held can still be taken.
+    /// Something was put on the shelf.
+    pub(crate) fn look(&self) {
+        let waker = self.held.lock().waker.take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// What was handed out last is handled.
+    fn settle(&self) {
+        self.shelf.settle(self.reader);
+    }
+
+    /// Nothing more will come. What is held can still be taken; what is on the shelf waits there.
     pub(crate) fn end(&self) {
+        self.shelf.end(self.reader);
         let waker = {
             let mut held = self.held.lock();
             held.ended = true;
@@ -123,7 +217,17 @@ impl Ring {
     }
 
     fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
+        self.settle();
         let mut held = self.held.lock();
+        // In turns, so that neither kind starves the other.
+        if (held.is_shelf_next || held.items.is_empty())
+            && !held.ended
+            && let Some(item) = self.shelf.take(self.reader)
+        {
+            held.is_shelf_next = false;
+            return Poll::Ready(Some(item));
+        }
+        held.is_shelf_next = true;
         match held.items.pop_front() {
             Some(mut item) => {
                 held.bytes -= weight(&item);
@@ -131,7 +235,7 @@ impl Ring {
                     held.items = VecDeque::new(); // an idle listener holds no memory
                 }
                 if let Incoming::Push(push) = &mut item {
-                    push.missed = std::mem::take(&mut held.missed);
+                    push.missed += std::mem::take(&mut held.missed);
                 }
                 Poll::Ready(Some(item))
             }
@@ -144,14 +248,22 @@ impl Ring {
     }
 }
 
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.shelf.leave(self.reader);
+    }
+}
+
 impl Held {
-    /// Drops the oldest push; the oldest word of a lost membership only when nothing else is left.
+    /// Drops the oldest push; the oldest word about groups only when nothing else is left.
     fn drop_oldest(&mut self) {
         let is_push = |item: &Incoming| matches!(item, Incoming::Push(_));
         let oldest = self.items.iter().position(is_push).unwrap_or(0);
         if let Some(item) = self.items.remove(oldest) {
             self.bytes -= weight(&item);
-            self.missed += u64::from(is_push(&item));
+            if let Incoming::Push(push) = item {
+                self.missed += 1 + push.missed;
+            }
         }
     }
 }
@@ -160,16 +272,25 @@ fn weight(item: &Incoming) -> usize {
     match item {
         Incoming::Push(push) => push.body.len(),
         Incoming::Left(left) => left.group.len(),
+        Incoming::GroupReset(reset) => reset.group.len(),
+        Incoming::Gap(_) | Incoming::TermChanged(_) => 0,
     }
 }
 
-/// Pushes and ended memberships of one business, as a [`Stream`]. Made by
-/// [`crate::Business::listen`]; dropping it unsubscribes.
+/// Pushes of one business, and word of gaps and ended memberships, as a [`Stream`]. Made by
+/// [`crate::Business::listen`]; dropping it unsubscribes. When a stored push counts as handled is
+/// said at [`Pushes`]; word of an inbox counts likewise.
 #[derive(Debug)]
 pub struct Listener(pub(crate) Arc<Ring>);
 
 impl Listener {
-    /// The next item; `None`: the client has closed. Cancel-safe.
+    /// The item taken last is handled, and need not wait for the next one to be asked for.
+    pub fn ack(&mut self) {
+        self.0.settle();
+    }
+
+    /// The next item; `None`: the client has closed. Cancel-safe. Asking says that the item before
+    /// it is handled.
     pub async fn next_item(&mut self) -> Option<Incoming> {
         std::future::poll_fn(|cx| self.0.poll_take(cx)).await
     }
@@ -184,11 +305,28 @@ impl Stream for Listener {
 
 /// Pushes of one business, as a [`Stream`]. Made by [`crate::Business::pushes`]; dropping it
 /// unsubscribes.
+///
+/// A stored push counts as **handled when the next one is asked for** ([`Self::next_push`], or the
+/// stream polled again), or at [`Self::ack`]. Then its cursor is kept, and only then is it
+/// acknowledged. So a loop that awaits its handler acknowledges after the handler has returned, and
+/// `pushes.for_each(handler)` of `futures` does too. A handler that panics, hangs, or leaves the loop
+/// acknowledges nothing: when the listener is dropped before it asked again, the push waits for the
+/// next listener, or for the next start of the app, and comes flagged [`Push::redelivered`].
+/// Adapters that read ahead (`buffered`, `chunks`, `peekable`) give up this promise.
+///
+/// With several listeners of a business each gets every push, and it counts as handled once all that
+/// are still there have handled it.
 #[derive(Debug)]
 pub struct Pushes(pub(crate) Arc<Ring>);
 
 impl Pushes {
-    /// The next push; `None`: the client has closed. Cancel-safe.
+    /// The push taken last is handled, and need not wait for the next one to be asked for.
+    pub fn ack(&mut self) {
+        self.0.settle();
+    }
+
+    /// The next push; `None`: the client has closed. Cancel-safe. Asking says that the push before it
+    /// is handled.
     pub async fn next_push(&mut self) -> Option<Push> {
         std::future::poll_fn(|cx| self.poll_push(cx)).await
     }
@@ -197,7 +335,7 @@ impl Pushes {
         loop {
             match self.0.poll_take(cx) {
                 Poll::Ready(Some(Incoming::Push(push))) => return Poll::Ready(Some(push)),
-                Poll::Ready(Some(Incoming::Left(_))) => {}
+                Poll::Ready(Some(_)) => {}
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => return Poll::Pending,
             }
@@ -216,6 +354,10 @@ impl Stream for Pushes {
 mod tests {
     use super::*;
 
+    fn ring(with_words: bool) -> Ring {
+        Ring::new(Arc::default(), with_words)
+    }
+
     fn push(number: usize, bytes: usize) -> Incoming {
         let id = Bytes::from(number.to_string());
         Incoming::Push(Push { id, body: vec![0; bytes].into(), ..Push::default() })
@@ -223,7 +365,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_slow_listener_loses_the_oldest_and_is_told() {
-        let mut pushes = Pushes(Arc::new(Ring::new(false)));
+        let mut pushes = Pushes(Arc::new(ring(false)));
         for number in 0..HELD_MAX + 3 {
             pushes.0.put(push(number, 1));
         }
@@ -234,7 +376,7 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_are_bounded_too_and_one_large_push_still_fits() {
-        let mut pushes = Pushes(Arc::new(Ring::new(false)));
+        let mut pushes = Pushes(Arc::new(ring(false)));
         pushes.0.put(push(0, 10));
         pushes.0.put(push(1, HELD_BYTES_MAX + 1));
         let only = pushes.next_push().await.unwrap();
@@ -243,7 +385,7 @@ mod tests {
 
     #[tokio::test]
     async fn word_of_a_lost_membership_outlives_pushes() {
-        let mut listener = Listener(Arc::new(Ring::new(true)));
+        let mut listener = Listener(Arc::new(ring(true)));
         let left = Left { group: "g".into(), reason: LeftReason::Kicked };
         listener.0.put(Incoming::Left(left.clone()));
         for number in 0..HELD_MAX * 2 {
@@ -256,7 +398,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_wakes_a_waiting_listener() {
-        let ring = Arc::new(Ring::new(false));
+        let ring = Arc::new(ring(false));
         let mut pushes = Pushes(ring.clone());
         let (taken, ()) = tokio::join!(pushes.next_push(), async { ring.end() });
         assert_eq!(taken, None);

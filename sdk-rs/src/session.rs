@@ -15,12 +15,13 @@ pub(crate) mod calls;
 mod connecting;
 mod event;
 pub(crate) mod groups;
+pub(crate) mod inbox;
 mod online;
 mod route;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use event::{Action, Event, Refusal, Setup};
+pub use event::{Action, Event, Refusal, Setup};
 
 use crate::advice::{AccessPoint, Advice, Token};
 use crate::backoff::Backoff;
@@ -33,6 +34,7 @@ use groups::{Groups, Outcome};
 use hawser_proto::code::Retry;
 use hawser_proto::frame::{DeviceFrame, NodeFrame};
 use hawser_proto::params;
+use inbox::Inboxes;
 use online::Online;
 use route::Route;
 use std::sync::Arc;
@@ -52,18 +54,32 @@ const HELD: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 enum State {
     Idle,
-    Asking { until: Instant },
-    Dialling { point: AccessPoint, until: Instant },
-    LoggingIn { point: AccessPoint, until: Instant },
+    Asking {
+        until: Instant,
+    },
+    Dialling {
+        point: AccessPoint,
+        until: Instant,
+    },
+    LoggingIn {
+        point: AccessPoint,
+        until: Instant,
+    },
     Online(Box<Online>),
-    Waiting { until: Instant },
-    Leaving { until: Instant },
+    Waiting {
+        until: Instant,
+    },
+    /// `is_said`: BYE is written. Before it come the cursors that were not kept yet.
+    Leaving {
+        until: Instant,
+        is_said: bool,
+    },
     Closed,
 }
 
 /// One device's session, over all its connections.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub struct Session {
     setup: Arc<Setup>,
     installation: Installation,
     state: State,
@@ -80,11 +96,13 @@ pub(crate) struct Session {
     backoff: Backoff,
     calls: Calls,
     groups: Groups,
+    inboxes: Inboxes,
     last_id: u64,
 }
 
 impl Session {
-    pub(crate) fn new(setup: Arc<Setup>, installation: Installation, seed: u64) -> Self {
+    /// Idle. `inboxes`: those of the session before it in this process, or what was kept.
+    pub fn new(setup: Arc<Setup>, installation: Installation, inboxes: Inboxes, seed: u64) -> Self {
         Self {
             backoff: Backoff::new(setup.backoff, seed),
             setup,
@@ -98,24 +116,31 @@ impl Session {
             route: Route::default(),
             calls: Calls::default(),
             groups: Groups::default(),
+            inboxes,
             last_id: 0,
         }
     }
 
     /// An id for a call that is handed in next.
-    pub(crate) fn next_id(&mut self) -> u64 {
+    pub fn next_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
     }
 
     /// Seed of the device key in the installation.
-    pub(crate) fn device_key(&self) -> Option<[u8; 32]> {
+    pub fn device_key(&self) -> Option<[u8; 32]> {
         self.installation.device_key
+    }
+
+    /// What the next session of this process goes on with.
+    pub fn into_inboxes(mut self, now: Instant) -> Inboxes {
+        self.inboxes.settle(now);
+        self.inboxes
     }
 
     /// Decides; touches nothing.
     #[allow(clippy::match_same_arms, reason = "every pair is written out where it belongs")]
-    pub(crate) fn handle(&mut self, event: Event, now: Instant, out: &mut Vec<Action>) {
+    pub fn handle(&mut self, event: Event, now: Instant, out: &mut Vec<Action>) {
         use Event as E;
         use State as S;
         match (&self.state, event) {
@@ -127,7 +152,7 @@ impl Session {
                 | S::LoggingIn { .. }
                 | S::Waiting { .. },
                 E::Stop,
-            ) => self.close(Reason::Asked, out),
+            ) => self.close(Reason::Asked, now, out),
             (S::Online(_), E::Stop) => self.leave(now, out),
 
             (S::Asking { .. }, E::Advised(Ok(advice))) => self.advised(advice, now, out),
@@ -151,12 +176,12 @@ impl Session {
             }
             (S::Leaving { .. }, E::Frame(raw)) => {
                 if matches!(NodeFrame::parse(raw), Ok(NodeFrame::Close(_)) | Err(_)) {
-                    self.close(Reason::Asked, out);
+                    self.close(Reason::Asked, now, out);
                 }
             }
-            (S::Leaving { .. }, E::Broken(_) | E::Ended(_)) => self.close(Reason::Asked, out),
+            (S::Leaving { .. }, E::Broken(_) | E::Ended(_)) => self.close(Reason::Asked, now, out),
 
-            (S::Closed, E::Due) => {}
+            // In every state: the app and the storage go on whatever the link does.
             (
                 S::Idle
                 | S::Asking { .. }
@@ -164,7 +189,34 @@ impl Session {
                 | S::LoggingIn { .. }
                 | S::Online(_)
                 | S::Waiting { .. }
-                | S::Leaving { .. },
+                | S::Leaving { .. }
+                | S::Closed,
+                E::Handled(business, number),
+            ) => self.with_inboxes(now, out, |it, out| it.handled(&business, number, now, out)),
+            (S::Leaving { .. }, E::Kept(is_ok)) => {
+                self.with_inboxes(now, out, |it, out| it.kept(is_ok, now, out));
+                self.say_goodbye(now, out);
+            }
+            (
+                S::Idle
+                | S::Asking { .. }
+                | S::Dialling { .. }
+                | S::LoggingIn { .. }
+                | S::Online(_)
+                | S::Waiting { .. }
+                | S::Closed,
+                E::Kept(is_ok),
+            ) => self.with_inboxes(now, out, |it, out| it.kept(is_ok, now, out)),
+
+            (
+                S::Idle
+                | S::Asking { .. }
+                | S::Dialling { .. }
+                | S::LoggingIn { .. }
+                | S::Online(_)
+                | S::Waiting { .. }
+                | S::Leaving { .. }
+                | S::Closed,
                 E::Due,
             ) => self.due(now, out),
 
@@ -224,17 +276,18 @@ impl Session {
     }
 
     /// When [`Event::Due`] is wanted next.
-    pub(crate) fn wake_at(&self) -> Option<Instant> {
+    pub fn wake_at(&self) -> Option<Instant> {
         let own = match &self.state {
             State::Idle | State::Closed => None,
             State::Asking { until }
             | State::Dialling { until, .. }
             | State::LoggingIn { until, .. }
             | State::Waiting { until }
-            | State::Leaving { until } => Some(*until),
+            | State::Leaving { until, .. } => Some(*until),
             State::Online(online) => Some(online.wake_at()),
         };
-        [own, self.calls.wake_at(), self.groups.wake_at()].into_iter().flatten().min()
+        let inboxes = self.inboxes.wake_at().filter(|_| !matches!(self.state, State::Closed));
+        [own, self.calls.wake_at(), self.groups.wake_at(), inboxes].into_iter().flatten().min()
     }
 
     fn closed_by_node(&mut self, close: params::Close, now: Instant, out: &mut Vec<Action>) {
@@ -267,10 +320,13 @@ impl Session {
             lost.into_iter().map(|id| Action::Answer(id, Err(RequestError::ConnectionLost))),
         );
         self.with_groups(out, Groups::offline);
+        self.inboxes.offline();
         let retry = reason.retry();
         match retry {
-            Retry::Never => return self.close(reason, out),
-            Retry::NewToken if self.setup.pinned.is_some() => return self.close(reason, out),
+            Retry::Never => return self.close(reason, now, out),
+            Retry::NewToken if self.setup.pinned.is_some() => {
+                return self.close(reason, now, out);
+            }
             Retry::NewToken => self.token_refused = true,
             // The point that worked is tried first; one that gave no login, after the others.
             Retry::Now | Retry::Later => {
@@ -324,15 +380,28 @@ impl Session {
     }
 
     fn leave(&mut self, now: Instant, out: &mut Vec<Action>) {
-        let bye = params::Close { code: 4000, reason: String::new(), retry_after_ms: 0 };
-        out.push(Action::Send(DeviceFrame::Bye(bye).encode()));
+        self.state = State::Leaving { until: now + LEAVE_TIMEOUT, is_said: false };
+        self.say_goodbye(now, out);
         self.end_calls(out);
-        self.state = State::Leaving { until: now + LEAVE_TIMEOUT };
     }
 
-    fn close(&mut self, reason: Reason, out: &mut Vec<Action>) {
+    /// Keeps what the app has handled, acknowledges it, and then says BYE.
+    fn say_goodbye(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let State::Leaving { is_said: is_said @ false, .. } = &mut self.state else { return };
+        if self.inboxes.flush(now, out) {
+            return;
+        }
+        *is_said = true;
+        self.inboxes.offline();
+        let bye = params::Close { code: 4000, reason: String::new(), retry_after_ms: 0 };
+        out.push(Action::Send(DeviceFrame::Bye(bye).encode()));
+    }
+
+    fn close(&mut self, reason: Reason, now: Instant, out: &mut Vec<Action>) {
         out.push(Action::HangUp);
         self.end_calls(out);
+        self.inboxes.offline();
+        self.inboxes.flush(now, out);
         self.state = State::Closed;
         out.push(Action::Tell(Seen::Closed { code: reason.close_code(), reason }));
     }
@@ -348,6 +417,7 @@ impl Session {
         let late = |id| Action::Answer(id, Err(RequestError::DeadlineExceeded));
         out.extend(over.into_iter().map(late));
         self.with_groups(out, |groups, outcomes| groups.expire(now, outcomes));
+        self.with_inboxes(now, out, |inboxes, out| inboxes.due(now, out));
         match &self.state {
             State::Asking { until } if *until <= now => {
                 out.push(Action::HangUp);
@@ -363,7 +433,7 @@ impl Session {
                 self.lost(Reason::LoginTimeout, Duration::ZERO, now, out);
             }
             State::Waiting { until } if *until <= now => self.connect(now, out),
-            State::Leaving { until } if *until <= now => self.close(Reason::Asked, out),
+            State::Leaving { until, .. } if *until <= now => self.close(Reason::Asked, now, out),
             State::Online(_) => self.online_due(now, out),
             State::Idle
             | State::Closed
@@ -398,7 +468,9 @@ impl Session {
             | Event::Frame(_)
             | Event::Broken(_)
             | Event::Ended(_)
-            | Event::Due => {}
+            | Event::Due
+            | Event::Handled(..)
+            | Event::Kept(_) => {}
         }
         self.pump(now, out);
     }
@@ -413,7 +485,25 @@ impl Session {
         out.extend(outcomes.into_iter().map(|outcome| match outcome {
             Outcome::Answer(id, answer) => Action::Grouped(id, answer),
             Outcome::Left(business, left) => Action::Left(business, left),
+            Outcome::Push(business, push) => Action::Push(business, push),
+            Outcome::Reset(business, reset) => Action::Reset(business, reset),
+            Outcome::Recover(recover) => Action::Send(DeviceFrame::Recover(recover).encode()),
         }));
+    }
+
+    fn with_inboxes(
+        &mut self,
+        now: Instant,
+        out: &mut Vec<Action>,
+        change: impl FnOnce(&mut Inboxes, &mut Vec<Action>),
+    ) {
+        let before = out.len();
+        change(&mut self.inboxes, out);
+        if let State::Online(online) = &mut self.state
+            && out[before..].iter().any(|action| matches!(action, Action::Send(_)))
+        {
+            online.last_sent = now;
+        }
     }
 
     fn token_mut(&mut self) -> Option<&mut Token> {

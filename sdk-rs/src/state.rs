@@ -103,7 +103,8 @@ pub enum Reason {
     ControlUnreachable(String),
     /// The proof of identity could not be had.
     NoProof(String),
-    /// The installation cannot be read from its storage, or not be kept there at its making.
+    /// The installation or the cursors cannot be read from their storage, or the installation not be
+    /// kept there at its making.
     Storage(String),
     /// The app asked for it, or dropped its last handle.
     Asked,
@@ -162,7 +163,7 @@ impl fmt::Display for Reason {
             }
             Self::ControlUnreachable(what) => write!(f, "control was not reached: {what}"),
             Self::NoProof(what) => write!(f, "no proof of identity: {what}"),
-            Self::Storage(what) => write!(f, "the installation's storage failed: {what}"),
+            Self::Storage(what) => write!(f, "the storage failed: {what}"),
             Self::Asked => f.write_str("asked to close"),
         }
     }

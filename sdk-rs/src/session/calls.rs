@@ -15,13 +15,19 @@ pub(crate) const WAITING_MAX: usize = 64;
 
 /// A request as the app asked it; its form is checked.
 #[derive(Clone, Debug)]
-pub(crate) struct Ask {
-    pub(crate) business: Arc<str>,
-    pub(crate) method: String,
-    pub(crate) metadata: HashMap<String, String>,
-    pub(crate) traceparent: String,
-    pub(crate) body: Bytes,
-    pub(crate) deadline: Instant,
+pub struct Ask {
+    /// Who is asked.
+    pub business: Arc<str>,
+    /// What is asked for.
+    pub method: String,
+    /// Small facts beside the body.
+    pub metadata: HashMap<String, String>,
+    /// W3C trace context; may be empty.
+    pub traceparent: String,
+    /// Bytes of the app.
+    pub body: Bytes,
+    /// When nobody waits for the answer any more.
+    pub deadline: Instant,
 }
 
 /// All requests that have not ended.

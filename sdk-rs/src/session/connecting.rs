@@ -7,7 +7,8 @@ use crate::state::{Reason, State as Seen};
 use bytes::Bytes;
 use hawser_proto::code::Retry;
 use hawser_proto::codec::RawFrame;
-use hawser_proto::frame::{DeviceFrame, NodeFrame};
+use hawser_proto::frame::{DeviceFrame, NodeFrame, ability};
+use hawser_proto::limits::LOGIN_FRAME_BYTES_MAX;
 use hawser_proto::params;
 use std::time::{Duration, Instant};
 
@@ -71,7 +72,7 @@ impl Session {
     pub(super) fn refused(&mut self, refusal: Refusal, now: Instant, out: &mut Vec<Action>) {
         let Refusal { reason, retry, retry_after } = refusal;
         if retry == Retry::Never {
-            return self.close(reason, out);
+            return self.close(reason, now, out);
         }
         // Control being away must not keep a device out that holds a good token.
         let unreachable = matches!(reason, Reason::ControlUnreachable(_));
@@ -114,7 +115,7 @@ impl Session {
         let State::Dialling { point, .. } = &self.state else { return };
         let point = point.clone();
         let token = self.advice.as_ref().map(|it| it.token.text.clone()).unwrap_or_default();
-        let login = params::Login {
+        let mut login = params::Login {
             app: self.setup.app.clone(),
             device: self.setup.device.clone(),
             token,
@@ -122,18 +123,28 @@ impl Session {
             attempt: self.installation.attempt,
             businesses: self.setup.businesses.iter().map(ToString::to_string).collect(),
             client: Some(self.setup.client.clone()),
-            ..params::Login::default()
+            abilities: ability::ALL,
+            cursors: self.inboxes.cursors(&self.setup.businesses),
         };
-        out.push(Action::Send(DeviceFrame::Login(login).encode()));
+        // A cursor that finds no room costs a few pushes that come twice and are dropped here.
+        let mut cursors = login.cursors.clone();
+        let mut frame = DeviceFrame::Login(login.clone()).encode();
+        while frame.len() > LOGIN_FRAME_BYTES_MAX && cursors.pop().is_some() {
+            login.cursors.clone_from(&cursors);
+            frame = DeviceFrame::Login(login.clone()).encode();
+        }
+        self.inboxes.logging_in(&cursors);
+        out.push(Action::Send(frame));
         self.state = State::LoggingIn { point, until: now + LOGIN_TIMEOUT };
     }
 
     pub(super) fn login_frame(&mut self, raw: RawFrame, now: Instant, out: &mut Vec<Action>) {
         let State::LoggingIn { point, .. } = &self.state else { return };
         match NodeFrame::parse(raw) {
-            Ok(NodeFrame::LoginOk(ok)) => {
+            Ok(NodeFrame::LoginOk(mut ok)) => {
+                let told = std::mem::take(&mut ok.inboxes);
                 let online = Online::new(ok, point.clone(), now, self.backoff.fraction());
-                self.go_online(online, now, out);
+                self.go_online(online, told, now, out);
             }
             Ok(NodeFrame::Close(close)) => self.closed_by_node(close, now, out),
             Ok(

@@ -3,7 +3,7 @@
 use crate::advice::{AccessPoint, Advice, Protocol};
 use crate::backoff::Settings;
 use crate::business::GroupError;
-use crate::listener::{Left, Push};
+use crate::listener::{GroupReset, Incoming, Left, Push};
 use crate::request::{RequestError, Response};
 use crate::session::calls::Ask;
 use crate::state::{Reason, State};
@@ -11,37 +11,45 @@ use crate::storage::Installation;
 use bytes::Bytes;
 use hawser_proto::code::Retry;
 use hawser_proto::codec::{FrameError, RawFrame};
+use hawser_proto::id::Position;
 use hawser_proto::params;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What never changes in a session's life.
 #[derive(Clone, Debug)]
-pub(crate) struct Setup {
-    pub(crate) app: String,
-    pub(crate) device: String,
+pub struct Setup {
+    /// The app's id.
+    pub app: String,
+    /// The device's id.
+    pub device: String,
     /// By name; empty: all that the token allows.
-    pub(crate) businesses: Vec<Arc<str>>,
-    pub(crate) client: params::Client,
+    pub businesses: Vec<Arc<str>>,
+    /// What the device says of itself.
+    pub client: params::Client,
     /// Only these protocols, if any are named.
-    pub(crate) protocols: Vec<Protocol>,
+    pub protocols: Vec<Protocol>,
     /// Until control says otherwise.
-    pub(crate) backoff: Settings,
+    pub backoff: Settings,
     /// Instead of asking control.
-    pub(crate) pinned: Option<Advice>,
+    pub pinned: Option<Advice>,
 }
 
 /// Why an access call gave nothing.
 #[derive(Clone, Debug)]
-pub(crate) struct Refusal {
-    pub(crate) reason: Reason,
-    pub(crate) retry: Retry,
-    pub(crate) retry_after: Duration,
+pub struct Refusal {
+    /// For people.
+    pub reason: Reason,
+    /// What to do about it.
+    pub retry: Retry,
+    /// The time that was told; zero: none.
+    pub retry_after: Duration,
 }
 
 /// Everything that can happen to a session.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub enum Event {
+    /// Begin.
     Start,
     /// The app wants it to end.
     Stop,
@@ -49,6 +57,7 @@ pub(crate) enum Event {
     Advised(Result<Advice, Refusal>),
     /// The dial ended; the failure is for people.
     Dialled(Result<(), String>),
+    /// The node sent this.
     Frame(RawFrame),
     /// What came is no frame.
     Broken(FrameError),
@@ -56,14 +65,21 @@ pub(crate) enum Event {
     Ended(Option<u16>),
     /// The time of [`super::Session::wake_at`] has come.
     Due,
+    /// The app asks a business: id, request.
     Request(u64, Ask),
+    /// The app wants into a group: id, business, group, deadline.
     Join(u64, Arc<str>, String, Instant),
+    /// The app wants out of a group: id, group, deadline.
     Leave(u64, String, Instant),
+    /// The app has handled every [`Action::Shelve`] of the business up to this number.
+    Handled(Arc<str>, u64),
+    /// [`Action::Keep`] has ended: true, the cursors are kept.
+    Kept(bool),
 }
 
 /// Everything a session can want done. In this order, and without waiting.
 #[derive(Debug)]
-pub(crate) enum Action {
+pub enum Action {
     /// Make the access call; answer with [`Event::Advised`].
     Ask,
     /// Keep the attempt, then dial; answer with [`Event::Dialled`].
@@ -76,8 +92,19 @@ pub(crate) enum Action {
     Limit(usize),
     /// Tell the app.
     Tell(State),
+    /// A request has ended.
     Answer(u64, Result<Response, RequestError>),
+    /// A join or leave has ended.
     Grouped(u64, Result<(), GroupError>),
+    /// A volatile push, or one of a group: hand it over, or drop it where the app is slow.
     Push(Arc<str>, Push),
+    /// A membership ended.
     Left(Arc<str>, Left),
+    /// What a group has missed is no longer in its history.
+    Reset(Arc<str>, GroupReset),
+    /// A stored push, or word of its inbox. Hand them over in the order of their numbers, each once
+    /// in the life of [`super::inbox::Inboxes`]; answer with [`Event::Handled`].
+    Shelve(Arc<str>, u64, Incoming),
+    /// Keep these cursors, all there are; answer with [`Event::Kept`]. One at a time.
+    Keep(Vec<(Arc<str>, Position)>),
 }

@@ -2,11 +2,17 @@
 //!
 //! A membership the app asked for is joined again after each reconnect, until the app leaves, the
 //! business ends it, or a join is refused for good.
+//!
+//! In a group with a history each membership remembers the last position that was handed over, and a
+//! join names it: the node sends what came since. A push that leaves something out is dropped, and
+//! asked for again (RECOVER), so that positions only grow.
 
+use super::inbox::Place;
 use crate::business::GroupError;
-use crate::listener::{Left, LeftReason};
+use crate::listener::{GroupReset, Left, LeftReason, Push};
 use hawser_proto::code::ErrorCode;
 use hawser_proto::frame::DeviceFrame;
+use hawser_proto::id::Position;
 use hawser_proto::limits::GROUPS_PER_CONNECTION_MAX;
 use hawser_proto::params;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -19,6 +25,11 @@ const ON_WIRE_MAX: usize = 16;
 const WAITING_MAX: usize = 256;
 /// A join after a reconnect that was refused for now is tried again after this.
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// A RECOVER after which nothing followed is sent again after this.
+const RECOVER_AGAIN: Duration = Duration::from_secs(5);
+/// Below every position of a history, and above none: what a member of an empty history has seen.
+/// A join that named nothing at all would begin with what comes now.
+const ORIGIN: Position = Position { term: 0, seq: 1 };
 
 /// What the app, or an access node's answer, changed.
 #[derive(Debug, PartialEq)]
@@ -27,6 +38,12 @@ pub(crate) enum Outcome {
     Answer(u64, Result<(), GroupError>),
     /// A membership ended unasked.
     Left(Arc<str>, Left),
+    /// A push of a group.
+    Push(Arc<str>, Push),
+    /// A part of a group's history is gone.
+    Reset(Arc<str>, GroupReset),
+    /// A part of a group's history is wanted.
+    Recover(params::Recover),
 }
 
 #[derive(Debug)]
@@ -35,6 +52,44 @@ struct Membership {
     stage: Stage,
     /// It was in once: a refusal for now does not end it.
     held: bool,
+    /// History groups: the last push handed over, over all connections.
+    last: Position,
+    /// A push was dropped that must come again.
+    is_missing: bool,
+    /// A RECOVER is open until then.
+    recover_until: Option<Instant>,
+    /// Pushes that were not written, for the next one to tell.
+    missed: u64,
+}
+
+impl Membership {
+    fn new(business: Arc<str>) -> Self {
+        Self {
+            business,
+            stage: Stage::Wanted,
+            held: false,
+            last: Position::START,
+            is_missing: false,
+            recover_until: None,
+            missed: 0,
+        }
+    }
+
+    fn take(&mut self, at: Position) {
+        self.last = at;
+        self.is_missing = false;
+        self.recover_until = None;
+    }
+
+    /// Asks for everything above the last push, unless that was just asked for.
+    fn recover(&mut self, group: &str, now: Instant, out: &mut Vec<Outcome>) {
+        self.is_missing = true;
+        if self.stage == Stage::In && self.recover_until.is_none_or(|until| until <= now) {
+            self.recover_until = Some(now + RECOVER_AGAIN);
+            let Position { term, seq } = self.last;
+            out.push(Outcome::Recover(params::Recover { group: group.to_owned(), term, seq }));
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -71,6 +126,8 @@ pub(crate) struct Groups {
     /// Joins and leaves on the wire.
     on_wire: HashMap<u64, String>,
     max: usize,
+    /// The node of this link understands positions.
+    has_history: bool,
 }
 
 impl Default for Groups {
@@ -81,6 +138,7 @@ impl Default for Groups {
             leaves: VecDeque::new(),
             on_wire: HashMap::new(),
             max: GROUPS_PER_CONNECTION_MAX,
+            has_history: false,
         }
     }
 }
@@ -108,9 +166,7 @@ impl Groups {
                 return refuse(GroupError::Refused { status, message: String::new() });
             }
             None => {
-                let business = business.clone();
-                let member = Membership { business, stage: Stage::Wanted, held: false };
-                self.wanted.insert(group.to_owned(), member);
+                self.wanted.insert(group.to_owned(), Membership::new(business.clone()));
             }
         }
         self.waiters.insert(id, Waiter::Join { group: group.to_owned(), deadline });
@@ -142,8 +198,9 @@ impl Groups {
     }
 
     /// A connection begins with none of the memberships of the last one.
-    pub(crate) fn online(&mut self, groups_max: usize) {
+    pub(crate) fn online(&mut self, groups_max: usize, has_history: bool) {
         self.max = groups_max;
+        self.has_history = has_history;
     }
 
     /// The link ended, and every membership on it. What the app waits for goes on.
@@ -152,6 +209,9 @@ impl Groups {
         self.leaves.clear();
         for member in self.wanted.values_mut() {
             member.stage = Stage::Wanted;
+            // The next join asks for it.
+            member.is_missing = false;
+            member.recover_until = None;
         }
         let left: Vec<u64> = self.ids(|waiter| matches!(waiter, Waiter::Leave { .. }));
         for id in left {
@@ -175,8 +235,8 @@ impl Groups {
         let request_id = *next_id;
         member.stage = Stage::Joining(request_id);
         self.on_wire.insert(request_id, group.clone());
-        let group = group.clone();
-        Some(DeviceFrame::Join(params::Join { request_id, group, ..params::Join::default() }))
+        let (group, Position { term, seq }) = (group.clone(), member.last);
+        Some(DeviceFrame::Join(params::Join { request_id, group, last_term: term, last_seq: seq }))
     }
 
     /// JOINED.
@@ -194,6 +254,13 @@ impl Groups {
         if joined.status == 0 {
             member.stage = Stage::In;
             member.held = true;
+            if joined.history && member.last == Position::START {
+                let tail = Position::new(joined.tail_term, joined.tail_seq);
+                member.last = tail.max(ORIGIN);
+            }
+            if member.is_missing {
+                member.recover(&group, now, out);
+            }
             self.answer_joins(&group, &Ok(()), out);
             return;
         }
@@ -240,6 +307,66 @@ impl Groups {
         }
     }
 
+    /// GROUP_PUSH.
+    pub(super) fn push(
+        &mut self,
+        business: &Arc<str>,
+        place: Place,
+        mut push: Push,
+        now: Instant,
+        out: &mut Vec<Outcome>,
+    ) {
+        let Some(group) = push.group.clone() else { return };
+        let Some(member) = self.wanted.get_mut(&group) else {
+            // On its way while the app left. Of a history nobody could say whether it came before.
+            if push.position.is_none() {
+                out.push(Outcome::Push(business.clone(), push));
+            }
+            return;
+        };
+        if push.position.is_some() {
+            let Place { at, prev } = place;
+            // Written before the JOINED that says where this member begins.
+            let is_first = member.last == Position::START && member.stage != Stage::In;
+            if at <= member.last {
+                return;
+            }
+            if prev > member.last && !is_first && self.has_history {
+                return member.recover(&group, now, out);
+            }
+            if at.term != member.last.term && prev < member.last && member.last > ORIGIN {
+                // The store went back behind what this device had.
+                let last = member.last;
+                let reset = GroupReset { group, last, floor: prev, tail: at };
+                out.push(Outcome::Reset(business.clone(), reset));
+            }
+            member.take(at);
+        }
+        push.missed = std::mem::take(&mut member.missed);
+        out.push(Outcome::Push(business.clone(), push));
+    }
+
+    /// MISSED.
+    pub(super) fn missed(&mut self, missed: &params::Missed) {
+        if let Some(member) = self.wanted.get_mut(&missed.group) {
+            member.missed = member.missed.saturating_add(missed.count);
+        }
+    }
+
+    /// GROUP_RESET.
+    pub(super) fn reset(&mut self, reset: &params::GroupReset, out: &mut Vec<Outcome>) {
+        let Some(member) = self.wanted.get_mut(&reset.group) else { return };
+        let floor = Position::new(reset.floor_term, reset.floor_seq);
+        let tail = Position::new(reset.tail_term, reset.tail_seq);
+        let last = member.last;
+        if floor <= last {
+            return; // nothing that this device lacks is gone
+        }
+        member.take(floor);
+        let reset = GroupReset { group: reset.group.clone(), last, floor, tail };
+        out.push(Outcome::Reset(member.business.clone(), reset));
+    }
+
     /// Ends what is past its deadline, and takes up again what was refused for now.
     pub(crate) fn expire(&mut self, now: Instant, out: &mut Vec<Outcome>) {
         for id in self.ids(|waiter| waiter.deadline() <= now) {
@@ -253,9 +380,12 @@ impl Groups {
                 self.wanted.remove(&group);
             }
         }
-        for member in self.wanted.values_mut() {
+        for (group, member) in &mut self.wanted {
             if matches!(member.stage, Stage::Again(at) if at <= now) {
                 member.stage = Stage::Wanted;
+            }
+            if member.recover_until.take_if(|until| *until <= now).is_some() && member.is_missing {
+                member.recover(group, now, out);
             }
         }
     }
@@ -273,7 +403,8 @@ impl Groups {
             Stage::Again(at) => Some(at),
             Stage::Wanted | Stage::Joining(_) | Stage::In => None,
         });
-        self.waiters.values().map(Waiter::deadline).chain(again).min()
+        let recovers = self.wanted.values().filter_map(|member| member.recover_until);
+        self.waiters.values().map(Waiter::deadline).chain(again).chain(recovers).min()
     }
 
     fn answer_joins(

@@ -1,6 +1,7 @@
 //! A session while it is logged in: frames of the node, heartbeats, token refresh, and what waits to
 //! be written.
 
+use super::inbox::Place;
 use super::{Action, Session, State};
 use crate::advice::{AccessPoint, TOKEN_BYTES_MAX};
 use crate::listener::Push;
@@ -9,14 +10,15 @@ use crate::state::{Reason, State as Seen};
 use bytes::Bytes;
 use hawser_proto::code::ErrorCode;
 use hawser_proto::codec::RawFrame;
-use hawser_proto::frame::{DeviceFrame, NodeFrame};
+use hawser_proto::frame::{DeviceFrame, NodeFrame, ability};
+use hawser_proto::id::Position;
 use hawser_proto::limits::{
     FRAME_BYTES_MAX, FRAME_BYTES_MAX_DEFAULT, GROUPS_PER_CONNECTION_MAX, HEARTBEAT,
     REQUESTS_IN_FLIGHT_MAX,
 };
 use hawser_proto::params;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 /// A node that keeps silent for this long after a PING is gone; sooner where heartbeats are quicker.
 const PONG_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -41,12 +43,13 @@ pub(super) struct Online {
     epoch: u64,
     /// Number, name, and the error when it is not served.
     businesses: Vec<(u32, Arc<str>, u32)>,
+    abilities: u32,
     frame_bytes_max: usize,
     in_flight_max: usize,
     groups_max: usize,
     heartbeat: Duration,
     pong_wait: Duration,
-    last_sent: Instant,
+    pub(super) last_sent: Instant,
     last_heard: Instant,
     pinged_at: Option<Instant>,
     /// The node's clock at `since`.
@@ -75,6 +78,7 @@ impl Online {
             connection: ok.connection,
             epoch: ok.epoch,
             businesses,
+            abilities: ok.abilities & ability::ALL,
             frame_bytes_max: limit(ok.frame_bytes_max, FRAME_BYTES_MAX_DEFAULT)
                 .min(FRAME_BYTES_MAX),
             in_flight_max: limit(ok.requests_in_flight_max, REQUESTS_IN_FLIGHT_MAX),
@@ -145,9 +149,16 @@ impl Online {
 }
 
 impl Session {
-    pub(super) fn go_online(&mut self, online: Online, now: Instant, out: &mut Vec<Action>) {
+    /// `told`: what LOGIN_OK says of the inboxes.
+    pub(super) fn go_online(
+        &mut self,
+        online: Online,
+        told: Vec<params::Inbox>,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
         out.push(Action::Limit(online.frame_bytes_max));
-        self.groups.online(online.groups_max);
+        self.groups.online(online.groups_max, online.abilities & ability::HISTORY != 0);
         let times = online.token_times;
         let (refresh_at, expires_at) = (online.our_time(times.0), online.our_time(times.1));
         if let Some(token) = self.token_mut() {
@@ -159,6 +170,8 @@ impl Session {
             connection: online.connection.clone(),
             protocol: online.point.protocol,
         }));
+        let has_inbox = online.abilities & ability::INBOX != 0;
+        self.inboxes.online(&online.businesses, told, has_inbox, now, out);
         self.state = State::Online(Box::new(online));
         self.pump(now, out);
     }
@@ -168,14 +181,9 @@ impl Session {
         let State::Online(online) = &mut self.state else { return };
         online.last_heard = now;
         online.pinged_at = None;
+        let bytes = raw.params.len() + raw.body.len();
         match NodeFrame::parse(raw) {
-            Ok(
-                NodeFrame::Pong(_)
-                | NodeFrame::Ignored(_)
-                | NodeFrame::Gap(_)
-                | NodeFrame::Missed(_)
-                | NodeFrame::GroupReset(_),
-            ) => {}
+            Ok(NodeFrame::Pong(_) | NodeFrame::Ignored(_)) => {}
             Ok(NodeFrame::Response(response, body)) => {
                 let id = response.request_id;
                 if self.calls.finish(id) {
@@ -184,21 +192,53 @@ impl Session {
                 self.pump(now, out);
             }
             Ok(NodeFrame::Push(push, body)) => {
-                let params::Push { push_id, business, metadata, traceparent, .. } = push;
-                if let Some(name) = online.name(business) {
-                    let group = None;
-                    let push = Push { id: push_id, group, body, metadata, traceparent, missed: 0 };
-                    out.push(Action::Push(name.clone(), push));
+                let Some(name) = online.name(push.business).cloned() else { return };
+                let number = push.business;
+                let at = Position::new(push.term, push.seq);
+                let place = Place { at, prev: Position::new(push.prev_term, push.prev_seq) };
+                let push = Push {
+                    id: push.push_id,
+                    body,
+                    metadata: push.metadata,
+                    traceparent: push.traceparent,
+                    position: (at != Position::START).then_some(at),
+                    redelivered: push.redelivered,
+                    expires_at: (push.expires_at_ms != 0)
+                        .then(|| UNIX_EPOCH.checked_add(Duration::from_millis(push.expires_at_ms)))
+                        .flatten(),
+                    ..Push::default()
+                };
+                match push.position {
+                    None => out.push(Action::Push(name, push)),
+                    Some(_) => self.with_inboxes(now, out, |inboxes, out| {
+                        inboxes.push((number, &name), place, push, bytes, now, out);
+                    }),
                 }
             }
             Ok(NodeFrame::GroupPush(push, body)) => {
-                let params::GroupPush { push_id, business, group, metadata, traceparent, .. } =
-                    push;
-                if let Some(name) = online.name(business) {
-                    let group = Some(group);
-                    let push = Push { id: push_id, group, body, metadata, traceparent, missed: 0 };
-                    out.push(Action::Push(name.clone(), push));
-                }
+                let Some(name) = online.name(push.business).cloned() else { return };
+                let at = Position::new(push.term, push.seq);
+                let place = Place { at, prev: Position::new(push.prev_term, push.prev_seq) };
+                let push = Push {
+                    id: push.push_id,
+                    group: Some(push.group),
+                    body,
+                    metadata: push.metadata,
+                    traceparent: push.traceparent,
+                    position: (at != Position::START).then_some(at),
+                    ..Push::default()
+                };
+                self.with_groups(out, |groups, outcomes| {
+                    groups.push(&name, place, push, now, outcomes);
+                });
+            }
+            Ok(NodeFrame::Gap(gap)) => {
+                let Some(name) = online.name(gap.business).cloned() else { return };
+                self.with_inboxes(now, out, |it, out| it.gap(&name, &gap, now, out));
+            }
+            Ok(NodeFrame::Missed(missed)) => self.groups.missed(&missed),
+            Ok(NodeFrame::GroupReset(reset)) => {
+                self.with_groups(out, |groups, outcomes| groups.reset(&reset, outcomes));
             }
             Ok(NodeFrame::Joined(joined)) => {
                 self.with_groups(out, |groups, outcomes| groups.joined(joined, now, outcomes));

@@ -76,7 +76,8 @@ impl Rig {
             pinned: pinned.map(|points| advice(now, points)),
         };
         let installation = Installation { instance: [1; 16], attempt: 0, device_key: None };
-        Self { session: Session::new(Arc::new(setup), installation, 42), now }
+        let session = Session::new(Arc::new(setup), installation, Inboxes::default(), 42);
+        Self { session, now }
     }
 
     /// Online at the first of the points, through control.
@@ -184,6 +185,9 @@ fn print(action: &Action) -> String {
             format!("push {business} {:?}", push.group.as_deref().unwrap_or("device"))
         }
         Action::Left(business, left) => format!("left {business} {} {:?}", left.group, left.reason),
+        Action::Reset(business, reset) => format!("reset {business} {}", reset.group),
+        Action::Shelve(business, number, _) => format!("shelve {business} {number}"),
+        Action::Keep(cursors) => format!("keep {cursors:?}"),
     }
 }
 
@@ -264,13 +268,15 @@ fn event(name: &str, now: Instant, points: &[&str]) -> Event {
         "request" => Event::Request(1_000, ask),
         "join" => Event::Join(1_001, "chat".into(), "g".into(), now + SECOND),
         "leave" => Event::Leave(1_002, "g".into(), now + SECOND),
+        "handled" => Event::Handled("chat".into(), 1),
+        "kept" => Event::Kept(true),
         other => panic!("{other}"),
     }
 }
 
 const STATES: [&str; 8] =
     ["idle", "asking", "dialling", "logging in", "online", "waiting", "leaving", "closed"];
-const EVENTS: [&str; 22] = [
+const EVENTS: [&str; 24] = [
     "start",
     "stop",
     "advised",
@@ -293,6 +299,8 @@ const EVENTS: [&str; 22] = [
     "request",
     "join",
     "leave",
+    "handled",
+    "kept",
 ];
 
 /// `tests/table.txt` is reviewed like code: a changed line is changed behaviour.

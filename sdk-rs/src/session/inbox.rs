@@ -1,0 +1,494 @@
+//! Stored pushes as the device sees them: what was taken, what the app has handled, what of it is
+//! kept, and what the node was told.
+//!
+//! ```text
+//!  PUSH ─► received ─► handed over ─► handled ─► kept (CursorStorage) ─► ACK
+//!          dedup        the shelf      by the app   16 pushes or 200 ms     only what is kept
+//! ```
+//!
+//! **Taken once.** A push is taken if it lies above `received` and its `prev` does not; so what comes
+//! twice is dropped, and what left something out is asked for again (RESYNC). `received` outlives
+//! every link, since what was taken and not yet handed over waits on the app's shelf, which outlives
+//! it too: a reconnect or takeover neither loses nor repeats what the process holds.
+//!
+//! **Never lost.** The cursor moves behind the app, in order, and nothing above the kept cursor is
+//! ever acknowledged or named in a LOGIN. A process that dies gets again what lies above it.
+//!
+//! Memory: per business what a node may have unacknowledged ([`INBOX_WINDOW_ENTRIES`],
+//! [`INBOX_WINDOW_BYTES`] and one frame above it); what goes beyond is dropped and asked for later.
+
+use super::Action;
+use crate::listener::{Gap, GapReason, Incoming, Push, TermChanged};
+use hawser_proto::frame::DeviceFrame;
+use hawser_proto::id::Position;
+use hawser_proto::limits::{
+    ACK_DELAY, ACK_ENTRIES, BUSINESSES_PER_CONNECTION_MAX, INBOX_WINDOW_BYTES, INBOX_WINDOW_ENTRIES,
+};
+use hawser_proto::params;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A RESYNC after which nothing could be taken is sent again after this.
+const RESYNC_AGAIN: Duration = Duration::from_secs(5);
+/// Cursors that could not be kept are tried again after this.
+const KEEP_AGAIN: Duration = Duration::from_secs(1);
+/// Handled bytes that are kept and acknowledged without waiting for more: half a window, so that
+/// large pushes do not wait for a timer each.
+const ACK_BYTES: usize = INBOX_WINDOW_BYTES / 2;
+/// Items of one business on the shelf, words of gaps and terms included.
+const SHELF_MAX: usize = 2 * INBOX_WINDOW_ENTRIES;
+/// Inboxes one device can have; far above the businesses of an app.
+const INBOXES_MAX: usize = 1024;
+
+/// Where a stored push or a gap stands: its position, and the one before it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) at: Position,
+    pub(super) prev: Position,
+}
+
+/// All inboxes of one device, across connections and starts of its client.
+#[derive(Debug, Default)]
+pub struct Inboxes {
+    inboxes: BTreeMap<Arc<str>, Inbox>,
+    /// There is a link, and its node understands ACK and RESYNC.
+    is_online: bool,
+    /// Acknowledgements that are due without anything having been kept: a duplicate came.
+    ack_at: Option<Instant>,
+    keeper: Keeper,
+}
+
+/// Batches what is kept. One storage call at a time, always with all that is newest.
+#[derive(Debug, Default)]
+struct Keeper {
+    keeping: Option<Vec<(Arc<str>, Position)>>,
+    keep_at: Option<Instant>,
+    /// After a failure nothing is tried before this.
+    not_before: Option<Instant>,
+    pushes: usize,
+    bytes: usize,
+    /// A cursor went down, which no comparison shows.
+    is_forced: bool,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    received: Position,
+    handled: Position,
+    kept: Position,
+    taken: VecDeque<Taken>,
+    taken_pushes: usize,
+    taken_bytes: usize,
+    last_number: u64,
+
+    // Of this link.
+    business: u32,
+    /// Told at the login: up to here everything is gone, and nothing of it need be asked for.
+    floor: Position,
+    /// The node has been told this much.
+    acked: Position,
+    ack_again: bool,
+    /// Something was dropped that must come again.
+    is_missing: bool,
+    /// A RESYNC is open until then.
+    resync_until: Option<Instant>,
+    /// The login said that the term has changed; the first push of the new one need not.
+    is_term_told: bool,
+}
+
+/// On the shelf, and not handled.
+#[derive(Debug)]
+struct Taken {
+    number: u64,
+    upto: Position,
+    bytes: usize,
+    is_push: bool,
+}
+
+impl Inboxes {
+    /// With the cursors that were kept.
+    pub fn new(cursors: impl IntoIterator<Item = (Arc<str>, Position)>) -> Self {
+        let inbox = |at| Inbox { received: at, handled: at, kept: at, ..Inbox::default() };
+        let inboxes = cursors.into_iter().map(|(business, at)| (business, inbox(at))).collect();
+        Self { inboxes, ..Self::default() }
+    }
+
+    /// The cursors of a LOGIN: kept ones, of these businesses, or of all when none is named.
+    pub(super) fn cursors(&self, businesses: &[Arc<str>]) -> Vec<params::Cursor> {
+        let wanted = self.inboxes.iter().filter(|(business, inbox)| {
+            let is_named = businesses.is_empty() || businesses.contains(business);
+            is_named && inbox.kept > Position::START
+        });
+        let cursor = |(business, inbox): (&Arc<str>, &Inbox)| {
+            let Position { term, seq } = inbox.kept;
+            params::Cursor { business: business.to_string(), term, seq }
+        };
+        wanted.take(BUSINESSES_PER_CONNECTION_MAX).map(cursor).collect()
+    }
+
+    /// These cursors went out with the LOGIN; a node that heard less is told the rest.
+    pub(super) fn logging_in(&mut self, cursors: &[params::Cursor]) {
+        for (business, inbox) in &mut self.inboxes {
+            let sent = cursors.iter().find(|cursor| *cursor.business == **business);
+            inbox.acked = sent.map_or(Position::START, |it| Position::new(it.term, it.seq));
+        }
+    }
+
+    /// LOGIN_OK. `businesses`: number, name and error of each.
+    pub(super) fn online(
+        &mut self,
+        businesses: &[(u32, Arc<str>, u32)],
+        told: Vec<params::Inbox>,
+        has_ability: bool,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        self.is_online = has_ability;
+        for (business, inbox) in &mut self.inboxes {
+            let found =
+                businesses.iter().find(|(number, name, _)| *number != 0 && name == business);
+            inbox.business = found.map_or(0, |(number, ..)| *number);
+        }
+        for told in told.into_iter().take(businesses.len()) {
+            let number = told.business;
+            let found = businesses.iter().find(|(it, ..)| *it == number && number != 0);
+            if let Some((_, business, _)) = found {
+                self.told(business, &told, now, out);
+            }
+        }
+        self.send_acks(out);
+    }
+
+    /// What the login says of one inbox.
+    fn told(
+        &mut self,
+        business: &Arc<str>,
+        told: &params::Inbox,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        let floor = Position::new(told.floor_term, told.floor_seq);
+        let tail = Position::new(told.tail_term, told.tail_seq);
+        let state = told.state();
+        let Some(inbox) = self.inbox(business, told.business) else { return };
+        inbox.floor = floor;
+        match state {
+            params::InboxState::Unspecified => {}
+            params::InboxState::TermChanged => {
+                inbox.is_term_told = true;
+                let word = TermChanged { from: inbox.received, to: tail };
+                inbox.tell(business, Incoming::TermChanged(word), out);
+            }
+            params::InboxState::CursorRefused => {
+                // What is on the shelf is handed over all the same; it no longer moves the cursor.
+                inbox.taken.clear();
+                (inbox.taken_pushes, inbox.taken_bytes) = (0, 0);
+                let from = std::mem::replace(&mut inbox.received, floor);
+                (inbox.handled, inbox.kept, inbox.acked) = (floor, floor, floor);
+                inbox.tell(business, Incoming::TermChanged(TermChanged { from, to: floor }), out);
+                self.keeper.is_forced = true;
+                self.keeper.keep_at = Some(now);
+                self.keep(now, out);
+            }
+        }
+    }
+
+    /// The link ended. What was taken stays taken.
+    pub(super) fn offline(&mut self) {
+        self.is_online = false;
+        self.ack_at = None;
+        for inbox in self.inboxes.values_mut() {
+            inbox.business = 0;
+            inbox.floor = Position::START;
+            inbox.ack_again = false;
+            inbox.is_missing = false;
+            inbox.resync_until = None;
+            inbox.is_term_told = false;
+        }
+    }
+
+    /// A PUSH with a position. `bytes`: those of its frame.
+    pub(super) fn push(
+        &mut self,
+        (number, business): (u32, &Arc<str>),
+        place: Place,
+        push: Push,
+        bytes: usize,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        let is_online = self.is_online;
+        let Some(inbox) = self.inbox(business, number) else { return };
+        match inbox.judge(place) {
+            Verdict::Old => {
+                // The node has not heard what was acknowledged.
+                if place.at <= inbox.kept {
+                    inbox.ack_again = true;
+                    self.ack_at.get_or_insert(now + ACK_DELAY);
+                }
+            }
+            Verdict::Ahead => inbox.resync(is_online, now, out),
+            Verdict::Next if !inbox.has_room() => inbox.is_missing = true,
+            Verdict::Next => {
+                let is_back = place.at.term != inbox.received.term && place.prev < inbox.received;
+                if is_back && !std::mem::take(&mut inbox.is_term_told) {
+                    let word = TermChanged { from: inbox.received, to: place.at };
+                    inbox.tell(business, Incoming::TermChanged(word), out);
+                }
+                inbox.take(place.at);
+                inbox.shelve(business, Incoming::Push(push), bytes, out);
+            }
+        }
+    }
+
+    /// GAP: what lies between will not come.
+    pub(super) fn gap(
+        &mut self,
+        business: &Arc<str>,
+        gap: &params::Gap,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        let at = Position::new(gap.upto_term, gap.upto_seq);
+        let prev = Position::new(gap.after_term, gap.after_seq);
+        let reason = match gap.reason() {
+            params::GapReason::Overflow => GapReason::Overflow,
+            params::GapReason::Expired => GapReason::Expired,
+            params::GapReason::TooLarge => GapReason::TooLarge,
+            params::GapReason::Purged => GapReason::Purged,
+            params::GapReason::Unspecified => GapReason::Unknown,
+        };
+        let is_online = self.is_online;
+        let Some(inbox) = self.inbox(business, gap.business) else { return };
+        match inbox.judge(Place { at, prev }) {
+            Verdict::Old => {}
+            Verdict::Ahead => inbox.resync(is_online, now, out),
+            Verdict::Next if inbox.taken.len() >= SHELF_MAX => inbox.is_missing = true,
+            Verdict::Next if gap.count == 0 => {
+                // Nothing was lost there: nobody need hear of it, and the cursor moves in its turn.
+                inbox.take(at);
+                match inbox.taken.back_mut() {
+                    Some(last) => last.upto = at,
+                    None => {
+                        inbox.handled = at;
+                        self.keeper.keep_at.get_or_insert(now + ACK_DELAY);
+                    }
+                }
+            }
+            Verdict::Next => {
+                let after = inbox.received;
+                inbox.take(at);
+                let gap = Gap { after, upto: at, count: gap.count, reason };
+                inbox.shelve(business, Incoming::Gap(gap), 0, out);
+            }
+        }
+    }
+
+    /// The app has handled everything up to this number of [`Action::Shelve`].
+    pub(super) fn handled(
+        &mut self,
+        business: &str,
+        number: u64,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(inbox) = self.inboxes.get_mut(business) else { return };
+        while let Some(first) = inbox.taken.pop_front_if(|first| first.number <= number) {
+            inbox.taken_bytes -= first.bytes;
+            inbox.taken_pushes -= usize::from(first.is_push);
+            inbox.handled = inbox.handled.max(first.upto);
+            self.keeper.pushes += usize::from(first.is_push);
+            self.keeper.bytes += first.bytes;
+        }
+        if inbox.is_missing && inbox.has_room() {
+            inbox.resync(self.is_online, now, out);
+        }
+        if inbox.handled != inbox.kept {
+            let is_full = self.keeper.pushes >= ACK_ENTRIES || self.keeper.bytes >= ACK_BYTES;
+            let at = if is_full { now } else { now + ACK_DELAY };
+            self.keeper.keep_at = Some(self.keeper.keep_at.map_or(at, |before| before.min(at)));
+        }
+        self.keep(now, out);
+    }
+
+    /// The storage has kept what [`Action::Keep`] gave it, or has not.
+    pub(super) fn kept(&mut self, is_ok: bool, now: Instant, out: &mut Vec<Action>) {
+        let Some(kept) = self.keeper.keeping.take() else { return };
+        if is_ok {
+            self.keeper.not_before = None;
+            for (business, at) in kept {
+                // Not what was refused while it was being kept.
+                if let Some(inbox) = self.inboxes.get_mut(&business)
+                    && at <= inbox.handled
+                {
+                    inbox.kept = at;
+                }
+            }
+            self.send_acks(out);
+        } else {
+            self.keeper.is_forced = true;
+            self.keeper.keep_at = Some(now);
+            self.keeper.not_before = Some(now + KEEP_AGAIN);
+        }
+        self.keep(now, out);
+    }
+
+    /// The client has ended: a storage call that is still under way is nobody's any more.
+    pub(super) fn settle(&mut self, now: Instant) {
+        self.offline();
+        if self.keeper.keeping.take().is_some() {
+            self.keeper.is_forced = true;
+            self.keeper.keep_at = Some(now);
+        }
+    }
+
+    /// Keeps at once what is not kept yet. False: there is nothing, and nothing is under way.
+    pub(super) fn flush(&mut self, now: Instant, out: &mut Vec<Action>) -> bool {
+        if self.inboxes.values().any(|inbox| inbox.handled != inbox.kept) {
+            self.keeper.keep_at = Some(now);
+            self.keep(now, out);
+        }
+        self.keeper.keeping.is_some()
+    }
+
+    /// The clocks.
+    pub(super) fn due(&mut self, now: Instant, out: &mut Vec<Action>) {
+        self.keep(now, out);
+        if self.ack_at.is_some_and(|at| at <= now) {
+            self.send_acks(out);
+        }
+        for inbox in self.inboxes.values_mut() {
+            if inbox.resync_until.is_some_and(|until| until <= now) {
+                inbox.resync_until = None;
+                if inbox.is_missing && inbox.has_room() {
+                    inbox.resync(self.is_online, now, out);
+                }
+            }
+        }
+    }
+
+    /// When [`Self::due`] has something to do.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        let Keeper { keeping, keep_at, not_before, .. } = &self.keeper;
+        let keep_at = keep_at.filter(|_| keeping.is_none());
+        let keep_at = keep_at.map(|at| not_before.map_or(at, |earliest| at.max(earliest)));
+        let resyncs = self.inboxes.values().filter_map(|inbox| inbox.resync_until);
+        resyncs.chain(keep_at).chain(self.ack_at).min()
+    }
+
+    /// Keeps what is due, unless the storage is at work.
+    fn keep(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let keeper = &mut self.keeper;
+        let is_due = keeper.keep_at.is_some_and(|at| at <= now)
+            && keeper.not_before.is_none_or(|at| at <= now);
+        if keeper.keeping.is_some() || !is_due {
+            return;
+        }
+        (keeper.keep_at, keeper.pushes, keeper.bytes) = (None, 0, 0);
+        let is_forced = std::mem::take(&mut keeper.is_forced);
+        if !is_forced && self.inboxes.values().all(|inbox| inbox.handled == inbox.kept) {
+            return;
+        }
+        let began = self.inboxes.iter().filter(|(_, inbox)| inbox.handled > Position::START);
+        let cursors: Vec<_> =
+            began.map(|(business, inbox)| (business.clone(), inbox.handled)).collect();
+        out.push(Action::Keep(cursors.clone()));
+        self.keeper.keeping = Some(cursors);
+    }
+
+    /// Tells the node what is kept, as far as it does not know.
+    fn send_acks(&mut self, out: &mut Vec<Action>) {
+        self.ack_at = None;
+        if !self.is_online {
+            return;
+        }
+        let mut upto = Vec::new();
+        for inbox in self.inboxes.values_mut() {
+            let is_due = inbox.kept > inbox.acked || std::mem::take(&mut inbox.ack_again);
+            if inbox.business != 0 && is_due {
+                inbox.acked = inbox.kept;
+                upto.push(inbox.position(inbox.kept));
+            }
+        }
+        for inboxes in upto.chunks(BUSINESSES_PER_CONNECTION_MAX) {
+            let ack = params::Ack { inboxes: inboxes.to_vec() };
+            out.push(Action::Send(DeviceFrame::Ack(ack).encode()));
+        }
+    }
+
+    fn inbox(&mut self, business: &Arc<str>, number: u32) -> Option<&mut Inbox> {
+        if self.inboxes.len() >= INBOXES_MAX && !self.inboxes.contains_key(business) {
+            return None;
+        }
+        let inbox = self.inboxes.entry(business.clone()).or_default();
+        inbox.business = number;
+        Some(inbox)
+    }
+}
+
+enum Verdict {
+    /// It was taken before.
+    Old,
+    /// It follows what was taken.
+    Next,
+    /// Something between is missing.
+    Ahead,
+}
+
+impl Inbox {
+    fn judge(&self, Place { at, prev }: Place) -> Verdict {
+        if at <= self.received {
+            Verdict::Old
+        } else if prev <= self.received.max(self.floor) {
+            Verdict::Next
+        } else {
+            Verdict::Ahead
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.taken_pushes < INBOX_WINDOW_ENTRIES
+            && self.taken_bytes <= INBOX_WINDOW_BYTES
+            && self.taken.len() < SHELF_MAX
+    }
+
+    fn take(&mut self, at: Position) {
+        self.received = at;
+        self.is_missing = false;
+        self.resync_until = None;
+    }
+
+    fn shelve(&mut self, business: &Arc<str>, item: Incoming, bytes: usize, out: &mut Vec<Action>) {
+        self.last_number += 1;
+        let number = self.last_number;
+        let is_push = matches!(item, Incoming::Push(_));
+        self.taken_bytes += bytes;
+        self.taken_pushes += usize::from(is_push);
+        self.taken.push_back(Taken { number, upto: self.received, bytes, is_push });
+        out.push(Action::Shelve(business.clone(), number, item));
+    }
+
+    /// Word of something that moves nothing. Where nobody listens for long, the older word will do.
+    fn tell(&mut self, business: &Arc<str>, word: Incoming, out: &mut Vec<Action>) {
+        if self.taken.len() < SHELF_MAX {
+            self.shelve(business, word, 0, out);
+        }
+    }
+
+    /// Asks for everything above what was taken, unless that was just asked for.
+    fn resync(&mut self, is_online: bool, now: Instant, out: &mut Vec<Action>) {
+        self.is_missing = true;
+        let is_open = self.resync_until.is_some_and(|until| until > now);
+        if !is_online || is_open || !self.has_room() {
+            return;
+        }
+        self.resync_until = Some(now + RESYNC_AGAIN);
+        let resync = params::Resync { after: Some(self.position(self.received)) };
+        out.push(Action::Send(DeviceFrame::Resync(resync).encode()));
+    }
+
+    fn position(&self, at: Position) -> params::InboxPosition {
+        params::InboxPosition { business: self.business, term: at.term, seq: at.seq }
+    }
+}
