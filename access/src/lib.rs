@@ -11,6 +11,7 @@ mod config;
 mod conn;
 mod control;
 mod fanout;
+mod feed;
 mod forward;
 mod frame_out;
 mod groups;
@@ -26,6 +27,17 @@ mod routers;
 mod session;
 mod table;
 mod wheel;
+
+/// The pure machines, for the simulation.
+#[doc(hidden)]
+pub mod cores {
+    /// The stored pushes of one session.
+    pub mod feed {
+        pub use crate::feed::{
+            Action, Claim, Ended, Entry, Feeds, PULLS_MAX, Place, Pulled, WAITERS_MAX, Waiter,
+        };
+    }
+}
 
 pub use config::{Config, Guards};
 pub use link::Transport;
