@@ -68,21 +68,21 @@ async fn the_bounds_of_inboxes_are_set_changed_and_told() {
     });
     assert_eq!(feed["inbox"], wanted);
 
-    let path = format!("{businesses}/feed");
+    let feed = format!("{businesses}/feed");
     let patch = json!({"inbox": {"bytes_max": 10_000, "ttl_s_max": 60}});
-    let patched = server.call("PATCH", &path, ADMIN, Some(patch)).await.expect(200);
+    let patched = server.call("PATCH", &feed, ADMIN, Some(patch)).await.expect(200);
     let wanted = json!({
         "entries_max": 50, "bytes_max": 10_000, "ttl_s_max": 60, "overflow": "drop_oldest",
     });
     assert_eq!(patched["inbox"], wanted, "what is left out stays");
     let other = json!({"request_timeout_ms": 10});
-    let other = server.call("PATCH", &path, ADMIN, Some(other)).await.expect(200);
+    let other = server.call("PATCH", &feed, ADMIN, Some(other)).await.expect(200);
     assert_eq!(other["inbox"], wanted);
     let bad = json!({"enabled": false, "inbox": {"ttl_s_max": 0}});
-    let refused = server.call("PATCH", &path, ADMIN, Some(bad)).await;
+    let refused = server.call("PATCH", &feed, ADMIN, Some(bad)).await;
     refused.refused("invalid_argument");
     assert_eq!(refused.body["detail"], "inbox.ttl_s_max is not between 1 and 604800");
-    assert_eq!(server.get(&path).await.expect(200), other, "a refused patch changes nothing");
+    assert_eq!(server.get(&feed).await.expect(200), other, "a refused patch changes nothing");
 
     let audit = server.get("/v1/audit").await.expect(200);
     let lines = audit["items"].as_array().unwrap();
