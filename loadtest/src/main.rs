@@ -3,6 +3,7 @@
 
 mod bare;
 mod bench;
+mod faults;
 mod fleet;
 mod process;
 mod report;
@@ -34,6 +35,17 @@ enum Command {
     ///
     /// Ends with 0 when nothing is found, with 1 otherwise.
     Judge(Judge),
+    /// Break things under load with real processes, and ask the judge what was kept of the promises.
+    ///
+    /// Each row starts a cluster of its own on free ports, device processes and backends, injects its
+    /// fault, heals it, and waits until everything has arrived. Ends with 0 when every row passes. Rows
+    /// with Redis need redis-server and redis-cli.
+    #[command(after_help = "Example:\n  cargo build --release --workspace --bins\n  \
+                      target/release/hawser-loadtest faults router-killed redis-killed-synced")]
+    Faults(Faults),
+    /// A few devices with their cursors in files, and a history. Run by `faults`.
+    #[command(hide = true)]
+    Device(faults::device::Device),
     /// The bare loop: a single-threaded epoll server that does one write per delivery. Run by `bench`.
     #[command(hide = true)]
     Bare,
@@ -68,6 +80,40 @@ pub(crate) struct Bench {
     results: Option<PathBuf>,
 }
 
+/// What to break, and under which load.
+#[derive(clap::Args)]
+pub(crate) struct Faults {
+    /// Rows to run, by name; none: all.
+    rows: Vec<String>,
+    /// Print the rows, and what each breaks.
+    #[arg(long)]
+    list: bool,
+    /// The hawser binary; default: the one beside this program.
+    #[arg(long, env = "HAWSER_BIN")]
+    hawser: Option<PathBuf>,
+    /// Devices, over all their processes.
+    #[arg(long, default_value_t = 24)]
+    devices: usize,
+    /// Device processes.
+    #[arg(long, default_value_t = 3)]
+    processes: usize,
+    /// Stored pushes a second.
+    #[arg(long, default_value_t = 200)]
+    rate: u32,
+    /// Seconds of load beside what a fault itself takes.
+    #[arg(long, default_value_t = 15)]
+    seconds: u64,
+    /// Seconds for which the store cannot be reached, in the row that is about it.
+    #[arg(long, default_value_t = 60)]
+    outage: u64,
+    /// Seed of the load.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Folder for histories, logs and verdicts; none: they are kept only when a row fails.
+    #[arg(long)]
+    keep: Option<PathBuf>,
+}
+
 /// What to judge.
 #[derive(clap::Args)]
 struct Judge {
@@ -87,6 +133,8 @@ async fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
         Command::Bench(wanted) => bench::run(wanted).await?,
         Command::Judge(wanted) => return pass_judgement(&wanted),
+        Command::Faults(wanted) => return faults::run(&wanted).await,
+        Command::Device(wanted) => faults::device::run(wanted).await?,
         Command::Bare => bare::run()?,
     }
     Ok(ExitCode::SUCCESS)

@@ -1,0 +1,97 @@
+//! Device processes: each a handful of devices with their cursors in files, started by the harness, killed
+//! by it or by themselves at a chosen point, and started again.
+
+use super::cluster::APP;
+use crate::process::Guarded;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// Between a device process's death and its next start.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Where a device process kills itself, and how often: every n-th time it gets there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Point {
+    /// A push was taken from the link; the app has not been handed it.
+    BeforeHandler,
+    /// The app has it; the cursor is not stored.
+    BeforeCursor,
+    /// The cursor is stored; the acknowledgement has not left.
+    BeforeAck,
+}
+
+/// What one device process is told.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) control: String,
+    pub(super) devices: Vec<String>,
+    pub(super) folder: PathBuf,
+    pub(super) die: Option<(Point, u32)>,
+    /// Moves to another transport and node after a random time up to this.
+    pub(super) moves: Option<Duration>,
+    pub(super) seed: u64,
+}
+
+/// Keeps one device process running: whenever it dies it is started again.
+pub(super) struct Keeper {
+    plan: Plan,
+    number: usize,
+    lives: u64,
+    process: Option<Guarded>,
+}
+
+impl Keeper {
+    pub(super) fn new(plan: Plan, number: usize) -> Self {
+        Self { plan, number, lives: 0, process: None }
+    }
+
+    /// Its history.
+    pub(super) fn history(&self) -> PathBuf {
+        self.plan.folder.join(format!("device-{}.jsonl", self.number))
+    }
+
+    /// Lives so far.
+    pub(super) fn lives(&self) -> u64 {
+        self.lives
+    }
+
+    /// Starts it if it does not run. `die`: it may kill itself, as planned.
+    pub(super) fn keep(&mut self, die: bool) -> anyhow::Result<()> {
+        if self.process.as_mut().is_some_and(|process| !process.has_ended()) {
+            return Ok(());
+        }
+        if self.lives > 0 {
+            std::thread::sleep(PAUSE);
+        }
+        self.lives += 1;
+        let mut command = Command::new(std::env::current_exe()?);
+        let plan = &self.plan;
+        command.args(["device", "--control", &plan.control, "--app", APP, "--folder"]);
+        command.arg(&plan.folder).arg("--history").arg(self.history());
+        command.args(["--process", &(self.number as u64 * 1_000_000 + self.lives).to_string()]);
+        command.args(["--seed", &(plan.seed + self.lives).to_string()]);
+        if let Some((point, every)) = plan.die.filter(|_| die) {
+            let point = clap::ValueEnum::to_possible_value(&point);
+            let name = point.map(|it| it.get_name().to_owned()).unwrap_or_default();
+            command.args(["--die-at", &name, "--die-every", &every.to_string()]);
+        }
+        if let Some(moves) = plan.moves {
+            command.args(["--moves-ms", &moves.as_millis().to_string()]);
+        }
+        command.args(&plan.devices);
+        command.stderr(log(&plan.folder, self.number)?);
+        self.process = Some(Guarded::start(&mut command)?);
+        Ok(())
+    }
+
+    /// SIGKILL.
+    pub(super) fn kill(&mut self) {
+        self.process = None;
+    }
+}
+
+fn log(folder: &Path, number: usize) -> anyhow::Result<Stdio> {
+    let file = folder.join(format!("device-{number}.log"));
+    Ok(Stdio::from(std::fs::File::options().create(true).append(true).open(file)?))
+}
