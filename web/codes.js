@@ -70,6 +70,7 @@ export const ERROR_CODES = Object.freeze({
   26: "conflict",
   27: "no_access_point",
   28: "method_not_allowed",
+  29: "push_id_reused",
 });
 
 /** @typedef {"now" | "later" | "elsewhere" | "new token" | "never"} Retry */

@@ -16,16 +16,23 @@
  * ```
  *
  * The client connects, logs in, keeps the connection alive, refreshes its token, comes back after every
- * loss as the close code says, and re-joins its groups. Pushes are volatile: what was pushed while the
- * device was away is not seen.
+ * loss as the close code says, and re-joins its groups.
+ *
+ * A *volatile* push that was made while the device was away is not seen. A *stored* one waits, and is handed
+ * over in order, the next one when the handlers of the one before are done (a promise: when it is settled).
+ * Then it is acknowledged, and never comes again, also after a reload. What is known to be lost is told:
+ * {@link Business.onGap}. A group with a history goes on after a reconnect where it was.
  */
 import { Calls } from "./calls.js";
 import { CLOSE_CODES, HawserError } from "./codes.js";
+import { History } from "./history.js";
+import { Inboxes } from "./inboxes.js";
 import { Link } from "./link.js";
 import { Answer, Push, bytesOf, checkRequest } from "./message.js";
+import { START, isStart } from "./position.js";
 import { nextAttempt, webStore } from "./store.js";
 import { Way } from "./way.js";
-import { FrameError, Kind, LEFT_REASONS, encodeFrame } from "./wire.js";
+import { Ability, FrameError, Kind, LEFT_REASONS, LOGIN_FRAME_BYTES_MAX, encodeFrame } from "./wire.js";
 
 export { CLOSE_CODES, ERROR_CODES, HawserError, retryOf } from "./codes.js";
 export { Answer, Push } from "./message.js";
@@ -43,6 +50,10 @@ const REFRESH_MS_MIN = 1_000;
 const REFRESH_RETRY_MS = 60_000;
 /** Longest time a browser's timer takes. */
 const TIMER_MS_MAX = 2 ** 31 - 1;
+/** How long a goodbye waits for the last acknowledgement. */
+const LAST_ACK_MS = 500;
+/** Groups whose history is followed, those included that a business has put the device into. */
+const HISTORIES_MAX = 2 * GROUPS_MAX;
 
 /**
  * - `idle`: not started
@@ -67,19 +78,30 @@ const TIMER_MS_MAX = 2 ** 31 - 1;
  * @property {import("./access.js").Proof | (() => import("./access.js").Proof | Promise<import("./access.js").Proof>)} [proof]
  *   how the device proves itself; open (development only) when left out
  * @property {string} [appVersion]
- * @property {import("./store.js").Store} [store] where the instance id lives; `localStorage`
+ * @property {import("./store.js").Store} [store] where the instance id and the cursors live; `localStorage`
  * @property {typeof fetch} [fetch]
  * @property {typeof WebSocket} [WebSocket]
  * @property {() => number} [random]
  *
  * @typedef {{ metadata?: { [key: string]: string }, deadlineMs?: number }} RequestOptions
+ *
+ * Stored pushes that will not come. `reason`: `overflow`, `expired`, `too_large` or `purged`, with their number
+ * at most; or, with 0 for *not known*, `term_changed` (the servers' store lost something) or `cursor_refused`
+ * (the servers do not believe how far this device has come, and begin with what they have).
+ * @typedef {{ reason: string, count: number }} Gap
+ *
+ * What is missing of a group: `count` pushes of a live group, for which the network was too slow; or, with 0 for
+ * *not known*, what its history no longer holds.
+ * @typedef {{ group: string, count: number }} Missed
  */
 
 /** A handle on one business; from {@link Client.business}. */
 export class Business {
   #client;
-  /** @type {Set<(push: Push) => void>} */
+  /** @type {Set<(push: Push) => unknown>} */
   #handlers = new Set();
+  /** @type {Set<(gap: Gap) => void>} */
+  #gapHandlers = new Set();
 
   /** @param {Client} client @param {string} name */
   constructor(client, name) {
@@ -89,10 +111,24 @@ export class Business {
 
   /**
    * Calls `handler` for each push of this business. Returns a function that ends it.
-   * @param {(push: Push) => void} handler
+   *
+   * A stored push counts as handled when the promise that `handler` returned is settled; the next one
+   * comes after that. One that is rejected counts too, and the page's error handler sees it: keep what you
+   * could not take. Stored pushes wait until there is a handler.
+   * @param {(push: Push) => unknown} handler
    */
   onPush(handler) {
-    return subscribe(this.#handlers, handler);
+    const end = subscribe(this.#handlers, handler);
+    this.#client._listening(this.name);
+    return end;
+  }
+
+  /**
+   * Calls `handler` when stored pushes of this business are gone, or may be.
+   * @param {(gap: Gap) => void} handler
+   */
+  onGap(handler) {
+    return subscribe(this.#gapHandlers, handler);
   }
 
   /**
@@ -105,9 +141,20 @@ export class Business {
     return this.#client._request(this.name, method, body, options);
   }
 
-  /** @param {Push} push */
-  _deliver(push) {
-    emit(this.#handlers, push);
+  get _listened() {
+    return this.#handlers.size > 0;
+  }
+
+  /** Done when all handlers are. @param {Push} push @returns {Promise<void>} */
+  async _deliver(push) {
+    const results = emit(this.#handlers, push);
+    const failed = (/** @type {unknown} */ failure) => report(failure);
+    await Promise.all(results.map((result) => Promise.resolve(result).catch(failed)));
+  }
+
+  /** @param {Gap} gap */
+  _lost(gap) {
+    emit(this.#gapHandlers, gap);
   }
 }
 
@@ -126,6 +173,13 @@ export class Client {
   #businesses = new Map();
   /** Groups this device wants to be in, over all connections. @type {Set<string>} */
   #groups = new Set();
+  /** How far this device has come in the groups that it is or was in. @type {Map<string, History>} */
+  #histories = new Map();
+  /** @type {Set<(missed: Missed) => void>} */
+  #missedHandlers = new Set();
+  #inboxes;
+  /** What the last LOGIN named. @type {{ business: string, term: number | bigint, seq: number | bigint }[]} */
+  #cursors = [];
 
   // === before the connection ===
   #stop = new AbortController();
@@ -148,6 +202,15 @@ export class Client {
     this.#options = options;
     this.#store = options.store ?? webStore();
     this.#way = new Way(options, SDK);
+    this.#inboxes = new Inboxes({
+      store: this.#store,
+      app: options.app,
+      device: options.device,
+      listening: (name) => this.#businesses.get(name)?._listened ?? false,
+      deliver: async (name, push) => this.#businesses.get(name)?._deliver(push),
+      lost: (name, gap) => this.#businesses.get(name)?._lost(gap),
+      failed: report,
+    });
   }
 
   get state() {
@@ -175,6 +238,14 @@ export class Client {
     return subscribe(this.#leftHandlers, handler);
   }
 
+  /**
+   * Calls `handler` when pushes of a group did not reach this device.
+   * @param {(missed: Missed) => void} handler
+   */
+  onMissed(handler) {
+    return subscribe(this.#missedHandlers, handler);
+  }
+
   /** Starts, or starts again after it was closed. */
   start() {
     if (this.#state !== "idle" && this.#state !== "closed") return;
@@ -195,19 +266,26 @@ export class Client {
   close() {
     if (this.#state === "idle" || this.#state === "closed") return;
     this.#finish({ cause: "goodbye" }, new HawserError("closed", "the client was closed"));
-    this.#link?.leave();
+    const link = this.#link;
+    if (this.#inboxes.quiet) return link?.leave();
+    const late = new Promise((resolve) => setTimeout(resolve, LAST_ACK_MS));
+    void Promise.race([this.#inboxes.flush(), late]).then(() => link?.leave());
   }
 
   /**
    * Joins a group, now and after each reconnect, until {@link Client.leave} or until it is put out.
    * Resolves when the device is in. Rejects with a {@link HawserError} when the group is refused.
-   * @param {string} group @param {{ deadlineMs?: number }} [options]
-   * @returns {Promise<{ group: string, business: string }>}
+   * In a group with a history, pushes after `last` (the `position` of a push that was kept) come first;
+   * without it, and the first time, it begins with what is pushed from now on.
+   * @param {string} group
+   * @param {{ deadlineMs?: number, last?: import("./position.js").Position }} [options]
+   * @returns {Promise<{ group: string, business: string, history: boolean }>}
    */
-  async join(group, { deadlineMs = JOIN_DEADLINE_MS } = {}) {
+  async join(group, { deadlineMs = JOIN_DEADLINE_MS, last } = {}) {
     if (this.#groups.size >= GROUPS_MAX && !this.#groups.has(group)) {
       throw HawserError.fromStatus(13, `at most ${GROUPS_MAX} groups`);
     }
+    if (last && !this.#histories.has(group)) this.#histories.set(group, new History(last));
     const until = Date.now() + deadlineMs;
     for (;;) {
       try {
@@ -226,13 +304,20 @@ export class Client {
    */
   async leave(group, { deadlineMs = JOIN_DEADLINE_MS } = {}) {
     this.#groups.delete(group);
-    if (!this.#login) return; // a lost connection has left everything
     try {
+      if (!this.#login) return; // a lost connection has left everything
       await this.#call(deadlineMs, (requestId) => this.#send(Kind.LEAVE, { requestId, group }));
     } catch (failure) {
       const gone = ["not_member", "group_not_found", "connection_lost"];
       if (!(failure instanceof HawserError && gone.includes(failure.code))) throw failure;
+    } finally {
+      if (!this.#groups.has(group)) this.#histories.delete(group);
     }
+  }
+
+  /** Somebody takes the pushes of this business: what waited is handed over. @param {string} business */
+  _listening(business) {
+    void this.#inboxes.serve(business);
   }
 
   /**
@@ -288,7 +373,10 @@ export class Client {
       const identity = await nextAttempt(this.#store, app, device);
       stop.throwIfAborted();
       const client = { sdk: SDK, platform: "web", network: "", appVersion };
-      const login = encodeFrame(Kind.LOGIN, { app, device, token, ...identity, businesses, client });
+      const cursors = await this.#inboxes.cursors(businesses);
+      stop.throwIfAborted();
+      const abilities = Ability.INBOX | Ability.HISTORY;
+      const login = this.#encodeLogin({ app, device, token, ...identity, businesses, client, abilities }, cursors);
       link = new Link(url, {
         WebSocket: this.#options.WebSocket ?? globalThis.WebSocket,
         login,
@@ -305,6 +393,20 @@ export class Client {
     return { ...ended, cause: CLOSE_CODES[ended.code] ?? "connection_lost" };
   }
 
+  /**
+   * LOGIN with as many cursors as it has room for; what is left out comes again, and is dropped here.
+   * @param {{ [name: string]: any }} login
+   * @param {{ business: string, term: number | bigint, seq: number | bigint }[]} cursors
+   */
+  #encodeLogin(login, cursors) {
+    for (;;) {
+      const frame = encodeFrame(Kind.LOGIN, { ...login, cursors });
+      this.#cursors = cursors;
+      if (frame.length <= LOGIN_FRAME_BYTES_MAX || cursors.length === 0) return frame;
+      cursors = cursors.slice(0, -1);
+    }
+  }
+
   #networkCameBack() {
     if (this.#state === "waiting") this.#wake();
     else this.#link?.probe();
@@ -317,16 +419,27 @@ export class Client {
     const params = /** @type {{ [name: string]: any }} */ (frame.params);
     switch (frame.kind) {
       case Kind.LOGIN_OK: return this.#loggedIn(params);
-      case Kind.RESPONSE:
-      case Kind.JOINED: return this.#calls.answered({ ...frame, params });
+      case Kind.RESPONSE: return this.#calls.answered({ ...frame, params });
+      case Kind.JOINED:
+        this.#joined(params);
+        return this.#calls.answered({ ...frame, params });
       case Kind.LEFT:
         return params.requestId === 0 ? this.#putOut(params) : this.#calls.answered({ ...frame, params });
       case Kind.REFRESHED: return this.#refreshed(params);
       case Kind.PUSH:
       case Kind.GROUP_PUSH: {
         const name = this.#nameOf(params.business);
-        return this.#businesses.get(name)?._deliver(new Push(params, frame.body, name));
+        if (name !== "") this.#pushed(new Push(params, frame.body, name), params);
+        return;
       }
+      case Kind.GAP: {
+        const name = this.#nameOf(params.business);
+        if (name !== "") this.#inboxes.gap(name, params);
+        return;
+      }
+      case Kind.MISSED:
+        return emit(this.#missedHandlers, { group: params.group, count: Number(params.count) });
+      case Kind.GROUP_RESET: return this.#reset(params);
       default: // PONG: the link has noted the sign of life
     }
   }
@@ -337,9 +450,74 @@ export class Client {
     this.#onlineSince = Date.now();
     this.#link?.loggedIn(login.heartbeatMs);
     this.#planRefresh(login);
+    this.#inboxes.connected(this.#inboxWire(login), this.#cursors, this.#told(login));
+    for (const history of this.#histories.values()) history.connected();
     this.#set({ state: "online", connection: login.connection });
     for (const group of this.#groups) this.#rejoin(group);
     this.#calls.flush();
+  }
+
+  /** @param {{ [name: string]: any }} login @returns {import("./inboxes.js").Wire | null} */
+  #inboxWire(login) {
+    if (!(login.abilities & Ability.INBOX)) return null;
+    return {
+      numberOf: (name) => login.businesses.find((/** @type {any} */ it) => it.name === name)?.number ?? 0,
+      ack: (inboxes) => this.#link?.send(encodeFrame(Kind.ACK, { inboxes })) ?? false,
+      resync: (after) => void this.#link?.send(encodeFrame(Kind.RESYNC, { after })),
+    };
+  }
+
+  /** @param {{ [name: string]: any }} login */
+  #told(login) {
+    return login.inboxes.map((/** @type {any} */ it) => ({ ...it, business: this.#nameOf(it.business) }));
+  }
+
+  /** @param {Push} push @param {{ [name: string]: any }} params */
+  #pushed(push, params) {
+    const prev = { term: params.prevTerm, seq: params.prevSeq };
+    if (push.stored) return this.#inboxes.push(push.business, push, prev);
+    if (push.group !== null && push.position !== null) {
+      const offered = this.#history(push.group).offer(push.position, prev, Date.now());
+      if (offered === "recover") this.#recover(push.group);
+      if (offered !== "new") return;
+    }
+    void this.#businesses.get(push.business)?._deliver(push);
+  }
+
+  // === histories of groups ===
+
+  /** @param {string} group */
+  #history(group) {
+    let history = this.#histories.get(group);
+    if (history) return history;
+    for (const other of this.#histories.keys()) {
+      if (this.#histories.size < HISTORIES_MAX) break;
+      if (!this.#groups.has(other)) this.#histories.delete(other);
+    }
+    this.#histories.set(group, (history = new History()));
+    return history;
+  }
+
+  /** @param {{ [name: string]: any }} joined */
+  #joined({ requestId, group, status, history, tailTerm, tailSeq }) {
+    // A node that knows no histories says nothing of this one: another node may.
+    if (status !== 0 || !(this.#login?.abilities & Ability.HISTORY)) return;
+    const tail = { term: tailTerm, seq: tailSeq };
+    const missing = this.#history(group).joined({ history, tail, asked: requestId !== 0, now: Date.now() });
+    if (missing) this.#recover(group);
+  }
+
+  /** @param {string} group */
+  #recover(group) {
+    if (!(this.#login?.abilities & Ability.HISTORY)) return;
+    this.#link?.send(encodeFrame(Kind.RECOVER, { group, ...this.#history(group).last }));
+  }
+
+  /** @param {{ [name: string]: any }} reset */
+  #reset({ group, floorTerm, floorSeq, tailTerm, tailSeq }) {
+    const history = this.#histories.get(group);
+    const lost = history?.reset({ term: floorTerm, seq: floorSeq }, { term: tailTerm, seq: tailSeq });
+    if (lost) emit(this.#missedHandlers, { group, count: 0 });
   }
 
   /** @param {string} group */
@@ -358,6 +536,7 @@ export class Client {
   /** @param {{ [name: string]: any }} left */
   #putOut({ group, reason }) {
     this.#groups.delete(group);
+    this.#histories.delete(group);
     emit(this.#leftHandlers, { group, reason: LEFT_REASONS[reason] || "removed" });
   }
 
@@ -395,6 +574,7 @@ export class Client {
   #disconnected() {
     this.#link = null;
     this.#login = null;
+    this.#inboxes.disconnected();
     clearTimeout(this.#refreshTimer);
     this.#calls.lost();
   }
@@ -413,11 +593,13 @@ export class Client {
   /** @param {string} group @param {number} deadlineMs */
   async #join(group, deadlineMs) {
     try {
-      const joined = await this.#call(deadlineMs, (requestId) =>
-        this.#send(Kind.JOIN, { requestId, group }),
-      );
+      const joined = await this.#call(deadlineMs, (requestId) => {
+        const { term, seq } = this.#histories.get(group)?.last ?? START;
+        this.#send(Kind.JOIN, { requestId, group, lastTerm: term, lastSeq: seq });
+      });
       this.#groups.add(group);
-      return { group, business: this.#nameOf(joined.params.business) };
+      const { business, history } = joined.params;
+      return { group, business: this.#nameOf(business), history };
     } catch (failure) {
       this.#groups.delete(group);
       throw failure;
@@ -481,7 +663,7 @@ export class Client {
   }
 }
 
-/** @template T @param {Set<(value: T) => void>} handlers @param {(value: T) => void} handler */
+/** @template T @param {Set<(value: T) => unknown>} handlers @param {(value: T) => unknown} handler */
 function subscribe(handlers, handler) {
   handlers.add(handler);
   return () => void handlers.delete(handler);
@@ -489,16 +671,25 @@ function subscribe(handlers, handler) {
 
 /**
  * A handler that throws harms neither the others nor the connection; the page's error handler sees it.
- * @template T @param {Set<(value: T) => void>} handlers @param {T} value
+ * @template T @param {Set<(value: T) => unknown>} handlers @param {T} value
+ * @returns {unknown[]} what they returned
  */
 function emit(handlers, value) {
+  /** @type {unknown[]} */
+  const results = [];
   for (const handler of [...handlers]) {
     try {
-      handler(value);
+      results.push(handler(value));
     } catch (failure) {
-      queueMicrotask(() => {
-        throw failure;
-      });
+      report(failure);
     }
   }
+  return results;
+}
+
+/** Shows a failure that nobody waits for to the page's error handler. @param {unknown} failure */
+function report(failure) {
+  queueMicrotask(() => {
+    throw failure;
+  });
 }

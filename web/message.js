@@ -3,6 +3,7 @@
  * What a page sends and receives: bytes with metadata. hawser never reads the bytes.
  */
 import { HawserError } from "./codes.js";
+import { isStart } from "./position.js";
 
 const METHOD_BYTES_MAX = 128;
 const METADATA_ENTRIES_MAX = 32;
@@ -38,6 +39,18 @@ export class Push extends Message {
     this.group = params.group ?? null;
     /** @type {Uint8Array} */
     this.pushId = params.pushId;
+    const { term, seq } = params;
+    /**
+     * Its place in the inbox, or in the group's history; `null` for a volatile push.
+     * @type {import("./position.js").Position | null}
+     */
+    this.position = isStart({ term, seq }) ? null : { term, seq };
+    /** It was stored for this device: acknowledged once its handlers are done. @type {boolean} */
+    this.stored = this.position !== null && this.group === null;
+    /** An earlier connection may have brought it already. @type {boolean} */
+    this.redelivered = params.redelivered ?? false;
+    /** When it loses its worth, by the servers' clock; `null`: not said. @type {Date | null} */
+    this.expiresAt = params.expiresAtMs ? new Date(Number(params.expiresAtMs)) : null;
   }
 }
 

@@ -4,7 +4,7 @@
  * repeated fields and string maps, driven by a table of fields. Unknown fields are skipped, defaults
  * are not written, and fields leave in the order of their numbers.
  *
- * @typedef {"string" | "bytes" | "uint32" | "uint64" | "map"} Scalar
+ * @typedef {"string" | "bytes" | "uint32" | "uint64" | "bool" | "map"} Scalar
  * @typedef {[number: number, type: Scalar | Schema, repeated?: "repeated"]} Field
  * @typedef {{ [name: string]: Field }} Schema
  */
@@ -58,10 +58,10 @@ function writeField(out, number, type, value, always) {
     if (always || value !== "") writeBytes(out, number, toUtf8.encode(value));
   } else if (type === "bytes") {
     if (always || value.length > 0) writeBytes(out, number, value);
-  } else if (type === "uint32" || type === "uint64") {
+  } else if (type === "uint32" || type === "uint64" || type === "bool") {
     if (always || BigInt(value) !== 0n) {
       writeVarint(out, number * 8 + VARINT);
-      writeVarint(out, value);
+      writeVarint(out, BigInt(value));
     }
   } else {
     writeBytes(out, number, encode(/** @type {Schema} */ (type), value));
@@ -132,6 +132,7 @@ function initial([, type, repeated]) {
     case "bytes": return new Uint8Array(0);
     case "uint32": return 0;
     case "uint64": return 0;
+    case "bool": return false;
     // Without a prototype, so that no key a peer sends can mean anything else than a key.
     case "map": return Object.create(null);
     default: return null;
@@ -145,6 +146,7 @@ function readField(reader, type, wire) {
     case "bytes": return reader.expect(wire, BYTES).bytes().slice();
     case "uint32": return reader.expect(wire, VARINT).varint32();
     case "uint64": return reader.expect(wire, VARINT).varint64();
+    case "bool": return reader.expect(wire, VARINT).varint64() != 0;
     default: return decode(/** @type {Schema} */ (type), reader.expect(wire, BYTES).bytes());
   }
 }

@@ -1,6 +1,7 @@
 // @ts-check
 /**
- * What a device remembers between page loads: its instance id and the number of its last login try.
+ * What a device remembers between page loads: its instance id, the number of its last login try, and
+ * how far it has come in each inbox.
  * Any pair of functions will do as a store; both may be asynchronous.
  *
  * @typedef {object} Store
@@ -60,6 +61,37 @@ export async function nextAttempt(store, app, device) {
   const attempt = (kept?.attempt ?? 0) + 1;
   await store.set(key, JSON.stringify({ instance, attempt }));
   return { instance: unhex(instance), attempt };
+}
+
+/**
+ * How far the device has come, by business.
+ * @param {Store} store @param {string} app @param {string} device
+ * @returns {Promise<{ [business: string]: string }>}
+ */
+export async function loadCursors(store, app, device) {
+  const cursors = Object.create(null);
+  try {
+    const kept = JSON.parse((await store.get(cursorsKey(app, device))) ?? "{}");
+    for (const [business, cursor] of Object.entries(kept)) {
+      if (typeof cursor === "string") cursors[business] = cursor;
+    }
+  } catch (failure) {
+    if (!(failure instanceof SyntaxError)) throw failure; // somebody else's text is no cursor
+  }
+  return cursors;
+}
+
+/**
+ * @param {Store} store @param {string} app @param {string} device
+ * @param {{ [business: string]: string }} cursors
+ */
+export async function saveCursors(store, app, device, cursors) {
+  await store.set(cursorsKey(app, device), JSON.stringify(cursors));
+}
+
+/** @param {string} app @param {string} device */
+function cursorsKey(app, device) {
+  return `hawser-cursors:${app}:${device}`;
 }
 
 /** @param {string | null} text @returns {{ instance: string, attempt: number } | null} */

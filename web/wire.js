@@ -26,6 +26,9 @@ export const Kind = Object.freeze({
   REQUEST: 0x10,
   JOIN: 0x20,
   LEAVE: 0x21,
+  ACK: 0x30,
+  RESYNC: 0x31,
+  RECOVER: 0x32,
   LOGIN_OK: 0x81,
   PONG: 0x82,
   REFRESHED: 0x83,
@@ -35,7 +38,13 @@ export const Kind = Object.freeze({
   LEFT: 0xa1,
   PUSH: 0xb0,
   GROUP_PUSH: 0xb1,
+  GAP: 0xb2,
+  MISSED: 0xb3,
+  GROUP_RESET: 0xb4,
 });
+
+/** Optional abilities, as bits of LOGIN and LOGIN_OK. */
+export const Ability = Object.freeze({ INBOX: 1, HISTORY: 2 });
 
 /** @typedef {import("./protobuf.js").Schema} Schema */
 
@@ -50,9 +59,25 @@ export const messages = (() => {
   };
   /** @type {Schema} */
   const BusinessNumber = { name: [1, "string"], number: [2, "uint32"], status: [3, "uint32"] };
+  /** @type {Schema} */
+  const Cursor = { business: [1, "string"], term: [2, "uint64"], seq: [3, "uint64"] };
+  /** @type {Schema} */
+  const Inbox = {
+    business: [1, "uint32"],
+    tailTerm: [2, "uint64"],
+    tailSeq: [3, "uint64"],
+    floorTerm: [4, "uint64"],
+    floorSeq: [5, "uint64"],
+    state: [6, "uint32"],
+  };
+  /** @type {Schema} */
+  const InboxPosition = { business: [1, "uint32"], term: [2, "uint64"], seq: [3, "uint64"] };
   return {
     Client,
     BusinessNumber,
+    Cursor,
+    Inbox,
+    InboxPosition,
     Login: {
       app: [1, "string"],
       device: [2, "string"],
@@ -62,6 +87,7 @@ export const messages = (() => {
       businesses: [6, "string", "repeated"],
       client: [7, Client],
       abilities: [8, "uint32"],
+      cursors: [10, Cursor, "repeated"],
     },
     LoginOk: {
       connection: [1, "string"],
@@ -76,6 +102,7 @@ export const messages = (() => {
       tokenRefreshAtMs: [10, "uint64"],
       tokenExpiresAtMs: [11, "uint64"],
       abilities: [12, "uint32"],
+      inboxes: [14, Inbox, "repeated"],
     },
     Ping: { nonce: [1, "uint64"] },
     Refresh: { requestId: [1, "uint64"] },
@@ -102,7 +129,12 @@ export const messages = (() => {
       message: [3, "string"],
       metadata: [4, "map"],
     },
-    Join: { requestId: [1, "uint64"], group: [2, "string"] },
+    Join: {
+      requestId: [1, "uint64"],
+      group: [2, "string"],
+      lastTerm: [4, "uint64"],
+      lastSeq: [5, "uint64"],
+    },
     Leave: { requestId: [1, "uint64"], group: [2, "string"] },
     Joined: {
       requestId: [1, "uint64"],
@@ -110,6 +142,11 @@ export const messages = (() => {
       status: [3, "uint32"],
       message: [4, "string"],
       business: [5, "uint32"],
+      tailTerm: [6, "uint64"],
+      tailSeq: [7, "uint64"],
+      floorTerm: [8, "uint64"],
+      floorSeq: [9, "uint64"],
+      history: [10, "bool"],
     },
     Left: {
       requestId: [1, "uint64"],
@@ -123,6 +160,12 @@ export const messages = (() => {
       business: [2, "uint32"],
       metadata: [3, "map"],
       traceparent: [4, "string"],
+      term: [5, "uint64"],
+      seq: [6, "uint64"],
+      prevTerm: [7, "uint64"],
+      prevSeq: [8, "uint64"],
+      redelivered: [9, "bool"],
+      expiresAtMs: [10, "uint64"],
     },
     GroupPush: {
       pushId: [1, "bytes"],
@@ -130,6 +173,31 @@ export const messages = (() => {
       group: [3, "string"],
       metadata: [4, "map"],
       traceparent: [5, "string"],
+      term: [6, "uint64"],
+      seq: [7, "uint64"],
+      prevTerm: [8, "uint64"],
+      prevSeq: [9, "uint64"],
+    },
+    Ack: { inboxes: [1, InboxPosition, "repeated"] },
+    Resync: { after: [1, InboxPosition] },
+    Recover: { group: [1, "string"], term: [2, "uint64"], seq: [3, "uint64"] },
+    Gap: {
+      business: [1, "uint32"],
+      afterTerm: [2, "uint64"],
+      afterSeq: [3, "uint64"],
+      uptoTerm: [4, "uint64"],
+      uptoSeq: [5, "uint64"],
+      count: [6, "uint64"],
+      reason: [7, "uint32"],
+    },
+    Missed: { group: [1, "string"], business: [2, "uint32"], count: [3, "uint64"] },
+    GroupReset: {
+      group: [1, "string"],
+      business: [2, "uint32"],
+      floorTerm: [3, "uint64"],
+      floorSeq: [4, "uint64"],
+      tailTerm: [5, "uint64"],
+      tailSeq: [6, "uint64"],
     },
   };
 })();
@@ -143,6 +211,9 @@ const schemas = new Map([
   [Kind.REQUEST, messages.Request],
   [Kind.JOIN, messages.Join],
   [Kind.LEAVE, messages.Leave],
+  [Kind.ACK, messages.Ack],
+  [Kind.RESYNC, messages.Resync],
+  [Kind.RECOVER, messages.Recover],
   [Kind.LOGIN_OK, messages.LoginOk],
   [Kind.PONG, messages.Ping],
   [Kind.REFRESHED, messages.Refreshed],
@@ -152,10 +223,17 @@ const schemas = new Map([
   [Kind.LEFT, messages.Left],
   [Kind.PUSH, messages.Push],
   [Kind.GROUP_PUSH, messages.GroupPush],
+  [Kind.GAP, messages.Gap],
+  [Kind.MISSED, messages.Missed],
+  [Kind.GROUP_RESET, messages.GroupReset],
 ]);
 
 /** Why a membership ended without being asked, by the number in LEFT. */
 export const LEFT_REASONS = Object.freeze(["", "asked", "removed", "kicked", "group_deleted"]);
+/** What has become of stored pushes that will not come, by the number in GAP. */
+export const GAP_REASONS = Object.freeze(["", "overflow", "expired", "too_large", "purged"]);
+/** What LOGIN_OK says of an inbox; the first: nothing. */
+export const INBOX_STATES = Object.freeze(["", "term_changed", "cursor_refused"]);
 
 /** Bytes that are not a frame; the connection is of no use any more. */
 export class FrameError extends Error {}

@@ -126,7 +126,7 @@ test("groups are joined again after a reconnect, but not those that put the devi
     const joined = client.join(group);
     const { requestId } = socket.take(Kind.JOIN).params;
     socket.say(Kind.JOINED, { requestId, group, business: 4 });
-    assert.deepEqual(await joined, { group, business: "chat" });
+    assert.deepEqual(await joined, { group, business: "chat", history: false });
   }
   const refused = client.join("secret");
   const { requestId } = socket.take(Kind.JOIN).params;

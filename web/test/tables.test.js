@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { CLOSE_CODES, ERROR_CODES, retryOf } from "../codes.js";
-import { Kind, LEFT_REASONS, messages } from "../wire.js";
+import { Ability, GAP_REASONS, INBOX_STATES, Kind, LEFT_REASONS, messages } from "../wire.js";
 
 const read = (path) => readFileSync(new URL(`../../proto/${path}`, import.meta.url), "utf8");
 
@@ -28,7 +28,7 @@ test("kinds are the published ones", () => {
 });
 
 test("every message has the fields of wire.proto", () => {
-  const types = { "map<string, string>": "map", LeftReason: "uint32" };
+  const types = { "map<string, string>": "map", LeftReason: "uint32", GapReason: "uint32", InboxState: "uint32" };
   const source = read("rpc/wire.proto").replace(/\/\/.*$/gm, "");
   const published = [...source.matchAll(/^message (\w+) \{(.*?)\}$/gms)];
   for (const [, message, body] of published) {
@@ -40,8 +40,14 @@ test("every message has the fields of wire.proto", () => {
     assert.deepEqual(messages[message], Object.fromEntries(wanted), message);
   }
   assert.deepEqual(Object.keys(messages).sort(), published.map(([, name]) => name).sort());
-  const reasons = [...source.matchAll(/LEFT_REASON_(\w+) = (\d+)/g)].slice(1);
-  for (const [, name, number] of reasons) assert.equal(LEFT_REASONS[Number(number)], name.toLowerCase());
+  const enums = { LEFT_REASON: LEFT_REASONS, GAP_REASON: GAP_REASONS, INBOX_STATE: INBOX_STATES };
+  for (const [prefix, names] of Object.entries(enums)) {
+    const values = [...source.matchAll(new RegExp(`${prefix}_(\\w+) = (\\d+)`, "g"))];
+    assert.equal(values.length, names.length);
+    for (const [, name, number] of values.slice(1)) assert.equal(names[Number(number)], name.toLowerCase());
+  }
+  const bits = [...read("src/frame.rs").matchAll(/pub const (\w+): u32 = (\d+);/g)];
+  assert.deepEqual({ ...Ability }, Object.fromEntries(bits.map(([, name, bit]) => [name, Number(bit)])));
 });
 
 test("the hundreds of a close code say what to do, known or not", () => {

@@ -22,17 +22,22 @@ test("what is written is read again, for every kind", () => {
     LOGIN: {
       app: "demo", device: "d", token: "t", instance: new Uint8Array(16).fill(9), attempt: 2 ** 40,
       businesses: ["chat", ""], client: { sdk: "s", platform: "web", network: "", appVersion: "" }, abilities: 3,
+      cursors: [{ business: "chat", term: 2 ** 52, seq: 1 }, { business: "", term: 0, seq: 18446744073709551615n }],
     },
     LOGIN_OK: {
       connection: "c", epoch: 1_700_000_000_000, businesses: [{ name: "chat", number: 1, status: 0 }],
       heartbeatMs: 25_000, idleTimeoutMs: 35_000, serverTimeMs: 18446744073709551615n, frameBytesMax: 65536,
       groupsMax: 100, requestsInFlightMax: 64, tokenRefreshAtMs: 1, tokenExpiresAtMs: 2, abilities: 4294967295,
+      inboxes: [{ business: 1, tailTerm: 9, tailSeq: 8, floorTerm: 7, floorSeq: 6, state: 2 }],
     },
     REFRESHED: {
       requestId: 1, status: 0, message: "", token: "t2", tokenRefreshAtMs: 5, tokenExpiresAtMs: 6,
     },
     LEFT: { requestId: 0, group: "g\u0301", status: 0, message: "", reason: 3 },
-    PUSH: { pushId: new Uint8Array([1, 0, 2]), business: 1, metadata: { a: "", "": "b" }, traceparent: "" },
+    PUSH: {
+      pushId: new Uint8Array([1, 0, 2]), business: 1, metadata: { a: "", "": "b" }, traceparent: "",
+      term: 5, seq: 4, prevTerm: 3, prevSeq: 2, redelivered: true, expiresAtMs: 1,
+    },
   };
   for (const [kind, params] of Object.entries(samples)) {
     const read = decodeFrame(encodeFrame(Kind[kind], params, new Uint8Array([1, 2])));
@@ -48,7 +53,7 @@ test("unknown fields are skipped, defaults are not written, the byte order mark 
   assert.deepEqual(decode(messages.Ping, bytes), { nonce: 5 });
   assert.equal(encode(messages.Close, { code: 0, reason: "", retryAfterMs: 0 }).length, 0);
   const group = { requestId: 0, group: "\ufeffg" };
-  assert.deepEqual(decode(messages.Join, encode(messages.Join, group)), group);
+  assert.deepEqual(decode(messages.Leave, encode(messages.Leave, group)), group);
 });
 
 test("a key cannot reach an object's prototype", () => {
