@@ -84,13 +84,13 @@ impl CursorStorage for Mortal {
     }
 
     fn store(&self, app: &str, device: &str, cursors: &Cursors) -> std::io::Result<()> {
-        self.end.at(Point::BeforeCursor);
+        self.end.at(Point::Cursor);
         self.cursors.store(app, device, cursors)?;
         for (business, at) in cursors {
             let event = Event::new(0, Kind::Commit).of(app, device, business).at(*at);
             self.history.write(Event { process: self.process, ..event });
         }
-        self.end.at(Point::BeforeAck);
+        self.end.at(Point::Ack);
         Ok(())
     }
 }
@@ -149,7 +149,7 @@ async fn live(
         let device = device.clone();
         tasks.spawn(async move {
             while let Some(item) = listener.next_item().await {
-                end.at(Point::BeforeHandler);
+                end.at(Point::Handler);
                 if let Some(event) = heard(item) {
                     let event = event.of(&wanted.app, &device, business);
                     history.write(Event { process: wanted.process, ..event });

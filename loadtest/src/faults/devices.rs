@@ -10,15 +10,15 @@ use std::time::Duration;
 /// Between a device process's death and its next start.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Where a device process kills itself, and how often: every n-th time it gets there.
+/// Before what a device process kills itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Point {
     /// A push was taken from the link; the app has not been handed it.
-    BeforeHandler,
+    Handler,
     /// The app has it; the cursor is not stored.
-    BeforeCursor,
+    Cursor,
     /// The cursor is stored; the acknowledgement has not left.
-    BeforeAck,
+    Ack,
 }
 
 /// What one device process is told.

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 const BUFFER_BYTES: usize = 64 * 1024;
 /// How long a server is left with an abandoned connection.
@@ -33,7 +33,8 @@ pub(super) enum Way {
 pub(super) struct Proxy {
     pub(super) address: SocketAddr,
     way: watch::Sender<Way>,
-    task: JoinHandle<()>,
+    /// Aborted with it.
+    _task: JoinSet<()>,
 }
 
 impl Proxy {
@@ -42,7 +43,9 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("no port for a proxy")?;
         let address = listener.local_addr()?;
         let (way, seen) = watch::channel(way);
-        Ok(Self { address, way, task: tokio::spawn(accept(listener, seen)) })
+        let mut task = JoinSet::new();
+        task.spawn(accept(listener, seen));
+        Ok(Self { address, way, _task: task })
     }
 
     /// Takes this way from now on. Connections to another server than the new one are cut.
@@ -51,14 +54,8 @@ impl Proxy {
     }
 }
 
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 async fn accept(listener: TcpListener, way: watch::Receiver<Way>) {
-    let mut links = tokio::task::JoinSet::new();
+    let mut links = JoinSet::new();
     loop {
         tokio::select! {
             taken = listener.accept() => {

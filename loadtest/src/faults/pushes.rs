@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
@@ -43,7 +43,7 @@ pub(super) struct Count {
 pub(super) struct Backends {
     pub(super) count: Arc<Count>,
     stop: Arc<AtomicBool>,
-    task: JoinHandle<anyhow::Result<()>>,
+    task: JoinSet<anyhow::Result<()>>,
 }
 
 /// What to push, and where.
@@ -69,14 +69,17 @@ impl Backends {
             .connect_lazy();
         let client = PushClient::new(channel);
         let (stop, count) = (Arc::<AtomicBool>::default(), Arc::<Count>::default());
-        let task = tokio::spawn(run(load, client, history, count.clone(), stop.clone()));
+        let mut task = JoinSet::new();
+        task.spawn(run(load, client, history, count.clone(), stop.clone()));
         Ok(Self { count, stop, task })
     }
 
     /// No new pushes; waits for those on their way.
-    pub(super) async fn stop(self) -> anyhow::Result<Arc<Count>> {
+    pub(super) async fn stop(mut self) -> anyhow::Result<Arc<Count>> {
         self.stop.store(true, Ordering::Release);
-        self.task.await.context("the backends broke")??;
+        if let Some(ended) = self.task.join_next().await {
+            ended.context("the backends broke")??;
+        }
         Ok(self.count)
     }
 }

@@ -96,9 +96,9 @@ impl Row {
     ) -> anyhow::Result<Done> {
         let at = Stage { wanted, binary, folder };
         match self {
-            Self::DeviceBeforeHandler => at.devices_die(Point::BeforeHandler).await,
-            Self::DeviceBeforeCursor => at.devices_die(Point::BeforeCursor).await,
-            Self::DeviceBeforeAck => at.devices_die(Point::BeforeAck).await,
+            Self::DeviceBeforeHandler => at.devices_die(Point::Handler).await,
+            Self::DeviceBeforeCursor => at.devices_die(Point::Cursor).await,
+            Self::DeviceBeforeAck => at.devices_die(Point::Ack).await,
             Self::DevicesMove => at.devices_move().await,
             Self::AccessKilled => at.service_killed(Service::Access(0)).await,
             Self::RouterKilled => at.service_killed(Service::Router).await,
@@ -273,10 +273,9 @@ impl Stage<'_> {
         let mut scene = self.scene(&store, &wanted, Devices::default()).await?;
         scene.fault("primary killed");
         scene.store_back(now().saturating_sub(1_000_000_000), Kept::Memory);
-        let (lost, moved) = tokio::task::spawn_blocking(move || (cluster.lose_primary(), cluster))
-            .await
-            .map(|(lost, cluster)| (lost, cluster))?;
-        let (lost, mut cluster) = (lost?, moved);
+        let losing = tokio::task::spawn_blocking(move || (cluster.lose_primary(), cluster));
+        let (lost, mut cluster) = losing.await?;
+        let lost = lost?;
         scene.healed();
         scene.pass(self.load_time() / 2, false).await?;
         cluster.restore(lost)?;

@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// After a row has healed, everything must have arrived within this.
-const ARRIVAL_PATIENCE: Duration = Duration::from_secs(60);
+const ARRIVAL_PATIENCE: Duration = Duration::from_mins(1);
 /// How often it is looked whether a device process still runs, and whether all has arrived.
 const LOOK: Duration = Duration::from_millis(100);
 
