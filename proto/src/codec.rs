@@ -184,21 +184,36 @@ pub fn decode_message(message: Bytes, frame_bytes_max: usize) -> Result<RawFrame
 /// If the parameters are above [`PARAMS_BYTES_MAX`] or the body above `u32`: whoever builds a frame
 /// has checked its limits before.
 pub fn encode(kind: u8, flags: Flags, params: &impl prost::Message, body: &[u8]) -> Bytes {
-    let params_len = params.encoded_len();
+    let mut out = begin(kind, flags, params.encoded_len(), body.len());
+    params.encode(&mut out).expect("a BytesMut grows as needed");
+    out.put_slice(body);
+    out.freeze()
+}
+
+/// Writes one frame whose parameters are encoded already, in several pieces that are one message
+/// together. Panics as [`encode`] does.
+pub fn encode_pieces(kind: u8, flags: Flags, params: &[&[u8]], body: &[u8]) -> Bytes {
+    let params_len = params.iter().map(|piece| piece.len()).sum();
+    let mut out = begin(kind, flags, params_len, body.len());
+    params.iter().for_each(|piece| out.put_slice(piece));
+    out.put_slice(body);
+    out.freeze()
+}
+
+/// The header, with room for what follows.
+fn begin(kind: u8, flags: Flags, params_len: usize, body_len: usize) -> BytesMut {
     assert!(
         params_len <= PARAMS_BYTES_MAX,
         "parameters are checked against their limit when built"
     );
-    let body_len =
-        u32::try_from(body.len()).expect("bodies are checked against their limit before");
-    let mut out = BytesMut::with_capacity(HEADER_BYTES + params_len + body.len());
+    let whole = HEADER_BYTES + params_len + body_len;
+    let body_len = u32::try_from(body_len).expect("bodies are checked against their limit before");
+    let mut out = BytesMut::with_capacity(whole);
     out.put_slice(&MAGIC);
     out.put_u8(VERSION);
     out.put_u8(kind);
     out.put_u16(flags.0);
     out.put_u16(params_len as u16);
     out.put_u32(body_len);
-    params.encode(&mut out).expect("a BytesMut grows as needed");
-    out.put_slice(body);
-    out.freeze()
+    out
 }

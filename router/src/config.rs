@@ -1,7 +1,7 @@
 //! Configuration of a router.
 
 use hawser_chassis::secret::Secret;
-use hawser_proto::limits::{NODE_CALL_TIMEOUT, NODE_LEASE};
+use hawser_proto::limits::{NODE_CALL_TIMEOUT, NODE_LEASE, STORE_CALL_TIMEOUT};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +10,11 @@ use std::time::Duration;
 pub struct Config {
     /// Its name, for access nodes and control.
     pub name: String,
+    /// Where sessions, inboxes, groups and histories are kept. Default: embedded.
+    pub store: StoreConfig,
+    /// How long one call of the store may take. Longer rides over slow moments of it; a login waits as
+    /// long, and is answered `router_unavailable` then. Default 500 ms.
+    pub store_call_timeout: Duration,
     /// Where the embedded store lives. One router per folder.
     pub data_dir: PathBuf,
     /// Control's internal port, `http://host:port`. Control may be down; the last catalogue stays.
@@ -31,11 +36,43 @@ pub struct Config {
     pub push_preface_timeout: Duration,
 }
 
+/// Which store, and where it is.
+#[derive(Clone, Debug)]
+pub enum StoreConfig {
+    /// In the process, in the data directory. One router.
+    Embedded,
+    /// One Redis primary.
+    RedisSingle {
+        /// `redis://user:password@host:port/database`.
+        url: Secret,
+    },
+    /// A Redis primary that Sentinel watches.
+    RedisSentinel {
+        /// Sentinels, `host:port`.
+        sentinels: Vec<String>,
+        /// Name under which they watch it.
+        master: String,
+        /// Of the primary.
+        username: Option<String>,
+        /// Of the primary.
+        password: Option<Secret>,
+        /// Of the primary.
+        database: u32,
+    },
+    /// Redis Cluster.
+    RedisCluster {
+        /// Some of its nodes, as `url` of a single one.
+        nodes: Vec<Secret>,
+    },
+}
+
 impl Config {
     /// The defaults for all but what has none.
     pub fn new(name: &str, data_dir: PathBuf, control: &str, cluster_secret: Secret) -> Self {
         Self {
             name: name.to_owned(),
+            store: StoreConfig::Embedded,
+            store_call_timeout: STORE_CALL_TIMEOUT,
             data_dir,
             control: control.to_owned(),
             cluster_secret,

@@ -10,20 +10,20 @@ const KEY_BYTES_MAX: usize = 1 + NAME_BYTES_MAX + OPAQUE_BYTES_MAX;
 
 /// An app and a device or group of it, whose forms were checked. In memory and in the store alike.
 #[derive(Clone, Copy)]
-pub(crate) struct Key {
+pub struct Key {
     bytes: [u8; KEY_BYTES_MAX],
     len: u8,
 }
 
 impl Key {
     /// The key of a device, after a look at the form of its id.
-    pub(crate) fn device(app: &AppId, device: &str) -> Result<Self, IdError> {
+    pub fn device(app: &AppId, device: &str) -> Result<Self, IdError> {
         DeviceId::check(device)?;
         Ok(Self::join(app, device))
     }
 
     /// The key of a group, after a look at the form of its id.
-    pub(crate) fn group(app: &AppId, group: &str) -> Result<Self, IdError> {
+    pub fn group(app: &AppId, group: &str) -> Result<Self, IdError> {
         GroupId::check(group)?;
         Ok(Self::join(app, group))
     }
@@ -40,7 +40,7 @@ impl Key {
     }
 
     /// The bytes, for maps and the store.
-    pub(crate) fn as_bytes(&self) -> &[u8] {
+    pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
 }
@@ -52,7 +52,7 @@ impl fmt::Debug for Key {
 }
 
 /// The app and the id in stored key bytes. `None`: not written by [`Key`].
-pub(crate) fn split(bytes: &[u8]) -> Option<(&str, &str)> {
+pub fn split(bytes: &[u8]) -> Option<(&str, &str)> {
     let (&len, rest) = bytes.split_first()?;
     let (app, id) = rest.split_at_checked(usize::from(len))?;
     Some((std::str::from_utf8(app).ok()?, std::str::from_utf8(id).ok()?))

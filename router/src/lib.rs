@@ -28,7 +28,7 @@ mod table;
 mod watch;
 mod writer;
 
-pub use config::Config;
+pub use config::{Config, StoreConfig};
 pub use server::{Listeners, Running, StartError, start};
 
 /// The pure parts, for whoever simulates them. No promise is made about their shape.

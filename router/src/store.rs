@@ -14,41 +14,43 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 /// A stored key: the bytes of a [`Key`].
-pub(crate) type KeyBytes = Box<[u8]>;
+pub type KeyBytes = Box<[u8]>;
 
 /// Positions by business.
-pub(crate) type Positions = Vec<(BusinessNo, Position)>;
+pub type Positions = Vec<(BusinessNo, Position)>;
 
 /// A group as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct GroupMeta {
+pub struct GroupMeta {
     /// Number of the business that owns it.
-    pub(crate) owner: u32,
+    pub owner: u32,
     /// When it was created, milliseconds since 1970.
-    pub(crate) created_ms: u64,
+    pub created_ms: u64,
     /// A history group, with its bounds.
-    pub(crate) history: Option<HistoryCaps>,
+    pub history: Option<HistoryCaps>,
 }
 
 /// Bounds of a group's history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct HistoryCaps {
+pub struct HistoryCaps {
     /// Entries kept.
-    pub(crate) entries_max: u32,
+    pub entries_max: u32,
     /// How long each is kept, in milliseconds.
-    pub(crate) age_ms_max: u64,
+    pub age_ms_max: u64,
 }
 
 /// One change to a group. Deleting one deletes its history.
 #[derive(Clone, Debug)]
-pub(crate) enum GroupChange {
+pub enum GroupChange {
+    /// It is made.
     Put(Key, GroupMeta),
+    /// It is no more.
     Delete(Key, GroupMeta),
 }
 
 /// What survives which failure. Ordered by what it costs; see [`Store::append`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Durability {
+pub enum Durability {
     /// In the memory of the store.
     Memory,
     /// And of at least one replica.
@@ -59,7 +61,7 @@ pub(crate) enum Durability {
 
 /// Why the store did not do it.
 #[derive(Clone, Debug, thiserror::Error)]
-pub(crate) enum StoreError {
+pub enum StoreError {
     /// The engine failed. It may or may not have been done.
     #[error("the store failed")]
     Engine(#[source] Arc<dyn std::error::Error + Send + Sync>),
@@ -72,6 +74,9 @@ pub(crate) enum StoreError {
     /// Too many calls wait. Nothing was done.
     #[error("too many calls wait for the store")]
     Overloaded,
+    /// The store has not answered for a while, and was not asked. Nothing was done.
+    #[error("the store cannot be reached")]
+    Unreachable,
     /// A value that this version did not write.
     #[error("a stored value cannot be read")]
     Value,
@@ -79,14 +84,14 @@ pub(crate) enum StoreError {
 
 impl StoreError {
     /// Whether the call certainly changed nothing.
-    pub(crate) fn is_refusal(&self) -> bool {
-        matches!(self, Self::ReadOnly | Self::Overloaded)
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::ReadOnly | Self::Overloaded | Self::Unreachable)
     }
 }
 
 /// The engine. Dropping a call leaves open whether it was done. `now_ms` is the wall clock.
 #[tonic::async_trait]
-pub(crate) trait Store: Send + Sync + 'static {
+pub trait Store: Send + Sync + 'static {
     /// See [`crate::inbox::rules::claim`]. Not synced to disk.
     async fn claim(
         &self,
