@@ -17,6 +17,9 @@
 //! Memory: per business what a node may have unacknowledged ([`INBOX_WINDOW_ENTRIES`],
 //! [`INBOX_WINDOW_BYTES`] and one frame above it); what goes beyond is dropped and asked for later.
 
+#[cfg(test)]
+mod tests;
+
 use super::Action;
 use crate::listener::{Gap, GapReason, Incoming, Push, TermChanged};
 use hawser_proto::frame::DeviceFrame;
