@@ -1,11 +1,12 @@
 //! The standing comparison: the same load on hawser and on the bare loop, in turn, in one run.
 
-use crate::Bench;
 use crate::bare::HEADER_BYTES;
 use crate::fleet::Fleet;
 use crate::process::Guarded;
 use crate::report::{self, Repeats, Row};
+use crate::stored;
 use crate::system::{self, BUSINESS, System};
+use crate::{Bench, Part};
 use anyhow::{Context, ensure};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::io::{BufRead, BufReader};
@@ -26,10 +27,19 @@ const DELIVERY_PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) async fn run(wanted: Bench) -> anyhow::Result<()> {
     rlimit::increase_nofile_limit(u64::MAX).context("cannot raise the descriptor limit")?;
     let binary = system::binary(wanted.hawser.as_deref())?;
-    let mut rows = vec![idle(&wanted, &binary).await?];
-    report::print(&rows);
-    rows.push(fan_out(&wanted, &binary).await?);
-    report::print(&rows);
+    let mut rows = Vec::new();
+    if wanted.wants(Part::Idle) {
+        rows.push(idle(&wanted, &binary).await?);
+        report::print(&rows);
+    }
+    if wanted.wants(Part::FanOut) {
+        rows.push(fan_out(&wanted, &binary).await?);
+        report::print(&rows);
+    }
+    if wanted.wants(Part::Stored) {
+        rows.extend(stored::rows(&wanted, &binary).await?);
+        report::print(&rows);
+    }
     if let Some(folder) = &wanted.results {
         report::keep(&rows, folder)?;
     }

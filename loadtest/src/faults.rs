@@ -10,7 +10,7 @@ pub(crate) mod devices;
 mod history;
 mod proxy;
 mod pushes;
-mod redis;
+pub(crate) mod redis;
 mod rows;
 mod scene;
 

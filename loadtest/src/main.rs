@@ -2,11 +2,13 @@
 //! machine, as a ratio to a bare loop that writes the same bytes to the same number of sockets.
 
 mod bare;
+mod bare_store;
 mod bench;
 mod faults;
 mod fleet;
 mod process;
 mod report;
+mod stored;
 mod system;
 
 use clap::{Parser, Subcommand};
@@ -75,9 +77,29 @@ pub(crate) struct Bench {
     /// Payload of each push, in bytes.
     #[arg(long, default_value_t = 128)]
     payload: usize,
+    /// What to measure; none named: everything. Stored pushes need redis-server.
+    #[arg(long, value_enum)]
+    only: Vec<Part>,
     /// Folder for the result file; none: only the table is printed.
     #[arg(long)]
     results: Option<PathBuf>,
+}
+
+/// A part of the comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Memory of idle connections.
+    Idle,
+    /// Multicasts to one large group.
+    FanOut,
+    /// Stored pushes: rate, CPU, delay, bytes.
+    Stored,
+}
+
+impl Bench {
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
 }
 
 /// What to break, and under which load.

@@ -22,6 +22,7 @@ use tonic::transport::Channel;
 pub(crate) const APP: &str = "demo";
 pub(crate) const BUSINESS: &str = "chat";
 const START_PATIENCE: Duration = Duration::from_secs(30);
+const CALL_PATIENCE: Duration = Duration::from_secs(10);
 /// Calls to control under way at once.
 const ACCESS_AT_ONCE: usize = 32;
 
@@ -33,7 +34,7 @@ pub(crate) struct System {
     push: PushClient<Channel>,
     key: MetadataValue<Ascii>,
     http: Client<HttpConnector, Full<Bytes>>,
-    _data: tempfile::TempDir,
+    data: tempfile::TempDir,
 }
 
 /// The binary beside this program, unless another is named.
@@ -49,11 +50,17 @@ pub(crate) fn binary(named: Option<&Path>) -> anyhow::Result<PathBuf> {
 impl System {
     /// Starts it, and waits until it is ready for devices.
     pub(crate) async fn start(binary: &Path) -> anyhow::Result<Self> {
+        Self::start_on(binary, "embedded").await
+    }
+
+    /// Starts it on this store.
+    pub(crate) async fn start_on(binary: &Path, store: &str) -> anyhow::Result<Self> {
         let data = tempfile::tempdir()?;
         let mut process = Guarded::start(
             Command::new(binary)
                 .args(["dev", "--ports", "random", "--data-dir"])
                 .arg(data.path())
+                .env("HAWSER_STORE", store)
                 .env("RUST_LOG", "error")
                 .stderr(Stdio::inherit()),
         )?;
@@ -81,7 +88,7 @@ impl System {
             push: PushClient::new(push),
             key: format!("Bearer {key}").parse()?,
             http: Client::builder(TokioExecutor::new()).build_http(),
-            _data: data,
+            data,
         })
     }
 
@@ -106,15 +113,32 @@ impl System {
         Ok(Credential { app: APP.to_owned(), device, token })
     }
 
-    fn call<T>(&self, message: T) -> Request<T> {
+    /// Where its data lies.
+    pub(crate) fn data(&self) -> &Path {
+        self.data.path()
+    }
+
+    /// Control's address.
+    pub(crate) fn control(&self) -> &str {
+        &self.control
+    }
+
+    /// A client of the push API; see [`System::call`].
+    pub(crate) fn push(&self) -> PushClient<Channel> {
+        self.push.clone()
+    }
+
+    /// A request with the business's key.
+    pub(crate) fn call<T>(&self, message: T, patience: Duration) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("authorization", self.key.clone());
-        request.set_timeout(Duration::from_secs(10));
+        request.set_timeout(patience);
         request
     }
 
     pub(crate) async fn create_group(&self, group: &str) -> anyhow::Result<()> {
-        let request = self.call(CreateGroupRequest { group: group.to_owned(), history: None });
+        let request =
+            self.call(CreateGroupRequest { group: group.to_owned(), history: None }, CALL_PATIENCE);
         self.push.clone().create_group(request).await?;
         Ok(())
     }
@@ -127,6 +151,6 @@ impl System {
         let message = Some(Message { body, ..Default::default() });
         let request =
             MulticastRequest { group: group.to_owned(), message, ..MulticastRequest::default() };
-        Ok(self.push.clone().multicast(self.call(request)).await?.into_inner())
+        Ok(self.push.clone().multicast(self.call(request, CALL_PATIENCE)).await?.into_inner())
     }
 }

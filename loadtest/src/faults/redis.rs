@@ -11,15 +11,15 @@ const START_PATIENCE: Duration = Duration::from_secs(10);
 const CLUSTER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// One server. Killed with its owner; its folder stays until then, so that it can be started again.
-pub(super) struct Redis {
-    pub(super) address: SocketAddr,
+pub(crate) struct Redis {
+    pub(crate) address: SocketAddr,
     folder: PathBuf,
     arguments: Vec<String>,
     process: Option<Guarded>,
 }
 
 /// A port that was free a moment ago.
-pub(super) fn free_port() -> anyhow::Result<u16> {
+pub(crate) fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
@@ -36,7 +36,7 @@ fn free_cluster_port() -> anyhow::Result<u16> {
 
 impl Redis {
     /// Starts a server with these further arguments.
-    pub(super) fn start(folder: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
+    pub(crate) fn start(folder: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
         Self::start_on(folder, free_port()?, arguments)
     }
 
@@ -53,7 +53,7 @@ impl Redis {
     }
 
     /// Starts it again where it was, on what it left on disk.
-    pub(super) fn revive(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn revive(&mut self) -> anyhow::Result<()> {
         let binary = std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
         let mut command = Command::new(&binary);
         command.args(["--port", &self.address.port().to_string(), "--bind", "127.0.0.1"]);
@@ -76,17 +76,29 @@ impl Redis {
     }
 
     /// SIGKILL, and waits until it is gone.
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.process = None;
     }
 
     /// What `redis-cli` says to this command.
-    pub(super) fn ask(&self, command: &[&str]) -> anyhow::Result<String> {
+    pub(crate) fn ask(&self, command: &[&str]) -> anyhow::Result<String> {
         ask(self.address, command)
     }
 
+    /// CPU it has used, in seconds.
+    pub(crate) fn cpu_seconds(&self) -> anyhow::Result<f64> {
+        self.process.as_ref().context("it was killed")?.cpu_seconds()
+    }
+
+    /// Memory its data takes, in bytes.
+    pub(crate) fn memory_bytes(&self) -> anyhow::Result<f64> {
+        let info = self.ask(&["INFO", "memory"])?;
+        let line = info.lines().find_map(|line| line.strip_prefix("used_memory:"));
+        Ok(line.context("INFO says nothing of memory")?.trim().parse()?)
+    }
+
     /// Waits until a command's answer satisfies.
-    pub(super) fn until(
+    pub(crate) fn until(
         &self,
         command: &[&str],
         patience: Duration,
@@ -114,13 +126,13 @@ fn ask(address: SocketAddr, command: &[&str]) -> anyhow::Result<String> {
 }
 
 /// Three primaries, each with a replica.
-pub(super) struct Cluster {
-    pub(super) servers: Vec<Redis>,
+pub(crate) struct Cluster {
+    pub(crate) servers: Vec<Redis>,
 }
 
 impl Cluster {
     /// Starts and joins them.
-    pub(super) fn start(folder: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn start(folder: &Path) -> anyhow::Result<Self> {
         let mut servers = Vec::new();
         for number in 0..6 {
             let arguments = [
@@ -170,7 +182,7 @@ impl Cluster {
     }
 
     /// SIGKILL to a primary; returns which once a replica has taken its place.
-    pub(super) fn lose_primary(&mut self) -> anyhow::Result<usize> {
+    pub(crate) fn lose_primary(&mut self) -> anyhow::Result<usize> {
         let lost = self.first_primary()?;
         self.servers[lost].kill();
         let others = || self.servers.iter().filter(|server| server.process.is_some());
@@ -189,13 +201,13 @@ impl Cluster {
     }
 
     /// Starts a server that was lost again; it comes back as a replica.
-    pub(super) fn restore(&mut self, lost: usize) -> anyhow::Result<()> {
+    pub(crate) fn restore(&mut self, lost: usize) -> anyhow::Result<()> {
         self.servers[lost].revive()?;
         self.until_well()
     }
 
     /// Moves this many slots from one primary to another, with what is in them.
-    pub(super) fn move_slots(&self, count: u32) -> anyhow::Result<()> {
+    pub(crate) fn move_slots(&self, count: u32) -> anyhow::Result<()> {
         let primaries: Vec<(String, SocketAddr)> = self
             .servers
             .iter()
