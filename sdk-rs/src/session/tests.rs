@@ -1,5 +1,7 @@
 //! The session as tables: every event in every state, every close code, and the stories between.
 
+mod history;
+
 use super::*;
 use crate::advice::Protocol;
 use crate::backoff::Settings;
@@ -8,6 +10,7 @@ use crate::session::calls::Ask;
 use bytes::{Bytes, BytesMut};
 use hawser_proto::code::CloseCode;
 use hawser_proto::codec::{self, FrameError, RawFrame};
+use hawser_proto::frame::ability;
 use hawser_proto::limits::FRAME_BYTES_MAX;
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -59,6 +62,7 @@ fn login_ok() -> params::LoginOk {
         requests_in_flight_max: 64,
         token_refresh_at_ms: 1_000_000 + 1_800_000,
         token_expires_at_ms: 1_000_000 + 3_600_000,
+        abilities: ability::ALL,
         ..params::LoginOk::default()
     }
 }
