@@ -1,0 +1,409 @@
+//! A router's shell: what nodes and callers ask becomes calls of the store, and their answers go back.
+
+use super::store::{Call, Key, Reply};
+use super::{Answer, Ask, Item, Message, No, Ours, Then, blob_of, node_of};
+use crate::net::{Happening, MS, Net, Ns, Part, SEC, Stream, StreamId};
+use crate::ours::caller::{Outcome, What};
+use bytes::Bytes;
+use hawser_proto::frame::NodeFrame;
+use hawser_proto::id::{BusinessNo, Position};
+use hawser_proto::params;
+use hawser_router::cores::{
+    Announced, Appended, Batch, Caps, Claimed, Limits, Login, LostReason, NewEntry, Priority,
+    Session,
+};
+use std::collections::BTreeMap;
+
+#[derive(Debug, Default)]
+pub(super) struct Router {
+    /// How wrong its clock is.
+    pub(super) clock_ms: i64,
+    pub(super) wakes_lost_until: Ns,
+    has_lost_wakes: bool,
+    control: BTreeMap<usize, StreamId>,
+    /// With the number of the last wake-up.
+    deliver: BTreeMap<usize, (StreamId, u64)>,
+    incarnation: u64,
+    /// Sessions it has heard of, for volatile pushes; may be out of date.
+    cache: BTreeMap<Key, Session>,
+}
+
+/// Mail is small and lets the oldest go; chat is large and refuses.
+pub(super) fn caps(business: &str) -> Caps {
+    if business == "mail" {
+        Caps { entries_max: 12, bytes_max: 1 << 20, drops_oldest: true }
+    } else {
+        Caps { entries_max: 150, bytes_max: 1 << 20, drops_oldest: false }
+    }
+}
+
+/// A stored push as the device is sent it.
+fn frame(
+    business: BusinessNo,
+    blob: &[u8],
+    at: Position,
+    prev: Position,
+    redelivered: bool,
+) -> Bytes {
+    let text = String::from_utf8_lossy(blob);
+    let (push, body) = text.split_once('\n').unwrap_or_default();
+    let push = params::Push {
+        push_id: Bytes::copy_from_slice(push.as_bytes()),
+        business: business.0,
+        term: at.term,
+        seq: at.seq,
+        prev_term: prev.term,
+        prev_seq: prev.seq,
+        redelivered,
+        ..params::Push::default()
+    };
+    NodeFrame::Push(push, Bytes::copy_from_slice(body.as_bytes())).encode()
+}
+
+fn items(business: BusinessNo, batch: Batch) -> Vec<Item> {
+    let item = |found: hawser_router::cores::Fetched| {
+        let lost_reason = match found.reason {
+            LostReason::None => params::GapReason::Unspecified,
+            LostReason::Overflow => params::GapReason::Overflow,
+            LostReason::Expired => params::GapReason::Expired,
+            LostReason::Purged => params::GapReason::Purged,
+        };
+        let priority = found.entry.as_ref().map_or(0, |entry| entry.priority as u8);
+        let frame = found.entry.map_or_else(Bytes::new, |entry| {
+            frame(business, &entry.blob, found.position, found.prev, found.redelivered)
+        });
+        Item {
+            at: found.position,
+            prev: found.prev,
+            frame,
+            lost: found.lost,
+            lost_reason: lost_reason as i32,
+            priority,
+        }
+    };
+    batch.items.into_iter().map(item).collect()
+}
+
+impl Ours {
+    pub(super) fn start_router(&mut self, net: &mut Net<Message>, router: usize) {
+        let clock_ms = self.routers[router].clock_ms;
+        let incarnation = 0;
+        self.routers[router] = Router { clock_ms, incarnation, ..Router::default() };
+        net.begin(Part::Router(router));
+        let pause = net.rng.between(SEC / 10, 2 * SEC);
+        net.after(pause, Part::Router(router), Message::LookAgain);
+    }
+
+    pub(super) fn at_router(
+        &mut self,
+        net: &mut Net<Message>,
+        router: usize,
+        what: Happening<Message>,
+    ) {
+        match what {
+            Happening::Opened(stream) => {
+                let (Part::Node(node), _, kind) = net.ends_of(stream) else { return };
+                match kind {
+                    Stream::Control => drop(self.routers[router].control.insert(node, stream)),
+                    Stream::Deliver => {
+                        self.routers[router].deliver.insert(node, (stream, 0));
+                    }
+                }
+            }
+            Happening::Broken(stream) => {
+                let it = &mut self.routers[router];
+                it.control.retain(|_, own| *own != stream);
+                it.deliver.retain(|_, own| own.0 != stream);
+            }
+            Happening::Message(stream, message) => self.from_node(net, router, stream, message),
+            Happening::Due(Message::Stored { then, reply, incarnation }) => {
+                self.notice(net, router, incarnation);
+                self.stored(net, router, then, *reply);
+            }
+            Happening::Due(Message::Try { wish, call }) => self.push(net, router, wish, call),
+            Happening::Due(Message::LookAgain) => {
+                self.ask_store(net, router, Call::Look, Then::Nothing);
+                let pause = net.rng.between(SEC, 2 * SEC);
+                net.after(pause, Part::Router(router), Message::LookAgain);
+            }
+            Happening::Due(Message::WakesAgain) => {
+                if std::mem::take(&mut self.routers[router].has_lost_wakes) {
+                    self.sweep_all(net, router);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The store is another one than it was: it may have forgotten sessions and entries.
+    fn notice(&mut self, net: &mut Net<Message>, router: usize, incarnation: u64) {
+        if incarnation == 0 {
+            return;
+        }
+        let before = std::mem::replace(&mut self.routers[router].incarnation, incarnation);
+        if before != 0 && before != incarnation {
+            self.routers[router].cache.clear();
+            self.sweep_all(net, router);
+        }
+    }
+
+    fn sweep_all(&mut self, net: &mut Net<Message>, router: usize) {
+        for stream in self.routers[router].control.values() {
+            net.say(*stream, Part::Router(router), Message::SweepNow);
+        }
+    }
+
+    fn ask_store(&mut self, net: &mut Net<Message>, router: usize, call: Call, then: Then) {
+        let delay = net.rng.between(MS, 5 * MS);
+        let message = Message::Store { router, call: Box::new(call), then, tries_on: true };
+        net.after(delay, Part::World, message);
+    }
+
+    fn from_node(
+        &mut self,
+        net: &mut Net<Message>,
+        router: usize,
+        stream: StreamId,
+        message: Message,
+    ) {
+        match message {
+            Message::Bind { call, of, instance, attempt, is_login, cursors } => {
+                let login = Login { owner: of.owner, instance, attempt };
+                let wanted = if is_login {
+                    Call::Claim { device: of.device, login, cursors }
+                } else {
+                    Call::Announce { device: of.device, epoch: of.epoch, login, sent: cursors }
+                };
+                self.ask_store(net, router, wanted, Then::Bind { stream, call });
+            }
+            Message::Unbind { of, sent } => {
+                let session = of.session();
+                let release = Call::Release { device: of.device, session, sent };
+                self.ask_store(net, router, release, Then::Nothing);
+            }
+            Message::Ask { call, ask } => {
+                let business = match &ask {
+                    Ask::Pull { business, .. } => *business,
+                    Ask::Ack { .. } | Ask::Sweep { .. } => BusinessNo(0),
+                };
+                let wanted = match ask {
+                    Ask::Pull { of, business, after, entries_max, bytes_max } => {
+                        let session = of.session();
+                        let limits = Limits { entries_max, bytes_max };
+                        Call::Fetch { device: of.device, session, business, after, limits }
+                    }
+                    Ask::Ack { of, upto } => {
+                        let session = of.session();
+                        Call::Ack { device: of.device, session, upto }
+                    }
+                    Ask::Sweep { sessions } => {
+                        let one = |(of, acked): (super::Named, _)| {
+                            let session = of.session();
+                            (of.device, session, acked)
+                        };
+                        Call::Sweep { sessions: sessions.into_iter().map(one).collect() }
+                    }
+                };
+                self.ask_store(net, router, wanted, Then::Ask { stream, call, business });
+            }
+            _ => {}
+        }
+    }
+
+    fn push(&mut self, net: &mut Net<Message>, router: usize, wish: usize, call: u64) {
+        let it = &self.wishes[wish];
+        let device = (it.app.to_owned(), it.device.clone());
+        let business = super::number_of(it.app, it.business);
+        match it.what {
+            What::Stored { ttl_ms, replica, collapse, priority } => {
+                let now_ms = super::wall_ms(net.now, self.routers[router].clock_ms);
+                let new = NewEntry {
+                    push_id: Bytes::copy_from_slice(it.push.as_bytes()),
+                    digest: 1,
+                    expires_at_ms: now_ms + if ttl_ms == 0 { 7 * 86_400_000 } else { ttl_ms },
+                    collapse_key: Bytes::from_static(if collapse { b"kind" } else { b"" }),
+                    priority: Priority::from_number(priority),
+                    blob: blob_of(&it.push, &it.body),
+                };
+                let caps = caps(it.business);
+                let append = Call::Append { device, business, new, caps, replica };
+                self.ask_store(net, router, append, Then::Push { wish, call });
+            }
+            What::Volatile => {
+                let known = self.routers[router].cache.get(&device).cloned();
+                if let Some(session) = known.filter(|_| net.rng.percent(50)) {
+                    self.volatile(net, router, wish, call, Some(session));
+                } else {
+                    let then = Then::Volatile { wish, call };
+                    self.ask_store(net, router, Call::Route { device }, then);
+                }
+            }
+            What::Purge => {
+                let purge = Call::Purge { device, business };
+                self.ask_store(net, router, purge, Then::Push { wish, call });
+            }
+        }
+    }
+
+    fn volatile(
+        &mut self,
+        net: &mut Net<Message>,
+        router: usize,
+        wish: usize,
+        call: u64,
+        session: Option<Session>,
+    ) {
+        let it = &self.wishes[wish];
+        let device = (it.app.to_owned(), it.device.clone());
+        let business = super::number_of(it.app, it.business);
+        let params = params::Push {
+            push_id: Bytes::copy_from_slice(it.push.as_bytes()),
+            business: business.0,
+            ..params::Push::default()
+        };
+        let body = Bytes::copy_from_slice(it.body.as_bytes());
+        let frame = NodeFrame::Push(params, body).encode();
+        let push = it.push.clone();
+        let is_on_its_way = session.is_some_and(|session| {
+            self.deliver(net, router, &device, &session, business, Err((push, frame)))
+        });
+        let outcome = if is_on_its_way { Outcome::Unknown } else { Outcome::Refused };
+        self.tell_caller(net, wish, call, outcome);
+    }
+
+    /// Hands it to the node that has the session, if there is a way to it.
+    fn deliver(
+        &mut self,
+        net: &mut Net<Message>,
+        router: usize,
+        device: &Key,
+        session: &Session,
+        business: BusinessNo,
+        item: Result<Item, (String, Bytes)>,
+    ) -> bool {
+        let (node, _) = node_of(&session.owner);
+        let it = &mut self.routers[router];
+        let Some((stream, wake)) = it.deliver.get_mut(&node) else { return false };
+        let number = if item.is_ok() {
+            *wake += 1;
+            *wake
+        } else {
+            0
+        };
+        if it.wakes_lost_until > net.now {
+            // The queue to the node is full. It will be told to look by itself.
+            it.has_lost_wakes |= item.is_ok();
+            return false;
+        }
+        let to = super::Named {
+            device: device.clone(),
+            owner: session.owner.clone(),
+            epoch: session.epoch,
+        };
+        let message = Message::Delivery { to, business, item, wake: number };
+        net.say(*stream, Part::Router(router), message);
+        true
+    }
+
+    fn tell_caller(&mut self, net: &mut Net<Message>, wish: usize, call: u64, outcome: Outcome) {
+        let delay = net.rng.between(MS, 5 * MS);
+        net.after(delay, Part::World, Message::Outcome { wish, call, outcome });
+    }
+
+    fn stored(&mut self, net: &mut Net<Message>, router: usize, then: Then, reply: Reply) {
+        match then {
+            Then::Nothing => {}
+            Then::Push { wish, call } => self.push_stored(net, router, wish, call, reply),
+            Then::Volatile { wish, call } => match reply {
+                Reply::Route(session) => self.volatile(net, router, wish, call, session),
+                _ => self.tell_caller(net, wish, call, Outcome::Refused),
+            },
+            Then::Bind { stream, call } => self.answer_bind(net, router, stream, call, reply),
+            Then::Ask { stream, call, business } => {
+                let answer = match reply {
+                    Reply::Fetched(Ok(batch)) => {
+                        let tail = batch.tail;
+                        Ok(Answer::Pulled { entries: items(business, batch), tail })
+                    }
+                    Reply::Acked(Ok(())) => Ok(Answer::Acked),
+                    Reply::Swept(all) => {
+                        let one =
+                            |it: Result<_, hawser_router::cores::Fenced>| it.map_err(No::from);
+                        Ok(Answer::Swept(all.into_iter().map(one).collect()))
+                    }
+                    Reply::Fetched(Err(fenced)) | Reply::Acked(Err(fenced)) => Err(fenced.into()),
+                    _ => Err(No::Unavailable),
+                };
+                net.say(stream, Part::Router(router), Message::Answer { call, answer });
+            }
+        }
+    }
+
+    fn push_stored(
+        &mut self,
+        net: &mut Net<Message>,
+        router: usize,
+        wish: usize,
+        call: u64,
+        reply: Reply,
+    ) {
+        let outcome = match reply {
+            Reply::Appended(Appended::Stored { position, prev, owner }, durability) => {
+                let it = &self.wishes[wish];
+                let device = (it.app.to_owned(), it.device.clone());
+                let business = super::number_of(it.app, it.business);
+                let blob = blob_of(&it.push, &it.body);
+                let What::Stored { priority, .. } = it.what else { return };
+                if let Some(session) = owner {
+                    let item = Item {
+                        at: position,
+                        prev,
+                        frame: frame(business, &blob, position, prev, false),
+                        lost: 0,
+                        lost_reason: 0,
+                        priority: priority as u8,
+                    };
+                    self.deliver(net, router, &device, &session, business, Ok(item));
+                }
+                Outcome::Stored(position, durability)
+            }
+            Reply::Appended(Appended::Repeated { position }, durability) => {
+                Outcome::Stored(position, durability)
+            }
+            Reply::Appended(..) => Outcome::Refused,
+            Reply::Purged => Outcome::Refused,
+            _ => Outcome::Unknown,
+        };
+        self.tell_caller(net, wish, call, outcome);
+    }
+
+    fn answer_bind(
+        &mut self,
+        net: &mut Net<Message>,
+        router: usize,
+        stream: StreamId,
+        call: u64,
+        reply: Reply,
+    ) {
+        let (outcome, displaced) = match reply {
+            Reply::Claimed(Claimed::Bound { epoch, displaced, inboxes }) => {
+                (Ok((epoch, inboxes)), displaced)
+            }
+            Reply::Claimed(Claimed::Stale) => (Err(None), None),
+            Reply::Announced(Announced::Bound { displaced, inboxes }) => {
+                (Ok((0, inboxes)), displaced)
+            }
+            Reply::Announced(Announced::Superseded { .. }) => (Err(Some(No::Superseded)), None),
+            _ => (Err(Some(No::Unavailable)), None),
+        };
+        net.say(stream, Part::Router(router), Message::BindResult { call, outcome });
+        if let Some(session) = displaced {
+            let (node, _) = node_of(&session.owner);
+            if let Some(control) = self.routers[router].control.get(&node) {
+                let device = (String::new(), String::new());
+                let kick = Message::Kick { owner: session.owner, epoch: session.epoch, device };
+                net.say(*control, Part::Router(router), kick);
+            }
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! The store of the simulation: the router's own rules over plain shelves, with a replica that lags, a
+//! way back in time, and times when it cannot be reached.
+
+use crate::net::Ns;
+use bytes::Bytes;
+use hawser_loadtest::judge::{Durability, Event, Kind};
+use hawser_proto::id::{BusinessNo, Position};
+use hawser_router::cores::shelf::{GROUP, Memory, Shelf};
+use hawser_router::cores::{
+    Announced, Appended, Batch, Caps, Claimed, Fenced, InboxTail, Limits, Login, NewEntry, Owner,
+    Session, rules,
+};
+use std::collections::BTreeMap;
+
+/// App and device, or app and group.
+pub(crate) type Key = (String, String);
+pub(crate) type Positions = Vec<(BusinessNo, Position)>;
+
+/// What a router asks.
+#[derive(Clone, Debug)]
+pub(crate) enum Call {
+    Append {
+        device: Key,
+        business: BusinessNo,
+        new: NewEntry,
+        caps: Caps,
+        replica: bool,
+    },
+    Claim {
+        device: Key,
+        login: Login,
+        cursors: Positions,
+    },
+    Announce {
+        device: Key,
+        epoch: u64,
+        login: Login,
+        sent: Positions,
+    },
+    Release {
+        device: Key,
+        session: Session,
+        sent: Positions,
+    },
+    Fetch {
+        device: Key,
+        session: Session,
+        business: BusinessNo,
+        after: Position,
+        limits: Limits,
+    },
+    Ack {
+        device: Key,
+        session: Session,
+        upto: Positions,
+    },
+    Sweep {
+        sessions: Vec<(Key, Session, Positions)>,
+    },
+    Purge {
+        device: Key,
+        business: BusinessNo,
+    },
+    Route {
+        device: Key,
+    },
+    Publish {
+        group: Key,
+        new: NewEntry,
+        caps: Caps,
+    },
+    History {
+        group: Key,
+        after: Position,
+        limits: Limits,
+    },
+    /// Only to see whether the store is the one it was.
+    Look,
+}
+
+/// What it is told.
+#[derive(Clone, Debug)]
+pub(crate) enum Reply {
+    Appended(Appended, Durability),
+    Claimed(Claimed),
+    Announced(Announced),
+    Released,
+    Fetched(Result<Batch, Fenced>),
+    Acked(Result<(), Fenced>),
+    Swept(Vec<Result<Vec<InboxTail>, Fenced>>),
+    Purged,
+    Route(Option<Session>),
+    History(Batch),
+    Looked,
+    /// It may or may not have been done.
+    Failed,
+}
+
+/// What is turned off, to see that it is needed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Switches {
+    /// Nobody compares epochs and connections.
+    pub(crate) no_fence: bool,
+    /// Positions are a plain counter.
+    pub(crate) plain_counter: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Shelves {
+    devices: BTreeMap<Key, Memory>,
+    groups: BTreeMap<Key, Memory>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Store {
+    now: Shelves,
+    replica: Shelves,
+    replica_at: Ns,
+    incarnation: u64,
+    switches: Switches,
+    /// What happened to sessions and entries, for the judge.
+    pub(crate) events: Vec<Event>,
+    business_names: Vec<(String, BusinessNo, String)>,
+}
+
+impl Store {
+    /// `names`: app, number and name of each business.
+    pub(crate) fn new(switches: Switches, names: Vec<(String, BusinessNo, String)>) -> Self {
+        Self {
+            now: Shelves::default(),
+            replica: Shelves::default(),
+            replica_at: 0,
+            incarnation: 1,
+            switches,
+            events: Vec::new(),
+            business_names: names,
+        }
+    }
+
+    /// Which life of the store this is.
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// The replica has caught up.
+    pub(crate) fn replicate(&mut self, now: Ns) {
+        self.replica = self.now.clone();
+        self.replica_at = now;
+    }
+
+    /// The lagging replica takes over. Says how far it had come.
+    pub(crate) fn go_back(&mut self) -> Ns {
+        self.now = self.replica.clone();
+        self.incarnation += 1;
+        self.replica_at
+    }
+
+    /// It starts again with all it had.
+    pub(crate) fn restart(&mut self) {
+        self.incarnation += 1;
+    }
+
+    fn name(&self, app: &str, business: BusinessNo) -> String {
+        let found = self.business_names.iter().find(|it| it.0 == app && it.1 == business);
+        found.map_or_else(|| business.0.to_string(), |it| it.2.clone())
+    }
+
+    fn event(&self, kind: Kind, key: &Key, business: BusinessNo) -> Event {
+        Event::new(0, kind).of(&key.0, &key.1, &self.name(&key.0, business))
+    }
+
+    /// The session that the route names.
+    pub(crate) fn route(&self, device: &Key) -> Option<Session> {
+        let route = self.now.devices.get(device)?.route().ok()??;
+        Some(Session { owner: route.owner?, epoch: route.epoch })
+    }
+
+    /// Entries that wait in an inbox, with what the device would be sent.
+    pub(crate) fn waiting(&self, device: &Key, business: BusinessNo) -> Vec<(Position, Bytes)> {
+        let Some(shelf) = self.now.devices.get(device) else { return Vec::new() };
+        let Ok(entries) = shelf.entries(business, Position::START, usize::MAX);
+        entries.into_iter().map(|(position, entry)| (position, entry.blob)).collect()
+    }
+
+    pub(crate) fn is_behind(&self, device: &Key, business: BusinessNo, sent: Position) -> bool {
+        let meta = self.now.devices.get(device).and_then(|shelf| {
+            let Ok(meta) = shelf.meta(business);
+            meta
+        });
+        meta.is_some_and(|meta| meta.tail > sent && meta.count() > 0)
+    }
+
+    /// Entries that are over on a clock that has jumped ahead.
+    pub(crate) fn expired(&self, now_ms: u64) -> Vec<(Key, BusinessNo, Bytes)> {
+        let mut found = Vec::new();
+        for (key, shelf) in &self.now.devices {
+            let Ok(inboxes) = shelf.inboxes();
+            for business in inboxes {
+                let Ok(entries) = shelf.entries(business, Position::START, usize::MAX);
+                let over = entries.into_iter().filter(|(_, it)| it.expires_at_ms <= now_ms);
+                found.extend(over.map(|(_, it)| (key.clone(), business, it.blob)));
+            }
+        }
+        found
+    }
+
+    /// Who the caller is taken for: with the fence off, whoever it should be.
+    fn fence(&self, device: &Key, session: &Session) -> Session {
+        match self.switches.no_fence.then(|| self.route(device)).flatten() {
+            Some(owner) => owner,
+            None => session.clone(),
+        }
+    }
+
+    /// Does it, in one step. The clock is the asking router's.
+    pub(crate) fn call(&mut self, call: Call, now_ms: u64, now: Ns) -> Reply {
+        match call {
+            Call::Append { device, business, new, caps, replica } => {
+                self.append(device, business, new, caps, replica, now_ms, now)
+            }
+            Call::Claim { device, login, cursors } => {
+                let shelf = self.now.devices.entry(device.clone()).or_default();
+                let Ok(claimed) = rules::claim(shelf, login.clone(), &cursors, now_ms);
+                if let Claimed::Bound { epoch, .. } = &claimed {
+                    self.claimed(&device, &login, *epoch, true);
+                }
+                Reply::Claimed(claimed)
+            }
+            Call::Announce { device, epoch, login, sent } => {
+                let shelf = self.now.devices.entry(device.clone()).or_default();
+                let Ok(announced) = rules::announce(shelf, epoch, login.clone(), &sent, now_ms);
+                if let Announced::Bound { .. } = &announced {
+                    self.claimed(&device, &login, epoch, false);
+                }
+                Reply::Announced(announced)
+            }
+            Call::Release { device, session, sent } => {
+                let fenced = self.fence(&device, &session);
+                let shelf = self.now.devices.entry(device.clone()).or_default();
+                let Ok(released) = rules::release(shelf, &fenced, &sent, now_ms);
+                if released {
+                    let mut event = self.event(Kind::RouteDel, &device, GROUP);
+                    event.inbox.clear();
+                    event.epoch = session.epoch;
+                    self.events.push(event);
+                }
+                Reply::Released
+            }
+            Call::Fetch { device, session, business, after, limits } => {
+                let session = self.fence(&device, &session);
+                let shelf = self.now.devices.entry(device).or_default();
+                let Ok(fetched) = rules::fetch(shelf, &session, business, after, limits, now_ms);
+                Reply::Fetched(fetched)
+            }
+            Call::Ack { device, session, upto } => {
+                let fenced = self.fence(&device, &session);
+                let shelf = self.now.devices.entry(device.clone()).or_default();
+                let Ok(acked) = rules::ack(shelf, &fenced, &upto, now_ms);
+                if acked.is_ok() {
+                    self.acked(&device, &session, &upto);
+                }
+                Reply::Acked(acked)
+            }
+            Call::Sweep { sessions } => {
+                let mut all = Vec::new();
+                for (device, session, acked) in sessions {
+                    let fenced = self.fence(&device, &session);
+                    let shelf = self.now.devices.entry(device.clone()).or_default();
+                    let Ok(swept) = rules::sweep(shelf, &fenced, &acked, now_ms);
+                    if swept.is_ok() {
+                        self.acked(&device, &session, &acked);
+                    }
+                    all.push(swept);
+                }
+                Reply::Swept(all)
+            }
+            Call::Purge { device, business } => {
+                let gone = self.waiting(&device, business);
+                let shelf = self.now.devices.entry(device.clone()).or_default();
+                let Ok(_) = rules::purge(shelf, business);
+                self.evicted(&device, business, gone, false);
+                Reply::Purged
+            }
+            Call::Route { device } => Reply::Route(self.route(&device)),
+            Call::Publish { group, new, caps } => {
+                let incarnation = self.position_incarnation();
+                let shelf = self.now.groups.entry(group).or_default();
+                let Ok(appended) = rules::append(shelf, GROUP, new, caps, incarnation, now_ms);
+                Reply::Appended(appended, Durability::Memory)
+            }
+            Call::History { group, after, limits } => {
+                let shelf = self.now.groups.entry(group).or_default();
+                let Ok(batch) = rules::history(shelf, after, limits, now_ms);
+                Reply::History(batch)
+            }
+            Call::Look => Reply::Looked,
+        }
+    }
+
+    /// A plain counter takes no notice of a store that went back.
+    fn position_incarnation(&self) -> u64 {
+        if self.switches.plain_counter { 1 } else { self.incarnation }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the fields of one call")]
+    fn append(
+        &mut self,
+        device: Key,
+        business: BusinessNo,
+        new: NewEntry,
+        caps: Caps,
+        replica: bool,
+        now_ms: u64,
+        now: Ns,
+    ) -> Reply {
+        let incarnation = self.position_incarnation();
+        let before = self.waiting(&device, business);
+        let collapses = !new.collapse_key.is_empty();
+        let shelf = self.now.devices.entry(device.clone()).or_default();
+        let Ok(appended) = rules::append(shelf, business, new, caps, incarnation, now_ms);
+        let is_full = before.len() + 1 >= caps.entries_max as usize;
+        if is_full || collapses {
+            let after = self.waiting(&device, business);
+            let kept = |at: &Position| after.iter().any(|(it, _)| it == at);
+            let gone: Vec<_> = before.into_iter().filter(|(at, _)| !kept(at)).collect();
+            // With a collapse key one of them may be a collapsed one; either way it was declared.
+            self.evicted(&device, business, gone, caps.drops_oldest && !collapses);
+        }
+        if replica {
+            self.replicate(now);
+        }
+        Reply::Appended(appended, if replica { Durability::Replica } else { Durability::Memory })
+    }
+
+    fn claimed(&mut self, device: &Key, login: &Login, epoch: u64, is_login: bool) {
+        let node = shown(&login.owner);
+        for kind in [Kind::Claim, Kind::RouteSet] {
+            let mut event = Event::new(0, kind).of(&device.0, &device.1, "");
+            event.epoch = epoch;
+            event.node.clone_from(&node);
+            if is_login && kind == Kind::Claim {
+                event.instance = login.instance.iter().map(|byte| format!("{byte:02x}")).collect();
+                event.attempt = login.attempt;
+            }
+            self.events.push(event);
+        }
+    }
+
+    fn acked(&mut self, device: &Key, session: &Session, upto: &Positions) {
+        for (business, at) in upto {
+            let mut event = self.event(Kind::Ack, device, *business).at(*at);
+            event.epoch = session.epoch;
+            event.node = shown(&session.owner);
+            self.events.push(event);
+        }
+    }
+
+    fn evicted(
+        &mut self,
+        device: &Key,
+        business: BusinessNo,
+        gone: Vec<(Position, Bytes)>,
+        overflow: bool,
+    ) {
+        for (at, blob) in gone {
+            let mut event = self.event(Kind::Evict, device, business).at(at);
+            event.push = super::push_of(&blob);
+            event.overflow = overflow;
+            self.events.push(event);
+        }
+    }
+}
+
+/// A connection as the histories name it.
+pub(crate) fn shown(owner: &Owner) -> String {
+    format!("{}/{}/{}.{}", owner.node, owner.boot.0, owner.at.slot, owner.at.generation)
+}
