@@ -4,6 +4,7 @@
 
 mod access;
 mod control;
+mod inbox;
 mod node;
 mod session;
 mod transports;

@@ -90,6 +90,19 @@ impl Peer {
         }
     }
 
+    /// The next acknowledgement: up to which number of its one inbox.
+    pub(crate) async fn ack(&mut self) -> u64 {
+        match self.next().await {
+            Some(DeviceFrame::Ack(ack)) => ack.inboxes[0].seq,
+            other => panic!("not an acknowledgement: {other:?}"),
+        }
+    }
+
+    /// A frame that is there already, if there is one.
+    pub(crate) fn waiting(&mut self) -> Option<DeviceFrame> {
+        self.heard.try_recv().ok()
+    }
+
     /// Answers a join with ok.
     pub(crate) async fn joined(&self, join: params::Join) {
         let params::Join { request_id, group, .. } = join;
@@ -116,6 +129,7 @@ pub(crate) fn login_ok() -> params::LoginOk {
         frame_bytes_max: 65_536,
         groups_max: 100,
         requests_in_flight_max: 64,
+        abilities: hawser_proto::frame::ability::ALL,
         ..Default::default()
     }
 }
