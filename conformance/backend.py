@@ -132,6 +132,11 @@ class PushApi:
 
         return call
 
+    def store(self, device: str, body: str | bytes, push_id: bytes = b"", **options):
+        """A stored push to one device; `options` are those of StoreOptions."""
+        fields = {"device": device, "message": text(body), "push_id": push_id, "class": push.CLASS_STORED}
+        return self.Unicast(seconds=CALL_SECONDS + 10, store=push.StoreOptions(**options), **fields)
+
     def stream(self, requests, seconds: float = CALL_SECONDS):
         """StreamUnicast, answer by answer."""
         try:
@@ -162,6 +167,19 @@ class PushApi:
 def text(body: str | bytes, **metadata: str):
     """A message."""
     return push.Message(body=body.encode() if isinstance(body, str) else body, metadata=metadata)
+
+
+def place(stored) -> tuple:
+    """The position in a StoredResult."""
+    return stored.term, stored.seq
+
+
+def tail(info) -> tuple:
+    return info.tail_term, info.tail_seq
+
+
+def floor(info) -> tuple:
+    return info.floor_term, info.floor_seq
 
 
 def outcome(number: int) -> str:

@@ -5,6 +5,7 @@ import secrets
 
 import backend as backends
 from hawser_wire import access, device
+from hawser_wire import program as programs
 from house import until
 
 _count = itertools.count(1)
@@ -79,10 +80,27 @@ class World:
         self.devices.append(made)
         return made
 
-    def group(self, name=None, business=None):
-        """A new group."""
+    def program(self, name=None, cursors=None):
+        """A device program that follows the rules of positions; `enter` connects it."""
+        return programs.Program(self.name, name or fresh("program"), cursors)
+
+    def enter(self, program, protocol="tcp", businesses=(), granted=None):
+        """A new connection of a program."""
+        granted = granted or self.ask(program.device)
+        to = device.dial(protocol, granted.point(protocol), self.house.ca)
+        made = device.Device(to, self.name, program.device, program.instance, program=program)
+        made.access = granted
+        self.devices.append(made)
+        fields = program.login_fields()
+        program.entering(made, fields["cursors"])
+        made.login(granted.token, businesses=businesses, **fields)
+        return made
+
+    def group(self, name=None, business=None, history=None):
+        """A new group; `history` are the fields of its History."""
         name = name or fresh("group")
-        (self.api[business] if business else self.push).CreateGroup(group=name)
+        kept = {} if history is None else {"history": backends.push.History(**history)}
+        (self.api[business] if business else self.push).CreateGroup(group=name, **kept)
         return name
 
     def release(self):

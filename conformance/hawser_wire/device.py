@@ -13,7 +13,7 @@ from .frame import Frame
 wire = messages.wire
 PROTOCOLS = ("tcp", "tls", "quic", "ws", "wss")
 ANSWER_SECONDS = 10.0
-_POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.05
 
 
 class Closed(Exception):
@@ -46,11 +46,15 @@ def close_name(params) -> str:
 
 
 class Device:
-    """A device on a link. What no call waits for is kept: `pushes`, `notices` (JOINED and LEFT that
-    nobody asked for), and `frames`, everything in the order it came."""
+    """A device on a link. What no call waits for is kept: `pushes`, `notices` (what the node says unasked:
+    JOINED, LEFT, GAP, MISSED, GROUP_RESET), and `frames`, everything in the order it came.
 
-    def __init__(self, to, app: str = "", device: str = "", instance: bytes | None = None, heartbeat: bool = True):
+    It takes stored pushes as they come and acknowledges nothing by itself. With a `program` (see there)
+    it follows the rules: what has a position, and what speaks of positions, goes to that."""
+
+    def __init__(self, to, app: str = "", device: str = "", instance: bytes | None = None, heartbeat: bool = True, program=None):
         self.link = to
+        self.program = program
         self.app = app
         self.device = device
         self.instance = instance or os.urandom(16)
@@ -78,6 +82,9 @@ class Device:
                 data = self.link.recv(_POLL_SECONDS)
                 if data is None:
                     self._beat()
+                if self.program is not None:
+                    self.program.tick(self)
+                if data is None:
                     continue
                 if isinstance(self.link, link.WebSocket):
                     self._sort(self._reader.message(data))
@@ -108,12 +115,18 @@ class Device:
             if got.name == "LOGIN_OK":
                 assert self.login_ok is None, "LOGIN_OK comes once"
                 self.login_ok = got.params
+                if self.program is not None:
+                    self.program.logged_in(self)
                 self.heartbeat_s = got.params.heartbeat_ms / 1000
                 self._reader.limit = got.params.frame_bytes_max
             elif got.name == "CLOSE":
                 self.close_frame = got.params
+            elif self.program is not None and self.program.takes(self, got):
+                pass
             elif got.name in ("PUSH", "GROUP_PUSH"):
                 self.pushes.put(got)
+            elif got.name in ("GAP", "MISSED", "GROUP_RESET"):
+                self.notices.put(got)
             elif got.name == "PONG":
                 self._answers["PONG", got.params.nonce] = got
             elif got.name in ("JOINED", "LEFT") and got.params.request_id == 0:
@@ -210,15 +223,29 @@ class Device:
     def request(self, business: str | int, method: str, body: bytes = b"", **more) -> Frame:
         return self.answer("RESPONSE", self.start_request(business, method, body, **more))
 
-    def join(self, group: str):
+    def join(self, group: str, last: tuple = (0, 0)):
         request_id = self.next_id()
-        self.send("JOIN", wire.Join(request_id=request_id, group=group))
+        self.send("JOIN", wire.Join(request_id=request_id, group=group, last_term=last[0], last_seq=last[1]))
         return self.answer("JOINED", request_id).params
 
     def leave(self, group: str):
         request_id = self.next_id()
         self.send("LEAVE", wire.Leave(request_id=request_id, group=group))
         return self.answer("LEFT", request_id).params
+
+    def ack(self, business: str | int, position: tuple) -> None:
+        """All up to there was handled, whether that is true or not."""
+        self.send("ACK", wire.Ack(inboxes=[self._at(business, position)]))
+
+    def resync(self, business: str | int, after: tuple) -> None:
+        self.send("RESYNC", wire.Resync(after=self._at(business, after)))
+
+    def recover(self, group: str, last: tuple) -> None:
+        self.send("RECOVER", wire.Recover(group=group, term=last[0], seq=last[1]))
+
+    def _at(self, business: str | int, position: tuple):
+        number = business if isinstance(business, int) else self.number(business)
+        return wire.InboxPosition(business=number, term=position[0], seq=position[1])
 
     def refresh(self):
         request_id = self.next_id()
@@ -260,8 +287,8 @@ class Device:
 
 
 def connect(access: Access, protocol: str, app: str, device: str, ca: str, businesses=(), attempt: int = 1,
-            instance: bytes | None = None, heartbeat: bool = True, client=None) -> Device:
-    """Dials and logs in."""
-    made = Device(dial(protocol, access.point(protocol), ca), app, device, instance, heartbeat)
-    made.login(access.token, attempt, businesses, client=client)
+            instance: bytes | None = None, heartbeat: bool = True, program=None, **more) -> Device:
+    """Dials and logs in; `more` goes into LOGIN."""
+    made = Device(dial(protocol, access.point(protocol), ca), app, device, instance, heartbeat, program)
+    made.login(access.token, attempt, businesses, **more)
     return made

@@ -128,6 +128,7 @@ _VARINT, _LENGTH = 0, 2
 _WIRE_TYPES = {
     FieldDescriptor.TYPE_STRING: _LENGTH, FieldDescriptor.TYPE_BYTES: _LENGTH, FieldDescriptor.TYPE_MESSAGE: _LENGTH,
     FieldDescriptor.TYPE_UINT32: _VARINT, FieldDescriptor.TYPE_UINT64: _VARINT, FieldDescriptor.TYPE_ENUM: _VARINT,
+    FieldDescriptor.TYPE_BOOL: _VARINT,
 }
 
 
@@ -174,6 +175,11 @@ def check_rules(name: str, params) -> None:
         rule(len(params.instance) == 16, "instance is not 16 bytes")
         rule(params.attempt >= 1, "attempt 0")
         rule(len(params.businesses) <= page.LIMIT["businesses_per_connection_max"], "too many businesses")
+        rule(len(params.cursors) <= page.LIMIT["businesses_per_connection_max"], "too many cursors")
+    if name == "ACK":
+        rule(len(params.inboxes) <= page.LIMIT["businesses_per_connection_max"], "too many inboxes")
+    if name == "RESYNC":
+        rule(params.HasField("after"), "no position")
     if name == "REQUEST":
         metadata = {key.encode(): value.encode() for key, value in params.metadata.items()}
         rule(len(params.method.encode()) <= page.LIMIT["method_bytes_max"], "method too long")
@@ -181,5 +187,5 @@ def check_rules(name: str, params) -> None:
         size = sum(len(key) + len(value) for key, value in metadata.items())
         rule(size <= page.LIMIT["metadata_bytes_max"], "metadata too large")
         rule(len(params.traceparent.encode()) <= page.LIMIT["traceparent_bytes_max"], "traceparent too long")
-    if name in ("JOIN", "LEAVE"):
+    if name in ("JOIN", "LEAVE", "RECOVER"):
         rule(len(params.group.encode()) <= page.LIMIT["group_echo_bytes_max"], "group too long")

@@ -71,7 +71,18 @@ def _errors() -> dict[str, int]:
 
 def _limits() -> dict[str, float]:
     found = rows(section("Limits"), 3)
-    return {name: float(value.removesuffix(" s")) for name, value, _ in found if name != "limit"}
+    return {name: _number(value) for name, value, _ in found if name != "limit"}
+
+
+def _number(value: str) -> float:
+    """Times in seconds."""
+    number, _, unit = value.partition(" ")
+    return float(number) / {"": 1, "s": 1, "ms": 1000}[unit]
+
+
+def _abilities() -> dict[str, int]:
+    found = [row for row in rows(section("Abilities"), 3) if "(0x" in row[0]]
+    return {name: int(re.search(r"0x([0-9a-f]+)", bit)[1], 16) for bit, name, _ in found}
 
 
 KIND = _kinds()
@@ -91,3 +102,5 @@ HTTP_STATUS = {row[1]: int(row[2]) for row in rows(section("Errors"), 5) if row[
 GRPC_STATUS = {row[1]: int(row[3]) for row in rows(section("Errors"), 5) if row[0].isdigit()}
 LIMIT = _limits()
 """Limits; those in time are seconds."""
+ABILITY = _abilities()
+"""Bits of `abilities`."""

@@ -14,7 +14,7 @@ from playwright.sync_api import expect, sync_playwright
 from backend import PushApi, outcome, text
 from hawser_wire import access, device, page as wire_page
 from hawser_wire.device import PROTOCOLS
-from house import ROOT
+from house import ROOT, until
 from operator_api import Control
 from world import fresh
 
@@ -124,6 +124,36 @@ def test_a_push_typed_in_a_terminal_appears_on_the_page(house, open_page):
         expect(shown.locator("#pushes li").last).to_contain_text(words, timeout=SECONDS)
     assert shown.locator("#pushes li").count() == 2
     assert shown.locator("#pushes li span b").count() == 0
+
+
+def test_a_stored_push_waits_for_the_page_and_stays_there_over_a_reload(house, open_page, demo):
+    name = fresh("web")
+    shown = open_page(name)
+    stored = ("push", "unicast", "--app", "demo", "--stored", "--device", name)
+    assert house.cli(*stored, "while it is open").returncode == 0
+    lines = shown.locator("#pushes li")
+    expect(lines.last).to_contain_text("while it is open", timeout=SECONDS)
+    expect(lines.last.locator("small")).to_have_text("stored")
+    until(lambda: demo.DescribeInbox(device=name).entries == 0, 10, "the page to acknowledge")
+
+    context, at = shown.context, shown.url
+    shown.close()
+    for n in range(20):
+        assert house.cli(*stored, f"while it was closed {n}").returncode == 0
+    shown = context.new_page()
+    shown.goto(at)
+    expect(shown.locator("#count")).to_have_text("21", timeout=SECONDS)
+    said = ["while it is open", *(f"while it was closed {n}" for n in range(20))]
+    lines = shown.locator("#pushes li")
+    expect(lines).to_have_count(21)
+    assert lines.locator("span").all_text_contents() == said
+    expect(lines.first.locator("small")).to_have_text("stored, kept")
+    until(lambda: demo.DescribeInbox(device=name).entries == 0, 10, "the page to acknowledge")
+    shown.reload()
+    expect(shown.locator("#state")).to_have_text("online", timeout=SECONDS)
+    assert house.cli(*stored, "and once more").returncode == 0
+    expect(shown.locator("#count")).to_have_text("22", timeout=SECONDS)
+    assert shown.locator("#pushes li span").all_text_contents() == [*said, "and once more"]
 
 
 def test_a_push_to_a_device_that_is_away_is_told_by_the_exit_code(house):

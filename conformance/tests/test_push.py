@@ -45,12 +45,6 @@ def test_pushes_of_answered_calls_arrive_in_their_order(world):
     assert [int(made.next_push().body) for _ in range(100)] == list(range(100))
 
 
-def test_stored_pushes_are_not_served_yet_and_say_so(world):
-    with pytest.raises(PushError) as refused:
-        world.push.Unicast(device="d", message=text("x"), **{"class": push.CLASS_STORED})
-    assert refused.value.code == "unsupported"
-
-
 def test_a_batch_with_a_body_each_tells_an_outcome_for_each_in_order(world):
     online = [world.connect(protocol=protocol) for protocol in PROTOCOLS]
     pairs = [(made.device, made) for made in online] + [(fresh("away"), None) for _ in range(7)]

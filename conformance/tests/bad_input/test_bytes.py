@@ -56,6 +56,11 @@ WRONG = [
     ("LOGIN with 33 businesses", frame.encode("LOGIN", wire.Login(instance=bytes(16), attempt=1, businesses=["b"] * 33)), "bad_frame"),
     ("a method of 129 bytes", frame.encode("REQUEST", request(method="m" * 129)), "bad_frame"),
     ("33 entries of metadata", frame.encode("REQUEST", request(metadata={f"k{n}": "" for n in range(33)})), "bad_frame"),
+    ("a RECOVER of a group of 1025 bytes", frame.encode("RECOVER", wire.Recover(group="g" * 1025)), "bad_frame"),
+    ("ACK with a body", frame.encode("ACK", b"", b"x"), "bad_frame"),
+    ("ACK of 33 inboxes", frame.encode("ACK", wire.Ack(inboxes=[wire.InboxPosition(business=1)] * 33)), "bad_frame"),
+    ("RESYNC without a position", frame.encode("RESYNC"), "bad_frame"),
+    ("LOGIN with 33 cursors", frame.encode("LOGIN", wire.Login(instance=bytes(16), attempt=1, cursors=[wire.Cursor()] * 33)), "bad_frame"),
     ("a group of 1025 bytes", frame.encode("JOIN", wire.Join(request_id=1, group="g" * 1025)), "bad_frame"),
     ("a traceparent of 129 bytes", frame.encode("REQUEST", request(traceparent="t" * 129)), "bad_frame"),
     ("a text that is not UTF-8", frame.encode("JOIN", b"\x08\x01\x12\x02\xc3\x28"), "bad_frame"),
@@ -186,6 +191,9 @@ def good(name: str, made, group: str) -> bytes:
         "REQUEST": lambda: wire.Request(request_id=5, business=number, method="echo"),
         "JOIN": lambda: wire.Join(request_id=5, group=group),
         "LEAVE": lambda: wire.Leave(request_id=5, group=group),
+        "ACK": lambda: wire.Ack(inboxes=[wire.InboxPosition(business=number, term=1, seq=1)]),
+        "RESYNC": lambda: wire.Resync(after=wire.InboxPosition(business=number)),
+        "RECOVER": lambda: wire.Recover(group=group),
     }[name]()
     return frame.encode(name, params)
 
@@ -193,12 +201,14 @@ def good(name: str, made, group: str) -> bytes:
 NODE_KINDS = [kind for kind in page.KIND.values() if kind >= 0x80]
 ROWS = {
     "ignorable kind 0x60 to 0x7f": [0x60, 0x6A, 0x7F],
-    "any other kind below 0x80": [0x00, 0x05, 0x0F, 0x11, 0x1F, 0x22, 0x30, 0x31, 0x32, 0x40, 0x5F],
+    "any other kind below 0x80": [0x00, 0x05, 0x0F, 0x11, 0x1F, 0x22, 0x2F, 0x33, 0x40, 0x5F],
     "a kind of the nodes' table": NODE_KINDS,
-    "any other kind from 0x80 on": [0x80, 0x85, 0x8F, 0x91, 0xA2, 0xB2, 0xB3, 0xC0, 0xDF, 0xE0, 0xFF],
+    "any other kind from 0x80 on": [0x80, 0x85, 0x8F, 0x91, 0xA2, 0xB5, 0xC0, 0xDF, 0xE0, 0xFF],
 }
 CELLS = [(row, kind) for row in ("LOGIN", "PING", "REFRESH", "BYE", "REQUEST", "JOIN", "LEAVE") for kind in (row,)]
 CELLS += [(row, kind) for row, kinds in ROWS.items() for kind in kinds]
+WITH, WITHOUT = "ACK, RESYNC, RECOVER with their ability", "ACK, RESYNC, RECOVER without it"
+CELLS += [(row, kind) for row in (WITH, WITHOUT) for kind in ("ACK", "RESYNC", "RECOVER")]
 
 
 def test_the_table_of_the_page_is_the_one_that_is_tested():
@@ -211,9 +221,10 @@ def test_the_table_of_the_page_is_the_one_that_is_tested():
 def test_every_frame_in_every_state_is_answered_as_the_table_says(world, protocol, state, row, kind):
     cell = state_table()[row][["awaiting login", "binding", "active"].index(state)]
     group = world.group()
-    made = world.connect(protocol=protocol) if state == "active" else world.link(protocol)
+    shown = {"abilities": sum(page.ABILITY.values())} if row == WITH else {}
+    made = world.connect(protocol=protocol, **shown) if state == "active" else world.link(protocol)
     if state == "binding":
-        made.send("LOGIN", made.login_params(made.access.token))
+        made.send("LOGIN", made.login_params(made.access.token, **shown))
     made.send_raw(good(kind, made, group) if isinstance(kind, str) else frame.encode(kind, b"", b""))
     if cell.startswith("checked"):
         made.wait_login()
@@ -227,7 +238,7 @@ def test_every_frame_in_every_state_is_answered_as_the_table_says(world, protoco
         return
     if state == "binding":
         made.wait_login()
-    if cell == "skipped" or row.startswith("ignorable"):
+    if cell == "skipped" or row.startswith("ignorable") or row == WITH:
         made.ping(77)
         return
     assert cell == "held" or cell in page.KIND, cell
@@ -252,6 +263,9 @@ def specimens(made) -> list[bytes]:
         frame.encode("REQUEST", wire.Request(request_id=300, business=number, method="echo", metadata={"k": "v", "l": "w"},
                                              traceparent=trace, deadline_ms=500), b"some body"),
         frame.encode("BYE", wire.Close(code=4000, reason="enough", retry_after_ms=5)),
+        frame.encode("ACK", wire.Ack(inboxes=[wire.InboxPosition(business=number, term=300, seq=300)] * 2)),
+        frame.encode("RESYNC", wire.Resync(after=wire.InboxPosition(business=number, term=300, seq=300))),
+        frame.encode("RECOVER", wire.Recover(group="some-group", term=300, seq=300)),
     ]
 
 
@@ -264,8 +278,9 @@ def verdict(data: bytes) -> str | None:
     return None
 
 
-def test_parameters_cut_anywhere_are_judged_as_the_page_says(world):
-    made = world.connect()
+@pytest.mark.parametrize("abilities", [0, sum(page.ABILITY.values())])
+def test_parameters_cut_anywhere_are_judged_as_the_page_says(world, abilities):
+    made = world.connect(abilities=abilities)
     for whole in specimens(made):
         _, _, _, _, length, body = struct.unpack(">2sBBHHI", whole[:12])
         params = whole[12 : 12 + length]
@@ -274,9 +289,10 @@ def test_parameters_cut_anywhere_are_judged_as_the_page_says(world):
             made = check_against_the_page(world, made, data)
 
 
-def test_random_changes_are_judged_as_the_page_says(world):
+@pytest.mark.parametrize("abilities", [0, sum(page.ABILITY.values())])
+def test_random_changes_are_judged_as_the_page_says(world, abilities):
     chance = random.Random(SEED)
-    made = world.connect()
+    made = world.connect(abilities=abilities)
     for _ in range(600):
         data = bytearray(chance.choice(specimens(made)))
         for _ in range(chance.choice((1, 1, 2, 5))):
@@ -304,14 +320,17 @@ def check_against_the_page(world, made, data: bytes):
         allowed = {"goodbye"}
     elif kind == page.KIND["LOGIN"]:
         allowed = {"login_twice"}
+    elif kind in (page.KIND["ACK"], page.KIND["RESYNC"], page.KIND["RECOVER"]) and not made.login_ok.abilities:
+        allowed = {"unknown_kind"}
     else:
         allowed = {"went on"}
     assert told in allowed, f"seed {SEED}: {data.hex()} was answered with {told}, the page says {allowed}"
     made._answers.clear()
     if told == "went on":
         return made
+    abilities = made.login_ok.abilities
     world.release()
-    return world.connect()
+    return world.connect(abilities=abilities)
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "tls", "ws"])

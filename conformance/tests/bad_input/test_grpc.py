@@ -15,7 +15,8 @@ METHODS = [method.name for method in SERVICE.methods]
 SCOPE = {"Unicast": "push", "BatchUnicast": "push", "StreamUnicast": "push", "Multicast": "push", "Broadcast": "push",
          "CreateGroup": "group", "DeleteGroup": "group", "DescribeGroup": "group", "ListGroups": "group",
          "JoinGroup": "group", "LeaveGroup": "group", "KickFromGroup": "group",
-         "GetPresence": "presence", "DescribeDevice": "presence", "Disconnect": "admin"}
+         "GetPresence": "presence", "DescribeDevice": "presence", "Disconnect": "admin",
+         "DescribeInbox": "push", "PurgeInbox": "admin"}
 
 
 def fields(method: str, device: str, group: str) -> dict:
@@ -36,6 +37,8 @@ def fields(method: str, device: str, group: str) -> dict:
         "GetPresence": dict(devices=[device]),
         "DescribeDevice": dict(device=device),
         "Disconnect": dict(device=device),
+        "DescribeInbox": dict(device=device),
+        "PurgeInbox": dict(device=device),
     }[method]
 
 
@@ -103,7 +106,9 @@ def test_no_call_reaches_another_app(world, other, victim, method):
     if method in ("Multicast", "DeleteGroup", "DescribeGroup", "JoinGroup", "LeaveGroup", "KickFromGroup"):
         assert refusal(thief, method, victim.device, victim.victim_group) == "group_not_found"
         return
+    world.push.store(victim.device, "waits")
     answer = call(thief, method, victim.device, victim.victim_group)
+    assert world.push.PurgeInbox(device=victim.device).entries == 1
     if method == "Unicast":
         assert outcome(answer.outcome) == "offline"
     elif method == "BatchUnicast":
@@ -122,6 +127,8 @@ def test_no_call_reaches_another_app(world, other, victim, method):
         assert not answer.was_online
     elif method == "CreateGroup":
         assert answer.business == "chat"
+    elif method in ("DescribeInbox", "PurgeInbox"):
+        assert answer.entries == 0
     victim.ping(1)
 
 
