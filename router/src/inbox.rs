@@ -1,8 +1,8 @@
 //! The rules of what is stored: one device's route and its inboxes, one group's history.
 //!
-//! Pure: no clock, no disk, no stream. [`rules`] decides over a [`Shelf`], which is how an engine shows
-//! what it holds of one device or group; [`shelf::Memory`] is the plain one, the reference for the
-//! engines in [`crate::legacy_store`] and the one the simulation runs on. Times come in as arguments.
+//! Pure: no clock, no disk, no stream. [`rules`] decides over a [`shelf::Shelf`], which is how an engine
+//! shows what it holds of one device or group; [`shelf::Memory`] is the plain one, the reference for the
+//! engines in `store` and the one the simulation runs on. Times come in as arguments.
 
 pub mod rules;
 pub mod shelf;
@@ -32,8 +32,8 @@ pub struct Session {
     pub epoch: u64,
 }
 
-/// Who has a device's session, or had it last. Kept for 24 h after the end of a session, or a delayed
-/// old login would win afterwards.
+/// Who has a device's session, or had it last. Kept for [`rules::ROUTE_KEEP`] after the end of a session,
+/// or a delayed old login would win afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The last epoch given out.
@@ -44,7 +44,7 @@ pub struct Route {
     pub instance: [u8; 16],
     /// And its attempt.
     pub attempt: u64,
-    /// When this was written, milliseconds since 1970.
+    /// When it was last written or seen in use, milliseconds since 1970.
     pub at_ms: u64,
 }
 
@@ -200,7 +200,8 @@ pub fn weight(blob: &[u8], collapse_key: &[u8]) -> u64 {
 /// What is known of an inbox beside its entries. It outlives them: positions are never given twice.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Meta {
-    /// The store's incarnation at the last append; another one begins a new term.
+    /// The store's incarnation at the last append; another one begins a new term. 0 is no store's: the
+    /// next append begins a new term in any case.
     pub incarnation: u64,
     /// Term and number of the last position given out.
     pub term: u64,
@@ -210,6 +211,8 @@ pub struct Meta {
     pub tail: Position,
     /// Everything up to here is gone.
     pub floor: Position,
+    /// The device has said that it took everything up to here.
+    pub acked: Position,
     /// Entries that an earlier session may have been sent already.
     pub handed: Position,
     /// The highest position that left because the inbox was full, and how many did since it was empty.
@@ -222,6 +225,12 @@ pub struct Meta {
     pub counts: [u32; 3],
     /// Their weight by priority.
     pub bytes: [u64; 3],
+    /// By priority: no entry of it stands at or below. Where the search for one that may leave begins.
+    pub above: [Position; 3],
+    /// Before this nothing is worth looking for that is over its time.
+    pub look_at_ms: u64,
+    /// When it was last appended to or seen in use.
+    pub touched_ms: u64,
 }
 
 impl Meta {
@@ -270,6 +279,8 @@ pub enum Appended {
     Expired,
     /// The inbox is full, or the entry alone is above its bound.
     Overflow,
+    /// There is no such history (any more).
+    NoHistory,
 }
 
 /// Why a session may not do this.
@@ -292,7 +303,8 @@ pub struct Fetched {
     pub entry: Option<Entry>,
     /// It may have been handed over before.
     pub redelivered: bool,
-    /// Entries between `prev` and here that were removed, as far as is known.
+    /// Entries between `prev` and here that were removed and that the device never said it had, as far
+    /// as the numbers tell.
     pub lost: u64,
     /// Why.
     pub reason: LostReason,

@@ -4,6 +4,11 @@
 //! atomic step of [`crate::inbox::rules`] on one device or group, has a time-out of its own, and is held
 //! to one contract suite (`contract`) next to the plain reference `memory`.
 
+#[cfg(test)]
+pub(crate) mod contract;
+#[cfg(test)]
+pub(crate) mod memory;
+
 use crate::inbox::{
     Announced, Appended, Batch, Caps, Claimed, Described, Fenced, InboxTail, Limits, Login,
     NewEntry, Session,
@@ -101,12 +106,14 @@ pub trait Store: Send + Sync + 'static {
         now_ms: u64,
     ) -> Result<Claimed, StoreError>;
 
-    /// See [`crate::inbox::rules::announce`]. Not synced to disk.
+    /// See [`crate::inbox::rules::announce`]. Not synced to disk. `sent`: how far each inbox was written
+    /// to the link, so that a store that went back in time gives no such position out again.
     async fn announce(
         &self,
         device: &Key,
         epoch: u64,
         login: Login,
+        sent: Positions,
         now_ms: u64,
     ) -> Result<Announced, StoreError>;
 
@@ -167,7 +174,8 @@ pub trait Store: Send + Sync + 'static {
     /// See [`crate::inbox::rules::purge`]. Synced to disk.
     async fn purge(&self, device: &Key, business: BusinessNo) -> Result<u64, StoreError>;
 
-    /// Appends to a group's history, as [`Store::append`] does; the group's shelf has no owner.
+    /// Appends to a group's history, as [`Store::append`] does; the group's shelf has no owner. See
+    /// [`crate::inbox::rules::publish`]: where there is no history (any more), none begins.
     async fn publish(
         &self,
         group: &Key,
@@ -186,7 +194,8 @@ pub trait Store: Send + Sync + 'static {
         now_ms: u64,
     ) -> Result<Batch, StoreError>;
 
-    /// Makes these changes, all or none where the engine can, and syncs them to disk.
+    /// Makes these changes, all or none where the engine can, and syncs them to disk. A group put with a
+    /// history begins one ([`crate::inbox::rules::begin_history`]); put without, or deleted: it ends.
     async fn change_groups(&self, changes: Vec<GroupChange>) -> Result<(), StoreError>;
 
     /// All groups, for the start.

@@ -16,12 +16,16 @@ pub trait Shelf {
     fn route(&self) -> Result<Option<Route>, Self::Error>;
     /// Writes the route.
     fn set_route(&mut self, route: Route);
+    /// Forgets the route.
+    fn forget_route(&mut self);
     /// Businesses that have an inbox here, in order.
     fn inboxes(&self) -> Result<Vec<BusinessNo>, Self::Error>;
     /// What is known of an inbox.
     fn meta(&self, business: BusinessNo) -> Result<Option<Meta>, Self::Error>;
     /// Writes what is known of an inbox.
     fn set_meta(&mut self, business: BusinessNo, meta: Meta);
+    /// Forgets what is known of an inbox that holds nothing.
+    fn forget_meta(&mut self, business: BusinessNo);
     /// Entries above a position, in order, at most `max`.
     fn entries(
         &self,
@@ -93,6 +97,10 @@ impl Shelf for Memory {
         self.route = Some(route);
     }
 
+    fn forget_route(&mut self) {
+        self.route = None;
+    }
+
     fn inboxes(&self) -> Result<Vec<BusinessNo>, Infallible> {
         let known = self.inboxes.iter().filter(|(_, inbox)| inbox.meta.is_some());
         Ok(known.map(|(&business, _)| business).collect())
@@ -104,6 +112,10 @@ impl Shelf for Memory {
 
     fn set_meta(&mut self, business: BusinessNo, meta: Meta) {
         self.inbox_mut(business).meta = Some(meta);
+    }
+
+    fn forget_meta(&mut self, business: BusinessNo) {
+        self.inbox_mut(business).meta = None;
     }
 
     fn entries(
