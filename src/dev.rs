@@ -239,13 +239,13 @@ async fn start_router(
     listeners: hawser_router::Listeners,
     registry: &Registry,
 ) -> Outcome<hawser_router::Running> {
-    let config = hawser_router::Config::new(
+    let mut config = hawser_router::Config::new(
         "dev",
         data_dir.join("router"),
         control,
         secrets.cluster_secret.clone(),
     );
-    crate::role::store::embedded_only(store)?;
+    config.store = store.into();
     hawser_router::start(config, listeners, registry)
         .await
         .map_err(|failure| cannot_start("router", &failure))

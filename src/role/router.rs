@@ -47,8 +47,8 @@ impl File {
         }
         let (of_file, timeout) =
             self.store.as_ref().map_or(Ok((Store::Embedded, None)), StoreFile::read)?;
-        let _ = timeout;
-        super::store::embedded_only(store.unwrap_or(of_file))?;
+        config.store = store.unwrap_or(of_file).into();
+        config.store_call_timeout = timeout.unwrap_or(config.store_call_timeout);
         Ok(config)
     }
 }

@@ -11,7 +11,7 @@ use crate::control_api::segment;
 use crate::failure::{Failure, Outcome};
 use clap::{Args, ValueEnum};
 use hawser_chassis::secret::Secret;
-use pending::StoreConfig;
+use hawser_router::StoreConfig;
 use std::convert::Infallible;
 use std::fmt;
 
@@ -148,34 +148,6 @@ impl Store {
                 Some(server)
             }
         }
-    }
-}
-
-pub(crate) fn embedded_only(store: Store) -> Outcome {
-    match StoreConfig::from(store) {
-        StoreConfig::Embedded => Ok(()),
-        _ => Err(Failure::usage("this release serves the embedded store only")),
-    }
-}
-
-mod pending {
-    use hawser_chassis::secret::Secret;
-    #[derive(Debug)]
-    pub(crate) enum StoreConfig {
-        Embedded,
-        RedisSingle {
-            url: Secret,
-        },
-        RedisSentinel {
-            sentinels: Vec<String>,
-            master: String,
-            username: Option<String>,
-            password: Option<Secret>,
-            database: u32,
-        },
-        RedisCluster {
-            nodes: Vec<Secret>,
-        },
     }
 }
 
