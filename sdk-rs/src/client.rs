@@ -299,8 +299,7 @@ impl Listeners {
 
     /// Puts an item on the shelf of the business, where it waits for its listeners.
     pub(crate) fn shelve(&self, business: &Arc<str>, number: u64, item: Incoming) {
-        let shelf = self.channel(&mut self.channels.lock(), business).shelf.clone();
-        shelf.put(number, item);
+        self.channel(&mut self.channels.lock(), business).shelf.put(number, item);
         for ring in self.rings(business) {
             ring.look();
         }
@@ -345,9 +344,9 @@ impl Listeners {
         channels: &'a mut BTreeMap<Arc<str>, Channel>,
         business: &Arc<str>,
     ) -> &'a mut Channel {
-        channels.entry(business.clone()).or_insert_with(|| {
-            let shelf = Arc::new(Shelf::new(self.wake.clone()));
-            Channel { rings: Vec::new(), shelf }
+        channels.entry(business.clone()).or_insert_with(|| Channel {
+            rings: Vec::new(),
+            shelf: Arc::new(Shelf::new(self.wake.clone())),
         })
     }
 }

@@ -23,6 +23,34 @@
 //! groups are joined again after a reconnect. Every queue has a bound, and its answer to being full
 //! stands beside it: [`RequestError::QueueFull`], [`Push::missed`].
 //!
+//! # Stored pushes
+//!
+//! What a business stores for this device comes effectively once, across links, crashes and restarts:
+//! give the client a place to keep its cursors, and do the work inside the loop.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use hawser_sdk::{Client, FileCursors};
+//!
+//! let client = Client::builder("http://127.0.0.1:8080", "demo", "device-1")
+//!     .cursors(FileCursors::new("/var/lib/my-app"))
+//!     .build()?;
+//! let mut pushes = client.business("chat").pushes();
+//! client.connect().await?;
+//! while let Some(push) = pushes.next_push().await {
+//!     work(&push).await?; // left here or killed here, it comes again
+//! } // asking for the next says that this one is handled
+//! # Ok(()) }
+//! # async fn work(_: &hawser_sdk::Push) -> std::io::Result<()> { Ok(()) }
+//! ```
+//!
+//! A push that was handled moves the cursor; the cursor is kept after 16 pushes or 200 ms, and only
+//! what is kept is acknowledged ([`Pushes`] says when exactly one counts as handled). A process that
+//! dies in between is given the rest again, at most 64 per business, flagged [`Push::redelivered`].
+//! What will never come is told, not skipped: [`Incoming::Gap`], [`Incoming::TermChanged`], and
+//! [`Incoming::GroupReset`] for groups with a history, whose members recover by themselves what they
+//! missed while they were away.
+//!
 //! Inside, [`Client`] is a handle, `driver.rs` the one task that owns the link, and `session.rs` a
 //! pure machine that decides. The wire is `proto/WIRE.md`.
 

@@ -54,7 +54,7 @@ pub(super) struct Place {
 /// All inboxes of one device, across connections and starts of its client.
 #[derive(Debug, Default)]
 pub struct Inboxes {
-    inboxes: BTreeMap<Arc<str>, Inbox>,
+    each: BTreeMap<Arc<str>, Inbox>,
     /// There is a link, and its node understands ACK and RESYNC.
     is_online: bool,
     /// Acknowledgements that are due without anything having been kept: a duplicate came.
@@ -113,13 +113,13 @@ impl Inboxes {
     /// With the cursors that were kept.
     pub fn new(cursors: impl IntoIterator<Item = (Arc<str>, Position)>) -> Self {
         let inbox = |at| Inbox { received: at, handled: at, kept: at, ..Inbox::default() };
-        let inboxes = cursors.into_iter().map(|(business, at)| (business, inbox(at))).collect();
-        Self { inboxes, ..Self::default() }
+        let each = cursors.into_iter().map(|(business, at)| (business, inbox(at))).collect();
+        Self { each, ..Self::default() }
     }
 
     /// The cursors of a LOGIN: kept ones, of these businesses, or of all when none is named.
     pub(super) fn cursors(&self, businesses: &[Arc<str>]) -> Vec<params::Cursor> {
-        let wanted = self.inboxes.iter().filter(|(business, inbox)| {
+        let wanted = self.each.iter().filter(|(business, inbox)| {
             let is_named = businesses.is_empty() || businesses.contains(business);
             is_named && inbox.kept > Position::START
         });
@@ -132,7 +132,7 @@ impl Inboxes {
 
     /// These cursors went out with the LOGIN; a node that heard less is told the rest.
     pub(super) fn logging_in(&mut self, cursors: &[params::Cursor]) {
-        for (business, inbox) in &mut self.inboxes {
+        for (business, inbox) in &mut self.each {
             let sent = cursors.iter().find(|cursor| *cursor.business == **business);
             inbox.acked = sent.map_or(Position::START, |it| Position::new(it.term, it.seq));
         }
@@ -148,7 +148,7 @@ impl Inboxes {
         out: &mut Vec<Action>,
     ) {
         self.is_online = has_ability;
-        for (business, inbox) in &mut self.inboxes {
+        for (business, inbox) in &mut self.each {
             let found =
                 businesses.iter().find(|(number, name, _)| *number != 0 && name == business);
             inbox.business = found.map_or(0, |(number, ..)| *number);
@@ -201,7 +201,7 @@ impl Inboxes {
     pub(super) fn offline(&mut self) {
         self.is_online = false;
         self.ack_at = None;
-        for inbox in self.inboxes.values_mut() {
+        for inbox in self.each.values_mut() {
             inbox.business = 0;
             inbox.floor = Position::START;
             inbox.ack_again = false;
@@ -271,12 +271,11 @@ impl Inboxes {
             Verdict::Next if gap.count == 0 => {
                 // Nothing was lost there: nobody need hear of it, and the cursor moves in its turn.
                 inbox.take(at);
-                match inbox.taken.back_mut() {
-                    Some(last) => last.upto = at,
-                    None => {
-                        inbox.handled = at;
-                        self.keeper.keep_at.get_or_insert(now + ACK_DELAY);
-                    }
+                if let Some(last) = inbox.taken.back_mut() {
+                    last.upto = at;
+                } else {
+                    inbox.handled = at;
+                    self.keeper.keep_at.get_or_insert(now + ACK_DELAY);
                 }
             }
             Verdict::Next => {
@@ -296,7 +295,7 @@ impl Inboxes {
         now: Instant,
         out: &mut Vec<Action>,
     ) {
-        let Some(inbox) = self.inboxes.get_mut(business) else { return };
+        let Some(inbox) = self.each.get_mut(business) else { return };
         while let Some(first) = inbox.taken.pop_front_if(|first| first.number <= number) {
             inbox.taken_bytes -= first.bytes;
             inbox.taken_pushes -= usize::from(first.is_push);
@@ -322,7 +321,7 @@ impl Inboxes {
             self.keeper.not_before = None;
             for (business, at) in kept {
                 // Not what was refused while it was being kept.
-                if let Some(inbox) = self.inboxes.get_mut(&business)
+                if let Some(inbox) = self.each.get_mut(&business)
                     && at <= inbox.handled
                 {
                     inbox.kept = at;
@@ -348,7 +347,7 @@ impl Inboxes {
 
     /// Keeps at once what is not kept yet. False: there is nothing, and nothing is under way.
     pub(super) fn flush(&mut self, now: Instant, out: &mut Vec<Action>) -> bool {
-        if self.inboxes.values().any(|inbox| inbox.handled != inbox.kept) {
+        if self.each.values().any(|inbox| inbox.handled != inbox.kept) {
             self.keeper.keep_at = Some(now);
             self.keep(now, out);
         }
@@ -361,7 +360,7 @@ impl Inboxes {
         if self.ack_at.is_some_and(|at| at <= now) {
             self.send_acks(out);
         }
-        for inbox in self.inboxes.values_mut() {
+        for inbox in self.each.values_mut() {
             if inbox.resync_until.is_some_and(|until| until <= now) {
                 inbox.resync_until = None;
                 if inbox.is_missing && inbox.has_room() {
@@ -376,7 +375,7 @@ impl Inboxes {
         let Keeper { keeping, keep_at, not_before, .. } = &self.keeper;
         let keep_at = keep_at.filter(|_| keeping.is_none());
         let keep_at = keep_at.map(|at| not_before.map_or(at, |earliest| at.max(earliest)));
-        let resyncs = self.inboxes.values().filter_map(|inbox| inbox.resync_until);
+        let resyncs = self.each.values().filter_map(|inbox| inbox.resync_until);
         resyncs.chain(keep_at).chain(self.ack_at).min()
     }
 
@@ -390,10 +389,10 @@ impl Inboxes {
         }
         (keeper.keep_at, keeper.pushes, keeper.bytes) = (None, 0, 0);
         let is_forced = std::mem::take(&mut keeper.is_forced);
-        if !is_forced && self.inboxes.values().all(|inbox| inbox.handled == inbox.kept) {
+        if !is_forced && self.each.values().all(|inbox| inbox.handled == inbox.kept) {
             return;
         }
-        let began = self.inboxes.iter().filter(|(_, inbox)| inbox.handled > Position::START);
+        let began = self.each.iter().filter(|(_, inbox)| inbox.handled > Position::START);
         let cursors: Vec<_> =
             began.map(|(business, inbox)| (business.clone(), inbox.handled)).collect();
         out.push(Action::Keep(cursors.clone()));
@@ -407,7 +406,7 @@ impl Inboxes {
             return;
         }
         let mut upto = Vec::new();
-        for inbox in self.inboxes.values_mut() {
+        for inbox in self.each.values_mut() {
             let is_due = inbox.kept > inbox.acked || std::mem::take(&mut inbox.ack_again);
             if inbox.business != 0 && is_due {
                 inbox.acked = inbox.kept;
@@ -421,10 +420,10 @@ impl Inboxes {
     }
 
     fn inbox(&mut self, business: &Arc<str>, number: u32) -> Option<&mut Inbox> {
-        if self.inboxes.len() >= INBOXES_MAX && !self.inboxes.contains_key(business) {
+        if self.each.len() >= INBOXES_MAX && !self.each.contains_key(business) {
             return None;
         }
-        let inbox = self.inboxes.entry(business.clone()).or_default();
+        let inbox = self.each.entry(business.clone()).or_default();
         inbox.business = number;
         Some(inbox)
     }

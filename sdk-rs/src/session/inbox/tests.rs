@@ -122,7 +122,7 @@ impl Rig {
     /// Pushes 1-`from` to 1-`upto`, in order.
     fn row(&mut self, from: u64, upto: u64) {
         for seq in from..=upto {
-            let seen = self.push(at(1, seq), at(if seq == 1 { 0 } else { 1 }, seq - 1));
+            let seen = self.push(at(1, seq), at(u64::from(seq > 1), seq - 1));
             assert!(seen.starts_with("shelve"), "{seq}: {seen}");
         }
     }
@@ -383,7 +383,7 @@ struct World {
     // The device.
     inboxes: Inboxes,
     durable: Option<Position>,
-    keeping: Option<Option<Position>>,
+    keeping: Option<Position>,
     shelf: VecDeque<(u64, Option<Position>)>,
     /// Handed to a handler that has not returned.
     open: Option<(u64, Option<Position>)>,
@@ -417,10 +417,8 @@ impl World {
 
     fn append(&mut self) {
         let is_new_term = self.tail == Position::START || self.dice.roll(40) == 0;
-        let at = match is_new_term {
-            true => Position::new(self.tail.term + 1, 1),
-            false => Position::new(self.tail.term, self.tail.seq + 1),
-        };
+        let Position { term, seq } = self.tail;
+        let at = if is_new_term { at(term + 1, 1) } else { at(term, seq + 1) };
         self.entries.push(Place { at, prev: self.tail });
         self.tail = at;
         if self.entries.len() > 100 {
@@ -537,7 +535,7 @@ impl World {
                 Action::Shelve(_, number, _) => self.shelf.push_back((number, None)),
                 Action::Keep(cursors) => {
                     assert!(self.keeping.is_none(), "two storage calls at once");
-                    self.keeping = Some(cursors.first().map(|(_, at)| *at));
+                    self.keeping = Some(cursors[0].1);
                 }
                 Action::Send(frame) => {
                     let raw = decode_message(frame, FRAME_BYTES_MAX).unwrap();
@@ -581,8 +579,8 @@ impl World {
     fn storage_ends(&mut self, is_ok: bool) {
         if let Some(cursor) = self.keeping.take() {
             if is_ok {
-                assert!(cursor >= self.durable, "a cursor went back");
-                self.durable = cursor;
+                assert!(Some(cursor) >= self.durable, "a cursor went back");
+                self.durable = Some(cursor);
             } else {
                 self.coverage[3] += 1;
             }
@@ -598,7 +596,7 @@ impl World {
         if let Some(cursor) = self.keeping.take()
             && self.dice.roll(2) == 0
         {
-            self.durable = cursor;
+            self.durable = Some(cursor);
         }
         let cursors = self.durable.filter(|at| *at > Position::START);
         self.inboxes = Inboxes::new(cursors.map(|at| (CHAT.into(), at)));
@@ -626,11 +624,10 @@ impl World {
             55..65 => self.hear_device(),
             65..75 => self.hand_over(),
             75..85 if self.dice.roll(10) >= self.sloth => self.handler_returns(),
-            75..85 => {}
             85..89 => self.storage_ends(true),
             89 => self.storage_ends(false),
             90 if self.dice.roll(10) >= self.sloth => self.die(),
-            90 => {}
+            75..85 | 90 => {}
             91 => self.log_in(),
             92 => {
                 self.wire = None;
@@ -640,7 +637,7 @@ impl World {
             96 => self.perturb(|down, at, _| {
                 down.remove(at);
             }),
-            97 => self.perturb(|down, at, other| down.swap(at, other)),
+            97 => self.perturb(VecDeque::swap),
             98 => self.perturb(|down, at, other| {
                 let again = down[at];
                 down.insert(other, again);
