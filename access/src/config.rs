@@ -67,6 +67,13 @@ pub struct Config {
     pub write_timeout: Duration,
     /// One call to a router.
     pub router_call_timeout: Duration,
+    /// After a wake-up may have been lost, all sessions are asked for what waits for them within this time.
+    pub sweep_within: Duration,
+    /// And, whether anything was lost or not, once within this one.
+    pub sweep_interval: Duration,
+    /// Sessions that the store has forgotten are announced at this rate: losing the store must not be a
+    /// storm of logins.
+    pub announcements_per_second: u32,
     /// How long the end of a connection may take: the last bytes out, the peer's end seen.
     pub linger: Duration,
     /// Kernel send buffer of one connection, in bytes (the kernel doubles it). Without it the bound
@@ -127,6 +134,9 @@ impl Config {
             idle_timeout: limits::IDLE_TIMEOUT,
             write_timeout: limits::WRITE_TIMEOUT,
             router_call_timeout: limits::NODE_CALL_TIMEOUT,
+            sweep_within: limits::SWEEP_WITHIN,
+            sweep_interval: Duration::from_mins(10),
+            announcements_per_second: 500,
             linger: Duration::from_secs(1),
             send_buffer_bytes: 64 * 1024,
             guards: Guards::ALL,

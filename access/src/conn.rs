@@ -3,6 +3,7 @@
 
 use crate::accept::Unauthenticated;
 use crate::control;
+use crate::downlink::{self, Downlink};
 use crate::forward;
 use crate::frame_out::{self, Form};
 use crate::groups::GroupKey;
@@ -15,7 +16,7 @@ use crate::session::{Action, Event, Session};
 use crate::table::{Connection, Identity, Linger, Signal, Wake};
 use hawser_proto::code::{CloseCode, ErrorCode};
 use hawser_proto::frame::{DeviceFrame, NodeFrame};
-use hawser_proto::id::SlotRef;
+use hawser_proto::id::{Position, SlotRef};
 use hawser_proto::params::{self, Joined, Left, LeftReason, Ping};
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -105,20 +106,22 @@ impl SlotGuard {
     fn detach(&self) {
         let identity = self.node.table.with(self.at, |connection| {
             let dialled = connection.dialled;
-            connection.identity.take().map(|identity| (identity, dialled))
+            let downlink = connection.downlink.take();
+            connection.identity.take().map(|identity| (identity, dialled, downlink))
         });
-        if let Some((identity, dialled)) = identity.flatten() {
-            self.release(&identity, dialled);
+        if let Some((identity, dialled, downlink)) = identity.flatten() {
+            self.release(&identity, dialled, downlink);
         }
     }
 
-    fn release(&self, identity: &Identity, dialled: Dialled) {
+    fn release(&self, identity: &Identity, dialled: Dialled, downlink: Option<Box<Downlink>>) {
+        let sent = downlink.map(|it| downlink::end(&self.node, *it)).unwrap_or_default();
         if identity.epoch.0 == 0 {
             return;
         }
         self.node.metrics.sessions(&identity.app, dialled).dec();
         let device = (&identity.app, &identity.device);
-        self.node.routers.unbind(&self.node, device, self.at, identity.epoch);
+        self.node.routers.unbind(&self.node, device, self.at, identity.epoch, sent);
         let lane = &self.node.lanes[self.node.table.lane_of(self.at.slot)];
         lane.ended(self.at);
     }
@@ -199,6 +202,7 @@ impl Conn {
             match wake.await {
                 Wake::Bytes(_) => {}
                 Wake::Signal(signal) => return Event::Signal(signal),
+                Wake::Downlink => downlink::turn(&self.slot.node, at),
                 Wake::Ended => return Event::Ended,
             }
         }
@@ -230,7 +234,14 @@ impl Conn {
                     None
                 }));
             }
-            Action::Ack(_) | Action::Resync(_) | Action::Recover(_) => {}
+            Action::Ack(ack) => downlink::ack(node, at, &ack),
+            Action::Resync(resync) => downlink::resync(node, at, &resync),
+            Action::Recover(recover) => {
+                return Some(Box::pin(async move {
+                    self.recover(recover).await;
+                    None
+                }));
+            }
             Action::RefuseRequest { request_id, code } => {
                 node.table.write(at, &forward::refusal(request_id, code, code.meaning()));
             }
@@ -257,6 +268,8 @@ impl Conn {
         match login::login(node, at, asked, origin).await {
             Ok(Admitted { answer, idle_timeout, frame_bytes_max, abilities }) => {
                 node.table.admit(at, &answer, idle_timeout);
+                // What came between the claim and now has waited for LOGIN_OK.
+                downlink::turn(node, at);
                 self.stranger = None;
                 Event::Bound { frame_bytes_max, abilities }
             }
@@ -274,8 +287,8 @@ impl Conn {
         match agreed {
             Ok((key, stay)) => {
                 let done = Done::Device(join.request_id);
-                let (seq, business) = (stay.seq, stay.business);
-                node.lanes[lane].send(Work::Join { at, key, seq, business, done }).await;
+                let last = Position::new(join.last_term, join.last_seq);
+                node.lanes[lane].send(Work::Join { at, key, stay, last, done }).await;
             }
             Err(code) => {
                 let refused = NodeFrame::Joined(Joined {
@@ -288,6 +301,14 @@ impl Conn {
                 node.table.write(at, &refused);
             }
         }
+    }
+
+    async fn recover(&self, recover: params::Recover) {
+        let (node, at) = (&self.slot.node, self.slot.at);
+        // A name that is none, or a group the device is not in: there is nothing to recover.
+        let Ok(key) = group_key(node, at, &recover.group) else { return };
+        let after = Position::new(recover.term, recover.seq);
+        node.lanes[node.table.lane_of(at.slot)].send(Work::Recover { at, key, after }).await;
     }
 
     async fn agree(&self, key: &GroupKey, lane: usize) -> Result<crate::groups::Stay, ErrorCode> {

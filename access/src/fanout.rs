@@ -1,5 +1,6 @@
 //! One push to many connections of this node: counted over all lanes, reported when the last is done.
 
+use crate::feed::Place;
 use crate::frame_out::FrameOut;
 use crate::metrics::{Metrics, PushCounts};
 use crate::outbox::SlowPolicy;
@@ -19,6 +20,8 @@ pub(crate) struct Fanout {
     id: u64,
     pub(crate) frame: FrameOut,
     pub(crate) slow: SlowPolicy,
+    /// Of a push to a history group.
+    pub(crate) place: Option<Place>,
     lanes_left: AtomicUsize,
     members: AtomicU64,
     written: AtomicU64,
@@ -36,6 +39,7 @@ impl Fanout {
         id: u64,
         frame: FrameOut,
         slow: SlowPolicy,
+        place: Option<Place>,
         lanes: usize,
         reports: mpsc::Sender<DeliveryReport>,
         metrics: Arc<Metrics>,
@@ -45,6 +49,7 @@ impl Fanout {
             id,
             frame,
             slow,
+            place,
             lanes_left: AtomicUsize::new(lanes),
             members: zero(),
             written: zero(),

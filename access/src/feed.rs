@@ -153,10 +153,11 @@ impl Feeds {
 
     // === Events ===
 
-    /// The device has this inbox up to `cursor`. Only before anything else happens to it.
+    /// The device has this inbox up to `cursor`; the last word counts. Only before anything else happens
+    /// to it.
     pub fn begin(&mut self, business: BusinessNo, cursor: Position) {
         let inbox = self.inbox(business);
-        if inbox.is_untouched() {
+        if inbox.is_at_rest() {
             inbox.sent = cursor;
         }
     }
@@ -312,7 +313,7 @@ impl Feeds {
             .or_else(|| if may_ask && is_open { self.next_pull(now_ms) } else { None });
         if action.is_none() {
             self.is_stopped = !is_open && self.inboxes.iter().any(Inbox::is_behind);
-            self.rest();
+            self.rest(now_ms);
         }
         action
     }
@@ -449,9 +450,12 @@ impl Feeds {
     }
 
     /// Gives back what is only needed while something is under way.
-    fn rest(&mut self) {
+    fn rest(&mut self, now_ms: u64) {
         for inbox in &mut self.inboxes {
-            inbox.rest();
+            inbox.rest(now_ms);
+        }
+        if let Some(busy) = self.busy.as_mut().filter(|busy| busy.tell_not_before_ms <= now_ms) {
+            busy.tell_not_before_ms = 0;
         }
         if self.busy.as_ref().is_some_and(|busy| busy.is_idle()) {
             self.busy = None;

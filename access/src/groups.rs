@@ -24,6 +24,8 @@ pub(crate) struct Stay {
     pub(crate) business: BusinessNo,
     /// When the group was made, as the router says: tells it from a later one of the same name.
     pub(crate) created_ms: i64,
+    /// It keeps a history.
+    pub(crate) history: bool,
 }
 
 type Verdict = Result<Stay, ErrorCode>;
@@ -119,7 +121,8 @@ impl Groups {
         match entries.get_mut(&key) {
             Some(Entry::Announcing { seq, waiting }) if *seq == result.call => {
                 let business = BusinessNo(result.business);
-                let stay = Stay { seq: *seq, business, created_ms: result.created_ms };
+                let (created_ms, history) = (result.created_ms, result.history);
+                let stay = Stay { seq: *seq, business, created_ms, history };
                 let verdict = refused.map_or(Ok(stay), Err);
                 let mut members = vec![0; self.lanes].into_boxed_slice();
                 for (lane, tell) in waiting.drain(..) {
@@ -193,6 +196,13 @@ impl Groups {
             Some(Entry::Live { members, .. }) => members.clone(),
             Some(Entry::Announcing { .. }) | None => Box::default(),
         }
+    }
+
+    /// The groups that keep a history and have members here.
+    pub(crate) fn histories(&self) -> Vec<GroupKey> {
+        let entries = self.entries.lock();
+        let has_history = |entry: &Entry| matches!(entry, Entry::Live { stay, .. } if stay.history);
+        entries.iter().filter(|(_, it)| has_history(it)).map(|(key, _)| key.clone()).collect()
     }
 
     /// Reports of all groups, for a router that may have lost them.

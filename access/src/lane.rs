@@ -4,17 +4,23 @@
 //! Each connection belongs to one lane for life, by its slot. A lane also owns the wheel of its
 //! connections' deadlines.
 
+mod history;
+
+pub(crate) use history::{HistoryAnswer, Recovered, Whom};
+
 use crate::fanout::{Fanout, Tally};
-use crate::groups::GroupKey;
+use crate::frame_out::FrameOut;
+use crate::groups::{GroupKey, Stay};
 use crate::node::Node;
 use crate::outbox::{Keep, SlowPolicy};
 use crate::table::{Check, Written};
 use crate::wheel::{self, Wheel};
 use hawser_proto::code::ErrorCode;
 use hawser_proto::frame::NodeFrame;
-use hawser_proto::id::{AppId, BusinessNo, SlotRef};
+use hawser_proto::id::{AppId, BusinessNo, Position, SlotRef};
 use hawser_proto::limits::GROUPS_PER_CONNECTION_MAX;
-use hawser_proto::params::{Joined, Left, LeftReason};
+use hawser_proto::params::{Joined, Left, LeftReason, Missed};
+use history::{History, Recoveries};
 use parking_lot::Mutex;
 use slab::Slab;
 use std::collections::HashMap;
@@ -33,8 +39,9 @@ const BROADCASTS_MAX: usize = 16;
 
 /// Work for a lane.
 pub(crate) enum Work {
-    /// Take a connection into a group. The claim on the group (see `Groups::enter`) comes along.
-    Join { at: SlotRef, key: GroupKey, seq: u64, business: BusinessNo, done: Done },
+    /// Take a connection into a group, which has seen its history up to `last`. The claim on the group
+    /// (see `Groups::enter`) comes along.
+    Join { at: SlotRef, key: GroupKey, stay: Stay, last: Position, done: Done },
     /// Take a connection out.
     Leave { at: SlotRef, key: GroupKey, reason: LeftReason, message: String, done: Done },
     /// The connection has ended: it leaves everything. Sent by [`LaneHandle::ended`] alone.
@@ -52,6 +59,12 @@ pub(crate) enum Work {
         newest: u64,
         fanout: Arc<Fanout>,
     },
+    /// A member asks for a history again, from here on.
+    Recover { at: SlotRef, key: GroupKey, after: Position },
+    /// The answer to a call for a history above `after`.
+    Recovered { key: GroupKey, seq: u64, whom: Whom, after: Position, answer: HistoryAnswer },
+    /// The newest position of a history, as a sweep found it, or a push that found no room said.
+    HistoryTail { key: GroupKey, tail: Position },
     /// Name a connection's groups.
     Describe { at: SlotRef, groups: oneshot::Sender<Vec<String>> },
 }
@@ -70,6 +83,8 @@ pub(crate) struct LaneHandle {
     queue: mpsc::Sender<Work>,
     /// Connections whose end found the queue full; looked at with each turn of the wheel.
     ended: Arc<Mutex<Vec<SlotRef>>>,
+    /// History pushes that found the queue full; looked at likewise.
+    missed: Arc<Mutex<HashMap<GroupKey, Position>>>,
 }
 
 impl LaneHandle {
@@ -85,6 +100,13 @@ impl LaneHandle {
         }
     }
 
+    /// Says that a history push was not handed over: the lane has to ask for it.
+    pub(crate) fn missed(&self, key: &GroupKey, at: Position) {
+        let mut missed = self.missed.lock();
+        let known = missed.entry(key.clone()).or_default();
+        *known = at.max(*known);
+    }
+
     /// Hands work over that must not be lost; waits for room.
     pub(crate) async fn send(&self, work: Work) {
         // The lane ends only with the node.
@@ -95,7 +117,7 @@ impl LaneHandle {
 /// A queue for a lane that is about to start.
 pub(crate) fn queue(bound: usize) -> (LaneHandle, mpsc::Receiver<Work>) {
     let (sender, receiver) = mpsc::channel(bound);
-    (LaneHandle { queue: sender, ended: Arc::default() }, receiver)
+    (LaneHandle { queue: sender, ended: Arc::default(), missed: Arc::default() }, receiver)
 }
 
 /// Runs lane `index` until the node stops.
@@ -131,7 +153,11 @@ async fn sleep_until(at: Option<Instant>) {
 struct Group {
     key: GroupKey,
     seq: u64,
+    business: BusinessNo,
+    /// Tells it from every other group this lane ever had: its members' missed pushes are kept by it.
+    number: u32,
     members: Vec<SlotRef>,
+    history: Option<Box<History>>,
 }
 
 /// A connection's side of its memberships.
@@ -162,6 +188,8 @@ struct Lane {
     of_slot: HashMap<u32, Memberships, foldhash::fast::RandomState>,
     broadcasts: Vec<Broadcast>,
     due: Vec<SlotRef>,
+    groups_ever: u32,
+    recoveries: Recoveries,
 }
 
 impl Lane {
@@ -177,12 +205,19 @@ impl Lane {
             of_slot: HashMap::default(),
             broadcasts: Vec::new(),
             due: Vec::new(),
+            groups_ever: 0,
+            recoveries: Recoveries::default(),
         }
     }
 
     async fn perform(&mut self, work: Work) {
         match work {
-            Work::Join { at, key, seq, business, done } => self.join(at, &key, seq, business, done),
+            Work::Join { at, key, stay, last, done } => self.join(at, &key, stay, last, done),
+            Work::Recover { at, key, after } => self.recover(at, &key, after),
+            Work::Recovered { key, seq, whom, after, answer } => {
+                self.recovered(&key, seq, whom, after, answer).await;
+            }
+            Work::HistoryTail { key, tail } => self.history_tail(&key, tail),
             Work::Leave { at, key, reason, message, done } => {
                 self.leave(at, &key, reason, message, done);
             }
@@ -205,6 +240,11 @@ impl Lane {
         for at in ended {
             self.ended(at);
         }
+        let missed = std::mem::take(&mut *self.node.lanes[self.index].missed.lock());
+        for (key, tail) in missed {
+            self.history_tail(&key, tail);
+        }
+        self.turn_histories();
         let now_ms = self.node.table.tick();
         let tick_ms = self.node.config.wheel_tick.as_millis().max(1) as u64;
         let horizon_ms = now_ms.saturating_add(tick_ms * (wheel::BUCKETS as u64 - 2));
@@ -229,34 +269,57 @@ impl Lane {
 
     // === Membership ===
 
-    fn join(&mut self, at: SlotRef, key: &GroupKey, seq: u64, business: BusinessNo, done: Done) {
-        let refused = self.try_join(at, key, seq);
+    fn join(&mut self, at: SlotRef, key: &GroupKey, stay: Stay, last: Position, done: Done) {
+        let refused = self.try_join(at, key, stay);
         if refused.is_some() {
-            self.node.groups.leave(key, seq, self.index, &self.node.routers);
+            self.node.groups.leave(key, stay.seq, self.index, &self.node.routers);
         }
-        let request_id = match done {
+        // Already in: the claim was given back, and the device hears that it is in.
+        let status = refused.filter(|_| !self.is_member(at, key));
+        let is_new = refused.is_none();
+        let done = match status {
+            None => match self.join_history(at, key, last, is_new, done) {
+                Some(done) => done,
+                None => return,
+            },
+            Some(_) => done,
+        };
+        self.answer_join(at, key, is_new, done, joined(0, key, status, stay.business));
+    }
+
+    /// Answers whoever wanted the join.
+    fn answer_join(
+        &self,
+        at: SlotRef,
+        key: &GroupKey,
+        is_new: bool,
+        done: Done,
+        mut joined: Joined,
+    ) {
+        joined.request_id = match done {
             Done::Device(request_id) => request_id,
             Done::Business(tell) => {
-                let _ = tell.send(refused.filter(|_| !self.is_member(at, key)));
+                let _ = tell.send(ErrorCode::from_number(joined.status));
                 0
             }
         };
-        // Already in: the claim was given back, and the device hears that it is in.
-        let status = refused.filter(|_| !self.is_member(at, key));
-        if request_id != 0 || refused.is_none() {
-            self.node.table.write(at, &joined(request_id, key, status, business));
+        if joined.status == 0 {
+            self.say_where(key, &mut joined);
+        }
+        if joined.request_id != 0 || (is_new && joined.status == 0) {
+            self.node.table.write(at, &NodeFrame::Joined(joined));
         }
     }
 
     /// `Some`: not taken in as a new member; `AlreadyExists` when it was one before.
-    fn try_join(&mut self, at: SlotRef, key: &GroupKey, seq: u64) -> Option<ErrorCode> {
+    fn try_join(&mut self, at: SlotRef, key: &GroupKey, stay: Stay) -> Option<ErrorCode> {
         let is_live = self.node.table.with(at, |connection| connection.identity.is_some());
         if is_live != Some(true) {
             return Some(ErrorCode::DeviceOffline);
         }
         // Asked here, in the lane's own order of work: whatever drops the group comes either before,
         // and is seen now, or after, and finds the member.
-        if !self.node.groups.lasts(key, seq) {
+        if !self.node.groups.lasts(key, stay.seq) {
             return Some(ErrorCode::GroupNotFound);
         }
         if self.is_member(at, key) {
@@ -270,7 +333,15 @@ impl Lane {
             return Some(ErrorCode::TooManyGroups);
         }
         let index = *self.by_key.entry(key.clone()).or_insert_with(|| {
-            self.groups.insert(Group { key: key.clone(), seq, members: Vec::new() })
+            self.groups_ever = self.groups_ever.wrapping_add(1);
+            self.groups.insert(Group {
+                key: key.clone(),
+                seq: stay.seq,
+                business: stay.business,
+                number: self.groups_ever,
+                members: Vec::new(),
+                history: stay.history.then(Box::default),
+            })
         });
         let group = &mut self.groups[index];
         let position = group.members.len() as u32;
@@ -361,6 +432,9 @@ impl Lane {
             self.of_slot.remove(&at.slot);
         }
         let group = &mut self.groups[index];
+        if let Some(history) = &mut group.history {
+            history.forget(at);
+        }
         group.members.swap_remove(position as usize);
         if let Some(moved) = group.members.get(position as usize) {
             let theirs = self.of_slot.get_mut(&moved.slot);
@@ -391,11 +465,19 @@ impl Lane {
         let mut tally = Tally::default();
         let mut gone = Vec::new();
         if let Some(&index) = self.by_key.get(key) {
+            if let Some(place) = fanout.place
+                && self.groups[index].history.is_some()
+            {
+                let tally = self.multicast_history(index, place, fanout).await;
+                fanout.lane_done(tally);
+                return;
+            }
             let table = &self.node.table;
+            let (number, business) = (self.groups[index].number, self.groups[index].business);
+            let missed = |count| FrameOut::from(&missed(key, business, count));
             for turn in self.groups[index].members.chunks(WRITES_PER_TURN) {
                 for &at in turn {
-                    let written =
-                        table.write_shared(at, &fanout.frame, Keep::Droppable, fanout.slow);
+                    let written = table.write_group(at, &fanout.frame, number, fanout.slow, missed);
                     if written == Written::Gone {
                         gone.push(at);
                     }
@@ -495,15 +577,20 @@ fn joined(
     key: &GroupKey,
     refused: Option<ErrorCode>,
     business: BusinessNo,
-) -> NodeFrame {
-    NodeFrame::Joined(Joined {
+) -> Joined {
+    Joined {
         request_id,
         group: key.1.as_str().to_owned(),
         status: refused.map_or(0, ErrorCode::number),
         message: refused.map_or_else(String::new, |code| code.meaning().to_owned()),
         business: if refused.is_none() { business.0 } else { 0 },
         ..Default::default()
-    })
+    }
+}
+
+fn missed(key: &GroupKey, business: BusinessNo, count: u64) -> NodeFrame {
+    let group = key.1.as_str().to_owned();
+    NodeFrame::Missed(Missed { group, business: business.0, count })
 }
 
 fn left(

@@ -10,6 +10,7 @@ mod admission;
 mod config;
 mod conn;
 mod control;
+mod downlink;
 mod fanout;
 mod feed;
 mod forward;
@@ -25,6 +26,7 @@ mod reader;
 mod retry;
 mod routers;
 mod session;
+mod sweep;
 mod table;
 mod wheel;
 

@@ -1,20 +1,22 @@
 //! A login: the token is checked here, offline, and the device is claimed at the router.
 
+use crate::downlink;
 use crate::groups::GroupKey;
 use crate::node::{Node, wall_ms};
-use crate::routers::{Bound, Unbound};
+use crate::routers::Unbound;
 use crate::session::Event;
 use crate::table::{ClientFacts, Identity};
 use hawser_proto::catalogue::Catalogue;
 use hawser_proto::code::{CloseCode, ErrorCode};
-use hawser_proto::frame::NodeFrame;
-use hawser_proto::id::{AppId, BusinessId, BusinessNo, DeviceId, Epoch, SlotRef};
+use hawser_proto::frame::{NodeFrame, ability};
+use hawser_proto::id::{AppId, BusinessId, BusinessNo, DeviceId, Epoch, Position, SlotRef};
 use hawser_proto::limits::{
     BUSINESSES_PER_CONNECTION_MAX, FRAME_BYTES_MAX, FRAME_BYTES_MAX_DEFAULT,
     GROUPS_PER_CONNECTION_MAX, REQUESTS_IN_FLIGHT_MAX,
 };
-use hawser_proto::params::{BusinessNumber, Login, LoginOk};
+use hawser_proto::params::{BusinessNumber, Cursor, Inbox, Login, LoginOk};
 use hawser_proto::rpc::control::App;
+use hawser_proto::rpc::node::InboxTail;
 use hawser_proto::token;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -79,6 +81,9 @@ struct Checked {
     settings: Arc<App>,
     identity: Identity,
     numbers: Vec<BusinessNumber>,
+    abilities: u32,
+    /// Of businesses that are served, by number.
+    cursors: Vec<(BusinessNo, Position)>,
 }
 
 /// Everything that needs nobody else.
@@ -142,7 +147,31 @@ fn check(
         token_expires_at_ms: identity.expires_at_ms,
     };
     node.table.with(at, |_| ()).ok_or((CloseCode::Internal, "the connection has gone"))?;
-    Ok(Checked { app, settings, identity, numbers })
+    let abilities = login.abilities & ability::ALL;
+    let cursors =
+        if abilities & ability::INBOX == 0 { Vec::new() } else { cursors(login, &numbers) };
+    Ok(Checked { app, settings, identity, numbers, abilities, cursors })
+}
+
+/// The cursors of the businesses that this session serves, by their numbers.
+fn cursors(login: &Login, numbers: &[BusinessNumber]) -> Vec<(BusinessNo, Position)> {
+    let number = |cursor: &Cursor| {
+        let business = numbers.iter().find(|it| it.status == 0 && it.name == cursor.business)?;
+        Some((BusinessNo(business.number), Position::new(cursor.term, cursor.seq)))
+    };
+    login.cursors.iter().filter_map(number).collect()
+}
+
+/// An inbox as the device is told of it.
+fn inbox(tail: &InboxTail) -> Inbox {
+    Inbox {
+        business: tail.business,
+        tail_term: tail.tail_term,
+        tail_seq: tail.tail_seq,
+        floor_term: tail.floor_term,
+        floor_seq: tail.floor_seq,
+        state: tail.state as i32,
+    }
 }
 
 fn fact(text: &str) -> String {
@@ -195,12 +224,16 @@ fn businesses(
 
 /// Claims the device at the router.
 async fn claim(node: &Arc<Node>, at: SlotRef, checked: Checked) -> Result<Admitted, Refusal> {
-    let Checked { app, settings, identity, numbers } = checked;
+    let Checked { app, settings, identity, numbers, abilities, cursors } = checked;
     let (issued_ms, expires_ms) = (identity.token_issued_at_ms, identity.token_expires_at_ms);
     let (login_at_ms, device) = (identity.login_at_ms, identity.device.clone());
-    node.table.with(at, |connection| connection.identity = Some(Box::new(identity)));
-    let epoch = match node.routers.bind(node, at, &app, &device).await {
-        Ok(Bound { epoch }) => epoch,
+    node.table.with(at, |connection| {
+        connection.identity = Some(Box::new(identity));
+        connection.abilities = abilities as u8;
+        downlink::begin(connection, &cursors);
+    });
+    let bound = match node.routers.bind(node, at, &app, &device).await {
+        Ok(bound) => bound,
         Err(unbound) => {
             return Err(match unbound {
                 Unbound::StaleAttempt => (CloseCode::StaleLogin, CloseCode::StaleLogin.meaning()),
@@ -226,7 +259,7 @@ async fn claim(node: &Arc<Node>, at: SlotRef, checked: Checked) -> Result<Admitt
     node.table.with(at, |connection| connection.frame_bytes_max = frame_bytes_max as u32);
     let answer = NodeFrame::LoginOk(LoginOk {
         connection: node.connection_id(at),
-        epoch: epoch.0,
+        epoch: bound.epoch.0,
         businesses: numbers,
         heartbeat_ms: heartbeat.as_millis() as u32,
         idle_timeout_ms: idle_timeout.as_millis() as u32,
@@ -236,10 +269,10 @@ async fn claim(node: &Arc<Node>, at: SlotRef, checked: Checked) -> Result<Admitt
         requests_in_flight_max: REQUESTS_IN_FLIGHT_MAX as u32,
         token_refresh_at_ms: token::refresh_at_ms(&app, &device, issued_ms, expires_ms),
         token_expires_at_ms: expires_ms,
-        abilities: 0,
-        inboxes: Vec::new(),
+        abilities,
+        inboxes: bound.inboxes.iter().map(inbox).collect(),
     });
-    Ok(Admitted { answer, idle_timeout, frame_bytes_max, abilities: 0 })
+    Ok(Admitted { answer, idle_timeout, frame_bytes_max, abilities })
 }
 
 /// The frame limit of an app, header included.

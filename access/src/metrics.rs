@@ -3,6 +3,7 @@
 use crate::link::Dialled;
 use hawser_proto::code::CloseCode;
 use hawser_proto::id::AppId;
+use hawser_proto::params::GapReason;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry,
@@ -67,6 +68,18 @@ pub(crate) struct Metrics {
     pub(crate) router_streams: IntGauge,
     pub(crate) uplink_full: IntCounter,
     pub(crate) catalogue_revision: IntGauge,
+    stored_at_wake_up: IntCounter,
+    stored_pulled: IntCounter,
+    gaps: IntCounterVec,
+    pub(crate) unacked: IntGauge,
+    pub(crate) acks: IntCounter,
+    pub(crate) ack_lies: IntCounter,
+    pub(crate) resyncs: IntCounter,
+    pub(crate) wakes_lost: IntCounter,
+    pub(crate) sweeps: IntCounter,
+    pub(crate) asks_late: IntCounter,
+    pub(crate) recoveries: IntCounter,
+    pub(crate) missed: IntCounter,
 }
 
 fn buckets() -> Vec<f64> {
@@ -87,7 +100,55 @@ impl Metrics {
             "Grows with each push to one device: taken by the kernel, queued in its outbox, or dropped as it was too slow.",
             &["outcome"],
         );
+        let stored = register.counters(
+            "hawser_downlink_stored_total",
+            "Grows with each stored push written to a link: with its wake-up, or pulled from the store.",
+            &["how"],
+        );
         Self {
+            stored_at_wake_up: stored.with_label_values(&["wake_up"]),
+            stored_pulled: stored.with_label_values(&["pulled"]),
+            gaps: register.counters(
+                "hawser_downlink_gaps_total",
+                "Grows when a device is told that stored pushes will not come, by reason.",
+                &["reason"],
+            ),
+            unacked: register.gauge(
+                "hawser_downlink_unacked",
+                "Stored pushes written to a link and not acknowledged by its device.",
+            ),
+            acks: register.counter(
+                "hawser_downlink_acks_total",
+                "Grows when an acknowledgement of a device moved an inbox.",
+            ),
+            ack_lies: register.counter(
+                "hawser_downlink_ack_lies_total",
+                "Grows when a device acknowledged, or asked again from, what was never sent to it.",
+            ),
+            resyncs: register.counter(
+                "hawser_downlink_resyncs_total",
+                "Grows when a device asked for stored pushes again.",
+            ),
+            wakes_lost: register.counter(
+                "hawser_downlink_wakes_lost_total",
+                "Grows with each number missing among the wake-ups of a stream; each gap begins a sweep.",
+            ),
+            sweeps: register.counter(
+                "hawser_downlink_sweeps_total",
+                "Grows when a hurried sweep of all sessions begins.",
+            ),
+            asks_late: register.counter(
+                "hawser_downlink_asks_late_total",
+                "Grows when a call of the store was not answered in time.",
+            ),
+            recoveries: register.counter(
+                "hawser_downlink_recoveries_total",
+                "Grows when a member of a history group begins to be written what it missed.",
+            ),
+            missed: register.counter(
+                "hawser_downlink_missed_total",
+                "Grows by the pushes of live groups that a device is told it has missed.",
+            ),
             stale: StaleReason::ALL
                 .map(|reason| (reason.name(), stale.with_label_values(&[reason.name()])))
                 .into(),
@@ -184,6 +245,21 @@ impl Metrics {
         self.written.inc_by(counts.written);
         self.queued.inc_by(counts.queued);
         self.dropped.inc_by(counts.dropped);
+    }
+
+    pub(crate) fn stored_written(&self, was_pulled: bool) {
+        if was_pulled { self.stored_pulled.inc() } else { self.stored_at_wake_up.inc() }
+    }
+
+    pub(crate) fn gap(&self, reason: GapReason) {
+        let name = match reason {
+            GapReason::Unspecified => "unspecified",
+            GapReason::Overflow => "overflow",
+            GapReason::Expired => "expired",
+            GapReason::TooLarge => "too_large",
+            GapReason::Purged => "purged",
+        };
+        self.gaps.with_label_values(&[name]).inc();
     }
 
     pub(crate) fn request(&self, app: &str, business: &str, status: &str, seconds: f64) {

@@ -4,12 +4,15 @@ use crate::accept;
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::control::{self, Control};
+use crate::downlink;
 use crate::forward::Pools;
 use crate::groups::Groups;
 use crate::lane::{self, LaneHandle};
 use crate::link::{Dialled, Transport};
 use crate::metrics::Metrics;
+use crate::routers::asks::Asks;
 use crate::routers::{self, Routers, Unbound};
+use crate::sweep::{self, Sweeps};
 use crate::table::{ClientFacts, Signal, Table};
 use arc_swap::ArcSwap;
 use hawser_chassis::shutdown::Tasks;
@@ -17,6 +20,7 @@ use hawser_proto::catalogue::Catalogue;
 use hawser_proto::code::CloseCode;
 use hawser_proto::id::{BootId, BusinessNo, ConnId, Epoch, SlotRef};
 use hawser_proto::rpc::control::AccessPoint;
+use hawser_proto::rpc::node::InboxTail;
 use parking_lot::Mutex;
 use prometheus::Registry;
 use std::collections::HashSet;
@@ -82,6 +86,9 @@ pub(crate) struct Node {
     pub(crate) shared: Shared,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) admission: Admission,
+    /// Calls of the store in flight.
+    pub(crate) asks: Asks,
+    pub(crate) sweeps: Sweeps,
     /// Connections that have not logged in.
     pub(crate) unauthenticated: AtomicU32,
     /// Accept loops.
@@ -110,9 +117,14 @@ impl Node {
         ConnId { node: self.config.node.clone(), boot: self.table.boot, at }.to_string()
     }
 
-    /// Completes the identity in a slot with the epoch its claim got. False: the connection has gone.
-    /// `Kicked`: a kick for this very session was faster.
-    pub(crate) fn set_epoch(&self, at: SlotRef, epoch: Epoch) -> Result<bool, Unbound> {
+    /// Completes a slot with the epoch its claim got, and with what is said of its inboxes. False: the
+    /// connection has gone. `Kicked`: a kick for this very session was faster.
+    pub(crate) fn set_epoch(
+        &self,
+        at: SlotRef,
+        epoch: Epoch,
+        inboxes: &[InboxTail],
+    ) -> Result<bool, Unbound> {
         let set = self.table.with(at, |connection| {
             let Some(identity) = &mut connection.identity else { return Ok(false) };
             if let Some((kicked, code)) = identity.kicked_epoch
@@ -123,6 +135,7 @@ impl Node {
             identity.epoch = epoch;
             // From here on it is a session, and its end counts it out.
             self.metrics.sessions(&identity.app, connection.dialled).inc();
+            downlink::stand(connection, inboxes);
             Ok(true)
         });
         set.unwrap_or(Ok(false))
@@ -247,6 +260,8 @@ pub async fn start(
         shared: Shared::default(),
         metrics,
         admission: Admission::new(&config),
+        asks: Asks::default(),
+        sweeps: Sweeps::default(),
         unauthenticated: AtomicU32::new(0),
         doors: Tasks::new(),
         tasks: Tasks::new(),
@@ -264,6 +279,7 @@ pub async fn start(
     node.links
         .spawn("control report", control::report(node.clone(), advertised(&node, &addresses)));
     routers::start(&node, queues);
+    node.links.spawn("sweeps", sweep::run(node.clone()));
     Ok(Running { node, addresses })
 }
 

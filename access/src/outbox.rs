@@ -6,6 +6,9 @@ use hawser_proto::limits::OUTBOX_BYTES_MAX;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
+/// Bytes that may wait in front of a stored push. A quarter of the outbox: what is stored can wait in
+/// the store, what is volatile cannot.
+const STORED_BYTES_MAX: usize = OUTBOX_BYTES_MAX / 4;
 /// Frames gathered into one vectored write.
 const GATHER_MAX: usize = 32;
 
@@ -14,8 +17,28 @@ const GATHER_MAX: usize = 32;
 pub(crate) enum Keep {
     /// A volatile push: may be dropped.
     Droppable,
+    /// A volatile push to a live group, which has this number in its lane: may be dropped, and counts
+    /// as missed then.
+    Group(u32),
+    /// A push that can be had again. It is only queued where there is room, and then it stays: whoever
+    /// sends it goes on from there.
+    Stored,
     /// An answer or a word of the session itself: never dropped for another.
     Always,
+}
+
+impl Keep {
+    fn is_droppable(self) -> bool {
+        matches!(self, Self::Droppable | Self::Group(_))
+    }
+}
+
+/// What gave way to a newer push.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Evicted {
+    pub(crate) pushes: usize,
+    /// The groups of those that came from one, one each.
+    pub(crate) groups: Vec<u32>,
 }
 
 /// What happens to volatile pushes a device is too slow for; the business chooses.
@@ -53,8 +76,18 @@ impl Outbox {
         self.waiting.is_none()
     }
 
+    /// Whether a push that can be had again may be queued now: one that is taken leaves soon, and leaves
+    /// room for others. One larger frame is taken when nothing waits.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        self.is_empty() || self.bytes() + bytes < STORED_BYTES_MAX
+    }
+
+    /// Whether a volatile push of this size would be queued without dropping any.
+    pub(crate) fn has_room_for_volatile(&self, bytes: usize) -> bool {
+        self.is_empty() || self.bytes() + bytes <= OUTBOX_BYTES_MAX
+    }
+
     /// Bytes waiting.
-    #[cfg(test)]
     fn bytes(&self) -> usize {
         self.waiting.as_ref().map_or(0, |waiting| waiting.bytes)
     }
@@ -69,38 +102,40 @@ impl Outbox {
     }
 
     /// Queues a frame behind others. `drop_oldest`: makes room by dropping older droppable ones.
-    /// Returns how many were dropped for it.
+    /// Returns what was dropped for it.
     pub(crate) fn push(
         &mut self,
         frame: Bytes,
         keep: Keep,
         drop_oldest: bool,
-    ) -> Result<usize, Full> {
+    ) -> Result<Evicted, Full> {
         let Some(waiting) = &mut self.waiting else {
             self.begin(frame, keep, false);
-            return Ok(0);
+            return Ok(Evicted::default());
         };
         // A frame that fits only where nothing waits makes no room by dropping others.
-        if frame.len() > OUTBOX_BYTES_MAX && keep == Keep::Droppable {
+        if frame.len() > OUTBOX_BYTES_MAX && keep.is_droppable() {
             return Err(Full);
         }
-        let mut dropped = 0;
+        let mut evicted = Evicted::default();
         if drop_oldest {
             while waiting.bytes + frame.len() > OUTBOX_BYTES_MAX {
                 let skip = usize::from(waiting.first_begun);
-                let oldest =
-                    waiting.frames.iter().skip(skip).position(|(_, k)| *k == Keep::Droppable);
+                let oldest = waiting.frames.iter().skip(skip).position(|(_, k)| k.is_droppable());
                 let Some(index) = oldest else { break };
-                if let Some((gone, _)) = waiting.frames.remove(skip + index) {
+                if let Some((gone, kept)) = waiting.frames.remove(skip + index) {
                     waiting.bytes -= gone.len();
-                    dropped += 1;
+                    evicted.pushes += 1;
+                    if let Keep::Group(number) = kept {
+                        evicted.groups.push(number);
+                    }
                 }
             }
         }
         // Words of the session itself may go over by half: they are few and small, and an answer that
         // is lost would leave the device waiting.
         let bound = match keep {
-            Keep::Droppable => OUTBOX_BYTES_MAX,
+            Keep::Droppable | Keep::Group(_) | Keep::Stored => OUTBOX_BYTES_MAX,
             Keep::Always => OUTBOX_BYTES_MAX + OUTBOX_BYTES_MAX / 2,
         };
         if !waiting.frames.is_empty() && waiting.bytes + frame.len() > bound {
@@ -108,7 +143,7 @@ impl Outbox {
         }
         waiting.bytes += frame.len();
         waiting.frames.push_back((frame, keep));
-        Ok(dropped)
+        Ok(evicted)
     }
 
     /// The next bytes to write, gathered. Empty when nothing waits.
@@ -151,11 +186,11 @@ mod tests {
     #[test]
     fn a_large_frame_is_taken_only_when_nothing_waits() {
         let mut outbox = Outbox::default();
-        assert_eq!(outbox.push(frame(OUTBOX_BYTES_MAX * 3), Keep::Droppable, false), Ok(0));
+        assert!(outbox.push(frame(OUTBOX_BYTES_MAX * 3), Keep::Droppable, false).is_ok());
         assert_eq!(outbox.push(frame(1), Keep::Droppable, false), Err(Full));
         outbox.advance(OUTBOX_BYTES_MAX * 3);
         assert!(outbox.is_empty());
-        assert_eq!(outbox.push(frame(1), Keep::Droppable, false), Ok(0));
+        assert!(outbox.push(frame(1), Keep::Droppable, false).is_ok());
     }
 
     #[test]
@@ -164,9 +199,23 @@ mod tests {
         outbox.begin(frame(1000), Keep::Droppable, true);
         outbox.push(frame(1000), Keep::Always, false).unwrap();
         while outbox.push(frame(10_000), Keep::Droppable, false).is_ok() {}
-        assert_eq!(outbox.push(frame(10_000), Keep::Droppable, true), Ok(1));
+        let evicted = outbox.push(frame(10_000), Keep::Droppable, true).unwrap();
+        assert_eq!(evicted, Evicted { pushes: 1, groups: vec![] });
         let kept: Vec<_> = outbox.waiting.as_ref().unwrap().frames.iter().take(2).collect();
         assert_eq!((kept[0].0.len(), kept[1].1), (1000, Keep::Always));
+    }
+
+    #[test]
+    fn what_is_stored_stays_and_members_learn_what_they_missed() {
+        let mut outbox = Outbox::default();
+        outbox.begin(frame(1000), Keep::Droppable, true);
+        outbox.push(frame(40_000), Keep::Stored, false).unwrap();
+        outbox.push(frame(1000), Keep::Group(7), false).unwrap();
+        assert!(outbox.has_room(20_000) && !outbox.has_room(30_000));
+        while outbox.push(frame(10_000), Keep::Droppable, false).is_ok() {}
+        let evicted = outbox.push(frame(10_000), Keep::Droppable, true).unwrap();
+        assert_eq!(evicted, Evicted { pushes: 2, groups: vec![7] });
+        assert_eq!(outbox.waiting.as_ref().unwrap().frames[1].1, Keep::Stored);
     }
 
     #[test]

@@ -4,16 +4,22 @@
 //!
 //! On the embedded store there is exactly one router. With several, each word goes to one that is up.
 
+pub(crate) mod asks;
 mod control_stream;
 mod deliver_stream;
 
+use crate::downlink;
 use crate::node::Node;
 use crate::retry::Retry;
+use crate::table::Connection;
 use hawser_proto::code::CloseCode;
 use hawser_proto::id::{AppId, DeviceId, Epoch, SlotRef};
-use hawser_proto::rpc::node::{Bind, BindResult, Unbind, bind_result::Status, up::What};
+use hawser_proto::rpc::node::{
+    Ask, Bind, BindResult, DeliveryReport, InboxPosition, InboxTail, Unbind, bind_result::Status,
+    up::What,
+};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,9 +31,10 @@ const UPLINK_MAX: usize = 65_536;
 const GATHER_MAX: usize = 256;
 
 /// A claim that holds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Bound {
     pub(crate) epoch: Epoch,
+    pub(crate) inboxes: Vec<InboxTail>,
 }
 
 /// A claim that does not.
@@ -58,6 +65,17 @@ struct Router {
     uri: String,
     queue: mpsc::Sender<What>,
     is_up: AtomicBool,
+    /// What goes up its deliver stream, while there is one.
+    deliver: Mutex<Option<DeliverUplink>>,
+}
+
+/// The way up a deliver stream.
+#[derive(Clone)]
+struct DeliverUplink {
+    /// Tells this stream from those before it.
+    stream: u64,
+    reports: mpsc::Sender<DeliveryReport>,
+    asks: mpsc::Sender<Ask>,
 }
 
 /// All routers of one node.
@@ -69,6 +87,8 @@ pub(crate) struct Routers {
     refused: Mutex<Vec<SlotRef>>,
     /// An unbind found no room: the router knows a session that has ended.
     has_lost_unbind: AtomicBool,
+    /// Sessions that the store has forgotten, to be announced at a bounded rate.
+    forgotten: Mutex<HashSet<SlotRef>>,
 }
 
 /// The receiving ends, for the tasks that keep the streams.
@@ -80,7 +100,8 @@ impl Routers {
             .iter()
             .map(|uri| {
                 let (queue, receiver) = mpsc::channel(UPLINK_MAX);
-                (Router { uri: uri.clone(), queue, is_up: AtomicBool::new(false) }, receiver)
+                let (is_up, deliver) = (AtomicBool::new(false), Mutex::default());
+                (Router { uri: uri.clone(), queue, is_up, deliver }, receiver)
             })
             .unzip();
         (
@@ -90,6 +111,7 @@ impl Routers {
                 pending: Mutex::default(),
                 refused: Mutex::default(),
                 has_lost_unbind: AtomicBool::new(false),
+                forgotten: Mutex::default(),
             },
             queues,
         )
@@ -108,6 +130,47 @@ impl Routers {
     /// is full.
     pub(crate) fn send(&self, word: What) -> bool {
         self.pick().is_some_and(|router| router.queue.try_send(word).is_ok())
+    }
+
+    /// The way for a call of the store: up the deliver stream of a router that has one.
+    /// It comes with the stream's number.
+    pub(crate) fn ask_up(&self) -> Option<(u64, mpsc::Sender<Ask>)> {
+        let up = |up: &DeliverUplink| (up.stream, up.asks.clone());
+        self.all.iter().find_map(|router| router.deliver.lock().as_ref().map(up))
+    }
+
+    /// Reports what became of a delivery. Lost if the stream it came on is not there any more: whoever
+    /// waits for it at the router knows of its end.
+    pub(crate) fn report(&self, router: usize, report: DeliveryReport) {
+        let deliver = self.all.get(router).and_then(|router| router.deliver.lock().clone());
+        if let Some(up) = deliver {
+            let _ = up.reports.try_send(report);
+        }
+    }
+
+    /// The store knows an older session than this one, or none.
+    pub(crate) fn forgotten(&self, at: SlotRef) {
+        self.forgotten.lock().insert(at);
+    }
+
+    /// Announces some of the forgotten sessions.
+    pub(crate) fn announce_forgotten(&self, node: &Node, most: usize) {
+        let some: Vec<SlotRef> = {
+            let mut forgotten = self.forgotten.lock();
+            let some: Vec<SlotRef> = forgotten.iter().take(most).copied().collect();
+            for at in &some {
+                forgotten.remove(at);
+            }
+            some
+        };
+        for at in some {
+            if let Some(word) = self.announcement(node, at)
+                && !self.send(word)
+            {
+                node.metrics.uplink_full.inc();
+                self.forgotten(at);
+            }
+        }
     }
 
     /// Waits until everything queued has been handed to a stream, for as long as the patience lasts.
@@ -169,7 +232,7 @@ impl Routers {
         let Some(pending) = self.pending.lock().remove(&result.call) else { return };
         let epoch = Epoch(result.epoch);
         let verdict = match result.status() {
-            Status::Ok => Ok(Bound { epoch }),
+            Status::Ok => Ok(Bound { epoch, inboxes: result.inboxes.clone() }),
             Status::StaleAttempt => Err(Unbound::StaleAttempt),
             Status::Superseded => Err(Unbound::Superseded),
             Status::Unspecified | Status::Unavailable => Err(Unbound::Unavailable),
@@ -179,22 +242,35 @@ impl Routers {
                 // Its unbind may have been faster than the announcement: then the router has just
                 // learned of a session that is no more.
                 Ok(_) if !node.has_session(pending.at) => {
-                    self.unbind(node, (&pending.app, &pending.device), pending.at, announced);
+                    let device = (&pending.app, &pending.device);
+                    self.unbind(node, device, pending.at, announced, Vec::new());
+                }
+                Ok(bound) => {
+                    let stand = |connection: &mut Connection| {
+                        downlink::stand(connection, &bound.inboxes);
+                    };
+                    node.table.with(pending.at, stand);
+                    downlink::turn(node, pending.at);
                 }
                 Err(Unbound::Superseded) => node.supersede(pending.at),
                 // The router could not take it just now: again, with the next lease.
                 Err(Unbound::Unavailable) => self.refused.lock().push(pending.at),
-                Ok(_) | Err(_) => {}
+                Err(_) => {}
             }
             return;
         }
         let verdict = verdict.and_then(|bound| {
             let is_wanted = pending.tell.as_ref().is_some_and(|tell| !tell.is_closed());
-            let taken = if is_wanted { node.set_epoch(pending.at, bound.epoch) } else { Ok(false) };
+            let taken = if is_wanted {
+                node.set_epoch(pending.at, bound.epoch, &bound.inboxes)
+            } else {
+                Ok(false)
+            };
             if taken == Ok(true) {
                 return Ok(bound);
             }
-            self.unbind(node, (&pending.app, &pending.device), pending.at, bound.epoch);
+            let device = (&pending.app, &pending.device);
+            self.unbind(node, device, pending.at, bound.epoch, Vec::new());
             Err(taken.err().unwrap_or(Unbound::Unavailable))
         });
         if let Some(tell) = pending.tell {
@@ -215,7 +291,7 @@ impl Routers {
         self.refused.lock().clear();
     }
 
-    /// Tells the router that a session has ended. Without room the streams are begun again, and the
+    /// Tells the router that a session has ended, and how far its inboxes were written. Without room the streams are begun again, and the
     /// router forgets whatever is not announced then.
     pub(crate) fn unbind(
         &self,
@@ -223,6 +299,7 @@ impl Routers {
         identity: (&AppId, &DeviceId),
         at: SlotRef,
         epoch: Epoch,
+        sent: Vec<InboxPosition>,
     ) {
         let (app, device) = identity;
         let word = What::Unbind(Unbind {
@@ -231,7 +308,7 @@ impl Routers {
             slot: at.slot,
             generation: at.generation,
             epoch: epoch.0,
-            sent: Vec::new(),
+            sent,
         });
         if !self.send(word) {
             node.metrics.uplink_full.inc();
@@ -304,10 +381,16 @@ fn bind_of(node: &Node, at: SlotRef, call: u64, epoch: Epoch) -> Option<What> {
                 attempt: identity.attempt,
                 businesses: identity.businesses.iter().map(|no| no.0).collect(),
                 epoch: epoch.0,
-                cursors: Vec::new(),
+                cursors: if epoch.0 == 0 { cursors(connection) } else { Vec::new() },
             }))
         })
         .flatten()
+}
+
+/// How far the device of a new login has its inboxes.
+fn cursors(connection: &Connection) -> Vec<InboxPosition> {
+    let downlink = connection.downlink.as_ref();
+    downlink.map_or_else(Vec::new, |it| downlink::positions(it.feeds.sent()))
 }
 
 /// Starts the tasks that keep the streams up.
@@ -333,6 +416,5 @@ async fn keep_control(node: Arc<Node>, index: usize, mut queue: mpsc::Receiver<W
 
 async fn keep_deliver(node: Arc<Node>, index: usize) {
     let mut retry = Retry::new("router deliver", &node.links);
-    let uri = &node.routers.all[index].uri;
-    while retry.go_on_after(deliver_stream::run(&node, uri)).await {}
+    while retry.go_on_after(deliver_stream::run(&node, index)).await {}
 }

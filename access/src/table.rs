@@ -58,6 +58,8 @@ pub(crate) enum Wake {
     Bytes(usize),
     /// Someone wants it to end.
     Signal(Signal),
+    /// The link has room again, or a pause is over, and stored pushes wait for that.
+    Downlink,
     /// The peer ended its side, or the link broke.
     Ended,
 }
@@ -251,9 +253,38 @@ impl Table {
 
     fn watch_if_queued(&self, at: SlotRef, written: Written) -> Written {
         if written == Written::Queued {
-            self.look_by(at, self.now_ms().saturating_add(self.write_timeout_ms));
+            self.watch_queued(at);
         }
         written
+    }
+
+    /// Something waits in this connection's outbox: its lane looks whether it leaves.
+    pub(crate) fn watch_queued(&self, at: SlotRef) {
+        self.look_by(at, self.now_ms().saturating_add(self.write_timeout_ms));
+    }
+
+    /// Writes a push of a live group to a member, and before it `missed` of how many it missed.
+    pub(crate) fn write_group(
+        &self,
+        at: SlotRef,
+        frame: &FrameOut,
+        group: u32,
+        slow: SlowPolicy,
+        missed: impl Fn(u64) -> FrameOut,
+    ) -> Written {
+        let now_ms = self.now_ms();
+        let written = self.with(at, |connection| {
+            connection.write_group(frame, group, slow, missed, now_ms, &self.metrics)
+        });
+        self.watch_if_queued(at, written.unwrap_or(Written::Gone))
+    }
+
+    /// Writes a push of a history group to a live member. `Overflow`: it has to recover it.
+    pub(crate) fn write_history(&self, at: SlotRef, frame: &FrameOut, slow: SlowPolicy) -> Written {
+        let now_ms = self.now_ms();
+        let written = self
+            .with(at, |connection| connection.write_history(frame, slow, now_ms, &self.metrics));
+        self.watch_if_queued(at, written.unwrap_or(Written::Gone))
     }
 
     /// Enters the slot that a push or an order names, if everything it names is still so. The reason
@@ -341,7 +372,7 @@ impl Table {
     }
 
     /// Makes sure the deadlines are looked at by `due_ms`.
-    fn look_by(&self, at: SlotRef, due_ms: u64) {
+    pub(crate) fn look_by(&self, at: SlotRef, due_ms: u64) {
         if self.with(at, |connection| connection.schedule(due_ms)) == Some(true) {
             self.watch(at, due_ms);
         }
@@ -376,7 +407,14 @@ impl Table {
                 return Check::Forget;
             }
             match connection.next_deadline(now_ms, wall_ms, self.write_timeout_ms) {
-                Ok(next_ms) => {
+                Ok(mut next_ms) => {
+                    if let Some(downlink) = &connection.downlink {
+                        if downlink.wants_turn(now_ms) {
+                            connection.waker.wake_by_ref();
+                        } else if let Some(due_ms) = downlink.feeds.due_ms() {
+                            next_ms = next_ms.min(due_ms);
+                        }
+                    }
                     connection.scheduled_ms = next_ms.min(horizon_ms);
                     Check::Again(connection.scheduled_ms)
                 }
@@ -404,8 +442,13 @@ impl Table {
             if let Some(signal) = connection.signal.take() {
                 return Poll::Ready(Wake::Signal(signal));
             }
-            if let Poll::Ready(Err(_)) = connection.poll_drain(cx, now_ms) {
-                return Poll::Ready(Wake::Ended);
+            let is_drained = match connection.poll_drain(cx, now_ms) {
+                Poll::Ready(Ok(())) => true,
+                Poll::Ready(Err(_)) => return Poll::Ready(Wake::Ended),
+                Poll::Pending => false,
+            };
+            if connection.downlink.as_ref().is_some_and(|it| it.wants_turn(now_ms)) && is_drained {
+                return Poll::Ready(Wake::Downlink);
             }
             match connection.link.poll_read(cx, scratch) {
                 Poll::Pending => Poll::Pending,

@@ -56,8 +56,8 @@ impl Inbox {
         Self { business, sent: Position::START, active: None }
     }
 
-    pub(super) fn is_untouched(&self) -> bool {
-        self.active.is_none() && self.sent == Position::START
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.active.is_none()
     }
 
     fn active(&mut self) -> &mut Active {
@@ -230,8 +230,11 @@ impl Inbox {
         }
     }
 
-    /// Forgets everything that `sent` alone says as well.
-    pub(super) fn rest(&mut self) {
+    /// Forgets pauses that are over, and everything that `sent` alone says as well.
+    pub(super) fn rest(&mut self, now_ms: u64) {
+        if let Some(active) = self.active.as_mut().filter(|it| it.not_before_ms <= now_ms) {
+            active.not_before_ms = 0;
+        }
         let sent = self.sent;
         let is_at_rest = self.active.as_ref().is_some_and(|active| {
             [active.acked, active.told, active.telling, active.high] == [sent; 4]

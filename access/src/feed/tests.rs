@@ -650,6 +650,12 @@ impl World {
             self.feeds.wake(business, entry);
             self.act();
         }
+        let forgets = self.dice.below(2) == 0;
+        for business in (1..4).map(BusinessNo).filter(|_| forgets) {
+            self.link.retain(|it| it.0 != business);
+            let received = self.taken.entry(business).or_default().received;
+            self.resync(business, received);
+        }
         let tails: Vec<_> = self.stored.iter().map(|(&no, stored)| (no, stored.last)).collect();
         for &(business, tail) in tails.iter().filter(|_| self.is_lossy) {
             self.feeds.tail(business, tail, 0);

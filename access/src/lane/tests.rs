@@ -105,7 +105,8 @@ impl Place {
 
     fn join_claimed(&mut self, at: SlotRef, key: &GroupKey, seq: u64) -> Option<ErrorCode> {
         let (tell, mut told) = oneshot::channel();
-        self.lane.join(at, key, seq, BusinessNo(1), Done::Business(tell));
+        let stay = Stay { seq, business: BusinessNo(1), created_ms: 0, history: false };
+        self.lane.join(at, key, stay, Position::START, Done::Business(tell));
         told.try_recv().unwrap()
     }
 

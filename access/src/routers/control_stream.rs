@@ -7,7 +7,7 @@ use crate::node::Node;
 use crate::table::{Signal, Target};
 use hawser_chassis::grpc::{ShowBearer, channel};
 use hawser_proto::code::{CloseCode, ErrorCode};
-use hawser_proto::id::{AppId, BusinessNo, GroupId, SlotRef};
+use hawser_proto::id::{AppId, BusinessNo, GroupId, Position, SlotRef};
 use hawser_proto::params::LeftReason;
 use hawser_proto::rpc::node as wire;
 use hawser_proto::rpc::node::membership::Change;
@@ -146,7 +146,7 @@ async fn obey(node: &Arc<Node>, order: down::What) {
             let counted = wire::GroupCounted { call: asked.call, members };
             node.routers.send(up::What::GroupCounted(counted));
         }
-        down::What::Sweep(wire::SweepNow {}) => {}
+        down::What::Sweep(wire::SweepNow {}) => node.sweeps.request(),
         down::What::DropGroup(dropped) => {
             if let Some(key) = group_key(&dropped.app, &dropped.group)
                 && node.groups.drop_group(&key)
@@ -238,7 +238,7 @@ async fn change_one(
                     node.groups.leave(&key, stay.seq, lane_index, &node.routers);
                     return Some(ErrorCode::GroupNotFound);
                 }
-                Ok(stay) => Work::Join { at, key, seq: stay.seq, business: stay.business, done },
+                Ok(stay) => Work::Join { at, key, stay, last: Position::START, done },
             }
         }
         Change::Leave => leave(LeftReason::Removed, done),

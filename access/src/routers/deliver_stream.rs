@@ -1,6 +1,7 @@
 //! The stream of deliveries from one router: pushes down, outcomes up.
 
-use super::GATHER_MAX;
+use super::{DeliverUplink, GATHER_MAX, asks};
+use crate::downlink;
 use crate::fanout::{Fanout, Tally};
 use crate::frame_out::FrameOut;
 use crate::lane::{Work, slow_policy};
@@ -11,7 +12,7 @@ use crate::table::{Target, Written};
 use hawser_chassis::grpc::{ShowBearer, channel};
 use hawser_proto::id::{AppId, BusinessNo, GroupId, SlotRef};
 use hawser_proto::rpc::node::node_client::NodeClient;
-use hawser_proto::rpc::node::{DeliverUp, Delivery, DeliveryReport, Hello};
+use hawser_proto::rpc::node::{Ask, DeliverDown, DeliverUp, Delivery, DeliveryReport, Hello};
 use hawser_proto::rpc::push::Outcome;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,7 +28,8 @@ const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 const WRITES_PER_TURN: usize = 128;
 
 /// Runs the stream until it breaks.
-pub(super) async fn run(node: &Arc<Node>, uri: &str) -> Result<(), Status> {
+pub(super) async fn run(node: &Arc<Node>, index: usize) -> Result<(), Status> {
+    let uri = &node.routers.all[index].uri;
     let secret = ShowBearer::new(&node.config.cluster_secret)
         .ok_or_else(|| Status::invalid_argument("the cluster secret cannot stand in a header"))?;
     let channel = channel(uri).map_err(|error| Status::invalid_argument(error.to_string()))?;
@@ -36,26 +38,73 @@ pub(super) async fn run(node: &Arc<Node>, uri: &str) -> Result<(), Status> {
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let (reports, waiting) = mpsc::channel(REPORTS_MAX);
     let hello = Hello { node: node.config.node.as_str().to_owned(), boot: node.table.boot.0 };
-    let outbound = Gather { hello: Some(hello), waiting };
-    let mut inbound = client.deliver(outbound).await?.into_inner();
+    let (asks, asked) = mpsc::channel(asks::QUEUE_MAX);
+    let outbound = Gather { hello: Some(hello), waiting, asked };
+    let inbound = client.deliver(outbound).await?.into_inner();
+    let stream = node.asks.next_stream();
+    let up = Up { node: node.clone(), index, stream };
+    *node.routers.all[index].deliver.lock() =
+        Some(DeliverUplink { stream, reports: reports.clone(), asks });
+    asks::stream_is_up(node);
+    // Wake-ups of before are lost with the stream that carried them.
+    node.sweeps.request();
+    let ended = receive(node, (index, stream), inbound, &reports).await;
+    drop(up);
+    ended
+}
+
+/// Takes the stream out again, however `run` ends, and fails what was asked on it.
+struct Up {
+    node: Arc<Node>,
+    index: usize,
+    stream: u64,
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        *self.node.routers.all[self.index].deliver.lock() = None;
+        let (node, stream) = (self.node.clone(), self.stream);
+        // Apart: it waits for lanes. A node that stops has nobody left to tell.
+        self.node.tasks.spawn_light(async move { asks::stream_broke(&node, stream).await });
+    }
+}
+
+async fn receive(
+    node: &Arc<Node>,
+    (index, stream): (usize, u64),
+    mut inbound: tonic::Streaming<DeliverDown>,
+    reports: &mpsc::Sender<DeliveryReport>,
+) -> Result<(), Status> {
+    let mut wake_next = 1;
     let mut writes = 0;
     while let Some(message) = inbound.message().await? {
         for delivery in message.deliveries {
             writes += delivery.targets.len();
-            deliver(node, delivery, &reports).await;
+            if delivery.wake != 0 {
+                if delivery.wake != wake_next {
+                    node.metrics.wakes_lost.inc_by(delivery.wake.saturating_sub(wake_next));
+                    node.sweeps.request();
+                }
+                wake_next = delivery.wake + 1;
+            }
+            deliver(node, index, delivery, reports).await;
             if writes >= WRITES_PER_TURN {
                 writes = 0;
                 tokio::task::yield_now().await;
             }
         }
+        for answer in message.answers {
+            asks::answered(node, stream, answer).await;
+        }
     }
     Ok(())
 }
 
-/// Reports as stream messages: whatever waits leaves together.
+/// Reports and asks as stream messages: whatever waits leaves together.
 struct Gather {
     hello: Option<Hello>,
     waiting: mpsc::Receiver<DeliveryReport>,
+    asked: mpsc::Receiver<Ask>,
 }
 
 impl futures_util::Stream for Gather {
@@ -65,16 +114,24 @@ impl futures_util::Stream for Gather {
         if let Some(hello) = self.hello.take() {
             return Poll::Ready(Some(DeliverUp { hello: Some(hello), ..Default::default() }));
         }
-        let mut reports = Vec::new();
-        match self.waiting.poll_recv_many(cx, &mut reports, GATHER_MAX) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(0) => Poll::Ready(None),
-            Poll::Ready(_) => Poll::Ready(Some(DeliverUp { reports, ..Default::default() })),
+        let (mut reports, mut asks) = (Vec::new(), Vec::new());
+        let reported = self.waiting.poll_recv_many(cx, &mut reports, GATHER_MAX);
+        let asked = self.asked.poll_recv_many(cx, &mut asks, GATHER_MAX);
+        match (reported, asked) {
+            (Poll::Pending, Poll::Pending) => Poll::Pending,
+            // The stream has let go of its ends.
+            (Poll::Ready(0), _) | (_, Poll::Ready(0)) => Poll::Ready(None),
+            _ => Poll::Ready(Some(DeliverUp { hello: None, reports, asks })),
         }
     }
 }
 
-async fn deliver(node: &Arc<Node>, delivery: Delivery, reports: &mpsc::Sender<DeliveryReport>) {
+async fn deliver(
+    node: &Arc<Node>,
+    router: usize,
+    delivery: Delivery,
+    reports: &mpsc::Sender<DeliveryReport>,
+) {
     let Ok(app) = AppId::new(&delivery.app) else {
         return refuse(delivery.id, reports).await;
     };
@@ -85,6 +142,9 @@ async fn deliver(node: &Arc<Node>, delivery: Delivery, reports: &mpsc::Sender<De
         .business(&app, business)
         .map_or(SlowPolicy::default(), |business| slow_policy(business.slow_policy));
     if delivery.group.is_empty() && delivery.broadcast.is_none() {
+        if delivery.place.is_some() {
+            return downlink::wake(node, router, delivery);
+        }
         let report = unicast(node, delivery, slow);
         // Waits for room: what follows on this stream waits with it, and the router's queue is bounded.
         let _ = reports.send(report).await;
@@ -93,7 +153,7 @@ async fn deliver(node: &Arc<Node>, delivery: Delivery, reports: &mpsc::Sender<De
     let frame = FrameOut::new(delivery.frame);
     let (lanes, metrics) = (node.lanes.len(), node.metrics.clone());
     if let Some(broadcast) = delivery.broadcast {
-        let fanout = Fanout::new(delivery.id, frame, slow, lanes, reports.clone(), metrics);
+        let fanout = Fanout::new(delivery.id, frame, slow, None, lanes, reports.clone(), metrics);
         let per_second = broadcast.targets_per_second.div_ceil(lanes as u32);
         for lane in &node.lanes {
             let (app, fanout) = (app.clone(), fanout.clone());
@@ -111,12 +171,16 @@ async fn deliver(node: &Arc<Node>, delivery: Delivery, reports: &mpsc::Sender<De
         return refuse(delivery.id, reports).await;
     }
     let key = (app, group);
-    let fanout = Fanout::new(delivery.id, frame, slow, lanes, reports.clone(), metrics);
+    let place = delivery.place.map(downlink::place);
+    let fanout = Fanout::new(delivery.id, frame, slow, place, lanes, reports.clone(), metrics);
     let members = node.groups.members(&key);
     for (index, lane) in node.lanes.iter().enumerate() {
         let work = Work::Multicast { key: key.clone(), fanout: fanout.clone() };
         if lane.try_send(work).is_err() {
             node.metrics.lane_full.inc();
+            if let Some(place) = place {
+                lane.missed(&key, place.at);
+            }
             let dropped = members.get(index).map_or(0, |&count| u64::from(count));
             fanout.lane_done(Tally { dropped, ..Tally::default() });
         }

@@ -1,12 +1,14 @@
 //! One connection as its slot holds it: link, outbox, who it is, and its deadlines. Everything here is
 //! done under the slot's lock; who may enter, and why, is the table's to say.
 
+use crate::downlink::Downlink;
 use crate::frame_out::{Form, FrameOut};
 use crate::link::{Dialled, Link};
 use crate::metrics::Metrics;
 use crate::outbox::{Keep, Outbox, SlowPolicy};
 use bytes::Bytes;
 use hawser_proto::code::{CloseCode, ErrorCode};
+use hawser_proto::frame::ability;
 use hawser_proto::id::{AppId, BusinessId, BusinessNo, DeviceId, Epoch};
 use hawser_proto::limits::{CLOCK_LEEWAY, FRAME_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX};
 use std::collections::HashMap;
@@ -100,6 +102,10 @@ pub(crate) struct Connection {
     pub(super) in_flight: u16,
     /// The frame limit that LOGIN_OK tells: it holds for the session's life.
     pub(crate) frame_bytes_max: u32,
+    /// Abilities in force.
+    pub(crate) abilities: u8,
+    /// Stored pushes and what was missed; boxed, and there only when there is something to keep.
+    pub(crate) downlink: Option<Box<Downlink>>,
     /// A REFRESH is not answered yet.
     pub(crate) is_refreshing: bool,
     /// Attributes that businesses wrote into the session.
@@ -115,7 +121,7 @@ pub(crate) struct Connection {
     /// To be closed once nothing is in flight.
     pub(super) is_draining: bool,
     /// LOGIN_OK was written: pushes may follow. A device drops what comes before it.
-    pub(super) is_admitted: bool,
+    pub(crate) is_admitted: bool,
 }
 
 impl Connection {
@@ -138,6 +144,8 @@ impl Connection {
             identity: None,
             in_flight: 0,
             frame_bytes_max: FRAME_BYTES_MAX as u32,
+            abilities: 0,
+            downlink: None,
             is_refreshing: false,
             attributes: None,
             heard_ms: 0,
@@ -204,7 +212,69 @@ impl Connection {
         }
     }
 
-    pub(super) fn write(
+    pub(crate) fn has(&self, ability: u32) -> bool {
+        u32::from(self.abilities) & ability != 0
+    }
+
+    pub(crate) fn downlink_mut(&mut self) -> &mut Downlink {
+        self.downlink.get_or_insert_default()
+    }
+
+    /// Whether a push that can be had again may be written now.
+    pub(crate) fn takes_stored(&self, bytes: usize) -> bool {
+        self.is_admitted && !self.is_closing && self.outbox.has_room(bytes)
+    }
+
+    /// Writes a push of a live group, and before it how many were missed, if both fit.
+    pub(super) fn write_group(
+        &mut self,
+        frame: &FrameOut,
+        group: u32,
+        slow: SlowPolicy,
+        missed: impl Fn(u64) -> FrameOut,
+        now_ms: u64,
+        metrics: &Metrics,
+    ) -> Written {
+        let told = self.downlink.as_ref().and_then(|downlink| downlink.missed_of(group));
+        if let Some(count) = told {
+            let word = missed(count);
+            let fits = self.outbox.has_room_for_volatile(word.len() + frame.len());
+            if fits && frame.len() <= self.frame_bytes_max as usize {
+                self.write(&word, Keep::Always, slow, now_ms, metrics);
+                self.downlink_mut().told_missed(group);
+                metrics.missed.inc_by(count);
+            }
+        }
+        let written = self.write(frame, Keep::Group(group), slow, now_ms, metrics);
+        if written == Written::Overflow && self.has(ability::HISTORY) {
+            self.downlink_mut().miss(group);
+        }
+        written
+    }
+
+    /// Writes a push of a history group to a member that can ask for it again: it is queued where there
+    /// is room, and never dropped for another.
+    pub(super) fn write_history(
+        &mut self,
+        frame: &FrameOut,
+        slow: SlowPolicy,
+        now_ms: u64,
+        metrics: &Metrics,
+    ) -> Written {
+        if !self.has(ability::HISTORY) {
+            return self.write(frame, Keep::Droppable, slow, now_ms, metrics);
+        }
+        if self.is_closing || !self.is_admitted {
+            return Written::Gone;
+        }
+        let is_too_large = frame.len() > self.frame_bytes_max as usize;
+        if is_too_large || !self.outbox.has_room_for_volatile(frame.len()) {
+            return Written::Overflow;
+        }
+        self.write(frame, Keep::Stored, SlowPolicy::DropNewest, now_ms, metrics)
+    }
+
+    pub(crate) fn write(
         &mut self,
         frame: &FrameOut,
         keep: Keep,
@@ -212,11 +282,12 @@ impl Connection {
         now_ms: u64,
         metrics: &Metrics,
     ) -> Written {
-        if self.is_closing || (keep == Keep::Droppable && !self.is_admitted) {
+        let is_push = keep != Keep::Always;
+        if self.is_closing || (is_push && !self.is_admitted) {
             return Written::Gone;
         }
         // The app's limit may have been raised since this session was told one.
-        if keep == Keep::Droppable && frame.len() > self.frame_bytes_max as usize {
+        if is_push && frame.len() > self.frame_bytes_max as usize {
             return Written::Overflow;
         }
         self.write_bytes(frame.bytes(self.form), keep, slow, now_ms, metrics)
@@ -251,8 +322,11 @@ impl Connection {
             return Written::Queued;
         }
         match self.outbox.push(bytes.clone(), keep, slow == SlowPolicy::DropOldest) {
-            Ok(dropped) => {
-                metrics.evicted(dropped);
+            Ok(evicted) => {
+                metrics.evicted(evicted.pushes);
+                if self.has(ability::HISTORY) {
+                    evicted.groups.into_iter().for_each(|group| self.downlink_mut().miss(group));
+                }
                 Written::Queued
             }
             Err(_) if keep == Keep::Always || slow == SlowPolicy::Disconnect => {

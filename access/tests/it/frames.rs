@@ -122,6 +122,9 @@ async fn after_login_each_kind_has_its_answer() {
                 Kind::Leave => {
                     assert_eq!(device.left().await.status, ErrorCode::NotMember.number());
                 }
+                Kind::Ack | Kind::Resync | Kind::Recover => {
+                    assert_eq!(device.closed().await, CloseCode::UnknownKind, "{kind:?}");
+                }
                 _ => assert_eq!(device.closed().await, CloseCode::UnexpectedFrame, "{kind:?}"),
             }
         }

@@ -1,0 +1,391 @@
+//! Stored pushes on their way to a device: the feed of each session, fed with what the router, the store
+//! and the device say, and what it wants done. The feed lives in the connection's slot and is only touched
+//! under its lock, where identity was compared first; so a stored push passes the same check at the last
+//! moment as any other, and an answer counts only for the session that asked.
+//!
+//! Nothing here waits. Calls of the store leave through `routers::asks`.
+
+use crate::feed::{Action, Claim, Ended, Entry, Feeds, Place, Pulled, Waiter};
+use crate::frame_out::FrameOut;
+use crate::node::Node;
+use crate::outbox::{Keep, SlowPolicy};
+use crate::routers::asks::{Waits, Who};
+use crate::table::{Connection, Target, Written};
+use hawser_proto::frame::{NodeFrame, ability};
+use hawser_proto::id::{AppId, BusinessNo, DeviceId, Epoch, Position, SlotRef};
+use hawser_proto::params::{self, InboxState};
+use hawser_proto::rpc::node as wire;
+use hawser_proto::rpc::push::Outcome;
+
+/// What a connection has beside its outbox, once there is something to keep.
+#[derive(Debug, Default)]
+pub(crate) struct Downlink {
+    pub(crate) feeds: Feeds,
+    /// Pushes of live groups that were dropped, by the groups' numbers in the lane.
+    missed: Vec<(u32, u64)>,
+    /// Waits for leave to ask the store something.
+    is_waiting: bool,
+}
+
+impl Downlink {
+    /// One more push of a group was not written.
+    pub(crate) fn miss(&mut self, group: u32) {
+        match self.missed.iter_mut().find(|(number, _)| *number == group) {
+            Some((_, count)) => *count += 1,
+            None => self.missed.push((group, 1)),
+        }
+    }
+
+    pub(crate) fn missed_of(&self, group: u32) -> Option<u64> {
+        self.missed.iter().find(|(number, _)| *number == group).map(|&(_, count)| count)
+    }
+
+    pub(crate) fn told_missed(&mut self, group: u32) {
+        self.missed.retain(|&(number, _)| number != group);
+    }
+
+    /// Whether the connection's own task should look after it now that the link has room.
+    pub(crate) fn wants_turn(&self, now_ms: u64) -> bool {
+        !self.is_waiting && (self.feeds.is_stopped() || self.is_due(now_ms))
+    }
+
+    pub(crate) fn is_due(&self, now_ms: u64) -> bool {
+        self.feeds.due_ms().is_some_and(|due_ms| due_ms <= now_ms)
+    }
+}
+
+/// What one turn of a feed leaves to be done outside of the slot's lock.
+#[derive(Default)]
+struct Rest {
+    asks: Vec<Action>,
+    tells: Vec<(Waiter, bool)>,
+    who: Option<Who>,
+    is_queued: bool,
+    waits: bool,
+    due_ms: Option<u64>,
+}
+
+// === What the router says ===
+
+/// The businesses' numbers stand for the names of a login by now: how far the device has its inboxes.
+pub(crate) fn begin(connection: &mut Connection, cursors: &[(BusinessNo, Position)]) {
+    for &(business, cursor) in cursors.iter().filter(|(_, cursor)| *cursor > Position::START) {
+        connection.downlink_mut().feeds.begin(business, cursor);
+    }
+}
+
+/// How the inboxes stand, with the answer to a claim or an announcement.
+pub(crate) fn stand(connection: &mut Connection, inboxes: &[wire::InboxTail]) {
+    if !connection.has(ability::INBOX) {
+        return;
+    }
+    for inbox in inboxes {
+        let business = BusinessNo(inbox.business);
+        if !serves(connection, business) {
+            continue;
+        }
+        let feeds = &mut connection.downlink_mut().feeds;
+        if inbox.state == InboxState::CursorRefused as i32 as u32 {
+            feeds.begin(business, Position::new(inbox.floor_term, inbox.floor_seq));
+        }
+        let tail = Position::new(inbox.tail_term, inbox.tail_seq);
+        feeds.tail(business, tail, inbox.priority as u8);
+    }
+    if let Some(downlink) = &mut connection.downlink {
+        downlink.feeds.hurry();
+    }
+}
+
+/// A wake-up: the entry itself, which is written at once if nothing lies before it.
+pub(crate) fn wake(node: &Node, router: usize, delivery: wire::Delivery) {
+    let Some(target) = delivery.targets.first() else { return };
+    let business = BusinessNo(delivery.business);
+    let named = Target {
+        boot: delivery.boot,
+        at: SlotRef { slot: target.slot, generation: target.generation },
+        app: &delivery.app,
+        device: &target.device,
+        epoch: target.epoch,
+    };
+    let place = place(delivery.place.unwrap_or_default());
+    let waiter = Waiter { router: router as u32, id: delivery.id };
+    let entry = Entry {
+        place,
+        frame: delivery.frame,
+        lost: 0,
+        lost_reason: 0,
+        priority: delivery.priority as u8,
+    };
+    let turned = enter(node, named, |connection| {
+        let takes = connection.has(ability::INBOX) && serves(connection, business);
+        if takes {
+            let feeds = &mut connection.downlink_mut().feeds;
+            feeds.wake(business, entry);
+            if delivery.wants_ack {
+                feeds.wait(business, place.at, waiter);
+            }
+        }
+        takes
+    });
+    // Whoever is not there any more will not acknowledge it.
+    if turned != Some(true) && delivery.wants_ack {
+        tell(node, waiter, false);
+    }
+}
+
+/// The answer to a pull; `None`: it failed.
+pub(crate) fn pulled(
+    node: &Node,
+    who: &Who,
+    business: BusinessNo,
+    serial: u32,
+    answer: Option<Pulled>,
+) {
+    let now_ms = node.table.exact_ms();
+    enter(node, who.target(node), |connection| {
+        if let Some(downlink) = &mut connection.downlink {
+            downlink.feeds.pulled(business, serial, answer, now_ms);
+        }
+    });
+}
+
+/// The answer to an acknowledgement.
+pub(crate) fn ack_told(node: &Node, who: &Who, is_taken: bool) {
+    let now_ms = node.table.exact_ms();
+    enter(node, who.target(node), |connection| {
+        if let Some(downlink) = &mut connection.downlink {
+            downlink.feeds.ack_told(is_taken, now_ms);
+        }
+    });
+}
+
+/// The answer to a sweep.
+pub(crate) fn swept(node: &Node, who: &Who, inboxes: &[wire::InboxTail]) {
+    if !inboxes.is_empty() {
+        enter(node, who.target(node), |connection| stand(connection, inboxes));
+    }
+}
+
+pub(crate) fn place(place: wire::Place) -> Place {
+    Place {
+        at: Position::new(place.term, place.seq),
+        prev: Position::new(place.prev_term, place.prev_seq),
+    }
+}
+
+pub(crate) fn entry(entry: wire::Entry) -> Entry {
+    Entry {
+        place: place(entry.place.unwrap_or_default()),
+        frame: entry.frame,
+        lost: entry.lost,
+        lost_reason: entry.lost_reason as i32,
+        priority: entry.priority as u8,
+    }
+}
+
+// === What the device says ===
+
+pub(crate) fn ack(node: &Node, at: SlotRef, ack: &params::Ack) {
+    let claim = |feeds: &mut Feeds, it: &params::InboxPosition| {
+        feeds.ack(BusinessNo(it.business), Position::new(it.term, it.seq))
+    };
+    own(node, at, |connection| {
+        for it in &ack.inboxes {
+            match connection.downlink.as_mut().map_or(Claim::Lie, |it_s| claim(&mut it_s.feeds, it))
+            {
+                Claim::Taken => node.metrics.acks.inc(),
+                Claim::Old => {}
+                Claim::Lie => node.metrics.ack_lies.inc(),
+            }
+        }
+    });
+}
+
+pub(crate) fn resync(node: &Node, at: SlotRef, resync: &params::Resync) {
+    let Some(after) = &resync.after else { return };
+    let (business, after) = (BusinessNo(after.business), Position::new(after.term, after.seq));
+    own(node, at, |connection| {
+        let feeds = connection.downlink.as_mut().map(|it| &mut it.feeds);
+        match feeds.map_or(Claim::Lie, |feeds| feeds.resync(business, after)) {
+            Claim::Taken => node.metrics.resyncs.inc(),
+            Claim::Old => {}
+            Claim::Lie => node.metrics.ack_lies.inc(),
+        }
+    });
+}
+
+// === The session ===
+
+/// Something may go on: the link has drained, a pause is over, there is leave to ask.
+pub(crate) fn turn(node: &Node, at: SlotRef) {
+    own(node, at, |_| ());
+}
+
+/// The session is over. Returns how far each inbox was written.
+pub(crate) fn end(node: &Node, downlink: Downlink) -> Vec<wire::InboxPosition> {
+    node.metrics.unacked.sub(downlink.feeds.unacked() as i64);
+    let Ended { sent, waiters } = downlink.feeds.end();
+    for waiter in waiters {
+        tell(node, waiter, false);
+    }
+    positions(sent.into_iter())
+}
+
+/// A session as a sweep names it, with what it has acknowledged. `None`: it takes no stored pushes.
+pub(crate) fn sweep_one(at: SlotRef, connection: &Connection) -> Option<(Who, wire::SweepOne)> {
+    if !connection.has(ability::INBOX) || !connection.is_admitted {
+        return None;
+    }
+    let who = who(at, connection)?;
+    let acked = connection.downlink.as_ref().map(|downlink| positions(downlink.feeds.acked()));
+    let session = Some(who.session());
+    Some((who, wire::SweepOne { session, acked: acked.unwrap_or_default() }))
+}
+
+pub(crate) fn positions(
+    all: impl Iterator<Item = (BusinessNo, Position)>,
+) -> Vec<wire::InboxPosition> {
+    let told = all.filter(|(_, at)| *at > Position::START);
+    told.map(|(business, Position { term, seq })| wire::InboxPosition {
+        business: business.0,
+        term,
+        seq,
+    })
+    .collect()
+}
+
+fn serves(connection: &Connection, business: BusinessNo) -> bool {
+    let identity = connection.identity.as_ref();
+    identity.is_some_and(|identity| identity.businesses.binary_search(&business).is_ok())
+}
+
+fn who(at: SlotRef, connection: &Connection) -> Option<Who> {
+    let identity = connection.identity.as_ref().filter(|it| it.epoch != Epoch(0))?;
+    let (app, device): (AppId, DeviceId) = (identity.app.clone(), identity.device.clone());
+    Some(Who { at, app, device, epoch: identity.epoch })
+}
+
+/// Enters the slot that is named in full, and turns its feed.
+fn enter<R>(
+    node: &Node,
+    target: Target<'_>,
+    event: impl FnOnce(&mut Connection) -> R,
+) -> Option<R> {
+    let entered = node.table.with_target(target, |connection| {
+        let result = event(connection);
+        (result, turn_feed(node, target.at, connection))
+    });
+    let (result, rest) = entered.ok()?;
+    finish(node, target.at, rest);
+    Some(result)
+}
+
+/// Enters a slot for its own connection, which knows that it is there by the generation.
+fn own(node: &Node, at: SlotRef, event: impl FnOnce(&mut Connection)) {
+    let rest = node.table.with(at, |connection| {
+        event(connection);
+        turn_feed(node, at, connection)
+    });
+    finish(node, at, rest.unwrap_or_default());
+}
+
+/// Does what the feed wants done, under the slot's lock; what has to leave it comes back.
+fn turn_feed(node: &Node, at: SlotRef, connection: &mut Connection) -> Rest {
+    let Some(mut downlink) = connection.downlink.take() else { return Rest::default() };
+    let mut rest = Rest::default();
+    let (now_ms, metrics) = (node.table.exact_ms(), &node.metrics);
+    let frame_bytes_max = connection.frame_bytes_max as usize;
+    let before = downlink.feeds.unacked();
+    downlink.is_waiting = false;
+    while let Some(action) =
+        downlink.feeds.poll(now_ms, frame_bytes_max, node.asks.has_leave(), |len| {
+            connection.takes_stored(len)
+        })
+    {
+        let mut write = |frame: &FrameOut| {
+            let written =
+                connection.write(frame, Keep::Stored, SlowPolicy::DropNewest, now_ms, metrics);
+            rest.is_queued |= written == Written::Queued;
+        };
+        match action {
+            Action::Write { frame, was_pulled, .. } => {
+                write(&FrameOut::new(frame));
+                metrics.stored_written(was_pulled);
+            }
+            Action::Gap(gap) => {
+                metrics.gap(gap.reason());
+                write(&FrameOut::from(&NodeFrame::Gap(gap)));
+            }
+            Action::Tell(waiter, is_handled) => rest.tells.push((waiter, is_handled)),
+            ask @ (Action::Pull { .. } | Action::Ack(_)) => rest.asks.push(ask),
+        }
+    }
+    metrics.unacked.add(downlink.feeds.unacked() as i64 - before as i64);
+    rest.waits = !node.asks.has_leave() && downlink.feeds.wants_to_ask(now_ms);
+    downlink.is_waiting = rest.waits;
+    rest.due_ms = downlink.feeds.due_ms();
+    if !rest.asks.is_empty() {
+        rest.who = who(at, connection);
+    }
+    connection.downlink = Some(downlink);
+    rest
+}
+
+/// Does what must not be done under the slot's lock.
+fn finish(node: &Node, at: SlotRef, rest: Rest) {
+    let Rest { asks, tells, who, is_queued, waits, due_ms } = rest;
+    if is_queued {
+        node.table.watch_queued(at);
+    }
+    if let Some(due_ms) = due_ms {
+        node.table.look_by(at, due_ms);
+    }
+    for (waiter, is_handled) in tells {
+        tell(node, waiter, is_handled);
+    }
+    if waits {
+        node.asks.wait(at);
+    }
+    let Some(who) = who else { return };
+    for ask in asks {
+        match ask {
+            Action::Pull { business, serial, after, entries_max, bytes_max } => {
+                let pull = wire::Pull {
+                    session: Some(who.session()),
+                    business: business.0,
+                    term: after.term,
+                    seq: after.seq,
+                    entries_max,
+                    bytes_max,
+                };
+                let waits = Waits::Pull { who: who.clone(), business, serial };
+                if !node.asks.ask(node, wire::ask::What::Pull(pull), waits) {
+                    pulled(node, &who, business, serial, None);
+                }
+            }
+            Action::Ack(upto) => {
+                let upto = positions(upto.into_iter());
+                let ack = wire::Ack { session: Some(who.session()), upto };
+                let waits = Waits::Ack { who: who.clone() };
+                if !node.asks.ask(node, wire::ask::What::Ack(ack), waits) {
+                    ack_told(node, &who, false);
+                }
+            }
+            Action::Write { .. } | Action::Gap(_) | Action::Tell(..) => {}
+        }
+    }
+}
+
+/// Reports to the router that waits for it: acknowledged, or still stored.
+fn tell(node: &Node, waiter: Waiter, is_handled: bool) {
+    let outcome = if is_handled { Outcome::Acked } else { Outcome::Stored };
+    node.routers.report(
+        waiter.router as usize,
+        wire::DeliveryReport {
+            id: waiter.id,
+            outcomes: vec![outcome as u32],
+            done: true,
+            ..Default::default()
+        },
+    );
+}

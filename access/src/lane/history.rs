@@ -1,0 +1,583 @@
+//! Groups with a history, in one lane. The lane keeps `last`, the position up to which all its live members
+//! were written, and writes them what comes next: a push whose `prev` is not above `last`. Anything else
+//! means that something is missing here; then the lane pulls what lies above `last`, and until it has, it
+//! only remembers that more came.
+//!
+//! A member that has missed something is *recovering*: it is written the history above its own position,
+//! and no live push. It becomes live when it has been written everything up to `last`.
+//!
+//! Why no push falls between "send what was missed" and "live": both are decided here, by one task, which
+//! owns `last` and the member's position and does one thing at a time. A push at or below `last` is in the
+//! history by the time it is pulled (the store appends before it fans out), and is written by the
+//! recovery. A push above `last` reaches this lane later, or is found missing by the next one's `prev`, by
+//! the queue that had no room for it, or by a sweep; it is written to all who are live then, and this
+//! member is. Entries above `last` in a member's own pull are left alone for that reason.
+//!
+//! The first member in this lane finds no `last`. It is joined to the group's deliveries first and the
+//! tail is asked for then, so that whatever comes meanwhile is remembered; JOINED waits for the answer.
+
+use super::{Done, Lane, joined};
+use crate::fanout::{Fanout, Tally};
+use crate::feed::{Entry, Place};
+use crate::frame_out::FrameOut;
+use crate::groups::GroupKey;
+use crate::outbox::SlowPolicy;
+use crate::routers::asks::Waits;
+use crate::sweep::tail_of;
+use crate::table::Written;
+use hawser_proto::code::ErrorCode;
+use hawser_proto::frame::{NodeFrame, ability};
+use hawser_proto::id::{Position, SlotRef};
+use hawser_proto::params::{GroupReset, Joined};
+use std::collections::{HashMap, VecDeque};
+
+/// Entries asked for at once.
+const PULL_ENTRIES: u32 = 64;
+/// Members of one lane that are recovered at once.
+const RECOVERIES_MAX: usize = 64;
+/// After a call that failed.
+const PAUSE_MS: u64 = 200;
+const WRITES_PER_TURN: usize = 128;
+
+/// For whom a history was asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Whom {
+    /// All live members.
+    Lane,
+    /// One that is recovering.
+    Member(SlotRef),
+}
+
+/// What came of a call for a history.
+#[derive(Debug)]
+pub(crate) enum HistoryAnswer {
+    Entries(Recovered),
+    NotFound,
+    Failed,
+}
+
+/// A part of a history, and its ends at that moment.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) tail: Position,
+    pub(crate) floor: Position,
+}
+
+/// A join that waits for the lane to know where the group stands.
+struct Joining {
+    at: SlotRef,
+    last: Position,
+    is_new: bool,
+    done: Done,
+}
+
+/// A group's history as this lane has written it.
+#[derive(Default)]
+pub(super) struct History {
+    last: Option<Position>,
+    floor: Position,
+    /// The highest position that is known of; above `last`: the lane is behind.
+    beyond: Position,
+    /// What was known when the call in flight left.
+    pulling: Option<Position>,
+    not_before_ms: u64,
+    joining: Vec<Joining>,
+    recovering: HashMap<u32, Recovering, foldhash::fast::RandomState>,
+}
+
+struct Recovering {
+    at: SlotRef,
+    /// Everything up to here was written to it.
+    after: Position,
+    is_pulling: bool,
+    not_before_ms: u64,
+}
+
+/// The members of one lane that wait for their turn to be recovered.
+#[derive(Default)]
+pub(super) struct Recoveries {
+    waiting: VecDeque<(GroupKey, SlotRef)>,
+    in_flight: usize,
+    /// Groups that wait for a pause to be over.
+    paused: Vec<GroupKey>,
+}
+
+impl History {
+    pub(super) fn forget(&mut self, at: SlotRef) {
+        self.recovering.remove(&at.slot);
+        self.joining.retain(|joining| joining.at != at);
+    }
+
+    fn is_behind(&self) -> bool {
+        self.last.is_none_or(|last| self.beyond > last)
+    }
+}
+
+impl Lane {
+    // === Joining ===
+
+    /// Places a member in the history, and gives `done` back to be answered. `None`: the lane does not
+    /// know where the group stands, and the answer waits.
+    pub(super) fn join_history(
+        &mut self,
+        at: SlotRef,
+        key: &GroupKey,
+        last: Position,
+        is_new: bool,
+        done: Done,
+    ) -> Option<Done> {
+        let Some(&index) = self.by_key.get(key) else { return Some(done) };
+        let Some(history) = &mut self.groups[index].history else { return Some(done) };
+        if history.last.is_none() {
+            history.joining.push(Joining { at, last, is_new, done });
+            self.pull_for_lane(index);
+            return None;
+        }
+        self.place_member(index, at, last);
+        Some(done)
+    }
+
+    /// A member begins with what comes now, or with what it has missed.
+    fn place_member(&mut self, index: usize, at: SlotRef, seen: Position) {
+        let Some(history) = &self.groups[index].history else { return };
+        if seen > Position::START && history.last.is_some_and(|last| seen < last) {
+            self.begin_recovery(index, at, seen);
+        }
+    }
+
+    /// The ends of a history, as JOINED tells them.
+    pub(super) fn say_where(&self, key: &GroupKey, joined: &mut Joined) {
+        let group = self.by_key.get(key).map(|&index| &self.groups[index]);
+        let Some(history) = group.and_then(|group| group.history.as_ref()) else { return };
+        let tail = history.last.unwrap_or_default();
+        joined.history = true;
+        (joined.tail_term, joined.tail_seq) = (tail.term, tail.seq);
+        (joined.floor_term, joined.floor_seq) = (history.floor.term, history.floor.seq);
+    }
+
+    // === Live ===
+
+    pub(super) async fn multicast_history(
+        &mut self,
+        index: usize,
+        place: Place,
+        fanout: &Fanout,
+    ) -> Tally {
+        let members = self.groups[index].members.len() as u64;
+        let Some(history) = &mut self.groups[index].history else { return Tally::default() };
+        let is_next = match history.last {
+            Some(last) if place.at <= last => return Tally::default(),
+            Some(last) => place.prev <= last && history.pulling.is_none() && history.beyond <= last,
+            None => false,
+        };
+        if !is_next {
+            history.beyond = history.beyond.max(place.at);
+            self.pull_for_lane(index);
+            return Tally { queued: members, ..Tally::default() };
+        }
+        let tally = self.write_live(index, place.at, &fanout.frame, fanout.slow).await;
+        // Those who recover will be written it, too.
+        Tally { queued: tally.queued + members - tally.members().min(members), ..tally }
+    }
+
+    /// Writes the next push of a history to all live members. The one place that moves `last` by one.
+    async fn write_live(
+        &mut self,
+        index: usize,
+        at: Position,
+        frame: &FrameOut,
+        slow: SlowPolicy,
+    ) -> Tally {
+        let mut tally = Tally::default();
+        let (mut behind, mut too_small) = (Vec::new(), Vec::new());
+        let group = &self.groups[index];
+        let Some(history) = &group.history else { return tally };
+        for turn in group.members.chunks(WRITES_PER_TURN) {
+            for &member in turn {
+                if history.recovering.contains_key(&member.slot) {
+                    continue;
+                }
+                let written = self.node.table.write_history(member, frame, slow);
+                if written == Written::Overflow && self.understands_history(member) {
+                    let fits = self.node.table.with(member, |connection| {
+                        frame.len() <= connection.frame_bytes_max as usize
+                    });
+                    if fits == Some(true) { behind.push(member) } else { too_small.push(member) }
+                } else {
+                    tally.count(written);
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+        let last = history.last.unwrap_or_default();
+        for member in too_small {
+            self.reset_member(index, member, at, at);
+        }
+        for member in behind {
+            self.begin_recovery(index, member, last);
+        }
+        if let Some(history) = &mut self.groups[index].history {
+            history.last = Some(at);
+        }
+        tally
+    }
+
+    /// Something exists that did not come here, or may.
+    pub(super) fn history_tail(&mut self, key: &GroupKey, tail: Position) {
+        let Some(&index) = self.by_key.get(key) else { return };
+        let Some(history) = &mut self.groups[index].history else { return };
+        history.beyond = history.beyond.max(tail);
+        if history.is_behind() {
+            self.pull_for_lane(index);
+        }
+    }
+
+    /// Asks for what lies above `last`, or for the tail where there is no `last`; one call at a time.
+    fn pull_for_lane(&mut self, index: usize) {
+        let now_ms = self.node.table.now_ms();
+        let group = &mut self.groups[index];
+        let Some(history) = &mut group.history else { return };
+        if history.pulling.is_some() || now_ms < history.not_before_ms {
+            return;
+        }
+        let (after, most) = match history.last {
+            Some(last) => (last, PULL_ENTRIES),
+            None => (Position::START, 0),
+        };
+        history.pulling = Some(std::mem::take(&mut history.beyond));
+        let key = group.key.clone();
+        let waits = Waits::History {
+            lane: self.index,
+            key: key.clone(),
+            seq: group.seq,
+            whom: Whom::Lane,
+            after,
+        };
+        if !self.node.asks.ask(&self.node, tail_of(&key, most, after), waits) {
+            self.pull_failed(index, ErrorCode::Unavailable);
+        }
+    }
+
+    fn pull_failed(&mut self, index: usize, code: ErrorCode) {
+        let now_ms = self.node.table.now_ms();
+        let group = &mut self.groups[index];
+        let Some(history) = &mut group.history else { return };
+        let known = history.pulling.take().unwrap_or_default();
+        history.beyond = history.beyond.max(known);
+        history.not_before_ms = now_ms + PAUSE_MS;
+        self.recoveries.paused.push(group.key.clone());
+        if history.last.is_some() {
+            return;
+        }
+        // Nobody can be told where the group stands: those who want in hear that they are not.
+        let (key, business) = (group.key.clone(), group.business);
+        for joining in std::mem::take(&mut history.joining) {
+            let refused = joined(0, &key, Some(code), business);
+            if joining.is_new && self.is_member(joining.at, &key) {
+                self.remove_member(joining.at, index);
+            }
+            self.answer_join(joining.at, &key, joining.is_new, joining.done, refused);
+        }
+    }
+
+    pub(super) async fn recovered(
+        &mut self,
+        key: &GroupKey,
+        seq: u64,
+        whom: Whom,
+        after: Position,
+        answer: HistoryAnswer,
+    ) {
+        if matches!(whom, Whom::Member(_)) {
+            self.recoveries.in_flight = self.recoveries.in_flight.saturating_sub(1);
+        }
+        let index = self.by_key.get(key).copied().filter(|&index| self.groups[index].seq == seq);
+        if let Some(index) = index {
+            match whom {
+                Whom::Lane => self.lane_recovered(index, answer).await,
+                Whom::Member(at) => self.member_recovered(index, at, after, answer),
+            }
+        }
+        self.next_recoveries();
+    }
+
+    async fn lane_recovered(&mut self, index: usize, answer: HistoryAnswer) {
+        let answer = match answer {
+            HistoryAnswer::Entries(answer) => answer,
+            HistoryAnswer::NotFound => return self.pull_failed(index, ErrorCode::GroupNotFound),
+            HistoryAnswer::Failed => return self.pull_failed(index, ErrorCode::Unavailable),
+        };
+        let Recovered { entries, tail, floor } = answer;
+        let Some(history) = &mut self.groups[index].history else { return };
+        if history.pulling.take().is_none() {
+            return;
+        }
+        history.floor = history.floor.max(floor);
+        let Some(last) = history.last else {
+            history.last = Some(tail);
+            self.admit_joining(index);
+            return self.go_on_if_behind(index);
+        };
+        history.beyond = history.beyond.max(tail);
+        if floor > last {
+            self.reset_live(index, floor, tail);
+        }
+        let is_progress = floor > last || entries.iter().any(|entry| entry.place.at > last);
+        for entry in entries {
+            let Place { at, prev } = entry.place;
+            let last = self.groups[index].history.as_ref().and_then(|history| history.last);
+            let last = last.unwrap_or_default();
+            if at <= last {
+                continue;
+            }
+            if entry.frame.is_empty() {
+                self.reset_live(index, at, tail);
+                continue;
+            }
+            if prev > last {
+                self.reset_live(index, prev, tail);
+            }
+            self.write_live(index, at, &FrameOut::new(entry.frame), SlowPolicy::DropNewest).await;
+        }
+        let now_ms = self.node.table.now_ms();
+        let Some(history) = &mut self.groups[index].history else { return };
+        if !is_progress && history.is_behind() {
+            // A store that names a tail and hands out nothing: not at full speed for ever.
+            history.not_before_ms = now_ms + PAUSE_MS;
+            self.recoveries.paused.push(self.groups[index].key.clone());
+        }
+        self.go_on_if_behind(index);
+    }
+
+    fn go_on_if_behind(&mut self, index: usize) {
+        let history = self.groups[index].history.as_ref();
+        if history.is_some_and(|history| history.is_behind()) {
+            self.pull_for_lane(index);
+        }
+    }
+
+    fn admit_joining(&mut self, index: usize) {
+        let Some(history) = &mut self.groups[index].history else { return };
+        let joining = std::mem::take(&mut history.joining);
+        let (key, business) = (self.groups[index].key.clone(), self.groups[index].business);
+        for Joining { at, last, is_new, done } in joining {
+            self.answer_join(at, &key, is_new, done, joined(0, &key, None, business));
+            self.place_member(index, at, last);
+        }
+    }
+
+    // === Recovering ===
+
+    /// A member says what it has; from there it is written again.
+    pub(super) fn recover(&mut self, at: SlotRef, key: &GroupKey, after: Position) {
+        if !self.is_member(at, key) {
+            return;
+        }
+        let Some(&index) = self.by_key.get(key) else { return };
+        let Some(history) = &self.groups[index].history else { return };
+        if history.last.is_some_and(|last| after < last) {
+            self.begin_recovery(index, at, after);
+        }
+    }
+
+    fn understands_history(&self, at: SlotRef) -> bool {
+        self.node.table.with(at, |connection| connection.has(ability::HISTORY)) == Some(true)
+    }
+
+    fn begin_recovery(&mut self, index: usize, at: SlotRef, after: Position) {
+        if !self.understands_history(at) {
+            return;
+        }
+        let key = self.groups[index].key.clone();
+        let Some(history) = &mut self.groups[index].history else { return };
+        let known = history.recovering.get_mut(&at.slot).filter(|known| known.at == at);
+        if let Some(known) = known {
+            // A call in flight for another position is not taken when it is answered.
+            known.after = after;
+            return;
+        }
+        let recovering = Recovering { at, after, is_pulling: false, not_before_ms: 0 };
+        history.recovering.insert(at.slot, recovering);
+        self.node.metrics.recoveries.inc();
+        self.recoveries.waiting.push_back((key, at));
+        self.next_recoveries();
+    }
+
+    /// Gives those who wait their turn, as far as there is leave, and their links are empty.
+    fn next_recoveries(&mut self) {
+        let now_ms = self.node.table.now_ms();
+        for _ in 0..self.recoveries.waiting.len() {
+            if self.recoveries.in_flight >= RECOVERIES_MAX || !self.node.asks.has_leave() {
+                return;
+            }
+            let Some((key, at)) = self.recoveries.waiting.pop_front() else { return };
+            let Some(&index) = self.by_key.get(&key) else { continue };
+            let seq = self.groups[index].seq;
+            let history = self.groups[index].history.as_mut();
+            let Some(member) = history.and_then(|history| history.recovering.get_mut(&at.slot))
+            else {
+                continue;
+            };
+            if member.at != at || member.is_pulling {
+                continue;
+            }
+            let takes = self.node.table.with(at, |connection| connection.takes_stored(1));
+            let Some(takes) = takes else { continue };
+            if !takes || now_ms < member.not_before_ms {
+                self.recoveries.waiting.push_back((key, at));
+                continue;
+            }
+            let after = member.after;
+            member.is_pulling = true;
+            let ask = tail_of(&key, PULL_ENTRIES, after);
+            let whom = Whom::Member(at);
+            let waits = Waits::History { lane: self.index, key: key.clone(), seq, whom, after };
+            if self.node.asks.ask(&self.node, ask, waits) {
+                self.recoveries.in_flight += 1;
+            } else {
+                member.is_pulling = false;
+                member.not_before_ms = now_ms + PAUSE_MS;
+                self.recoveries.waiting.push_back((key, at));
+            }
+        }
+    }
+
+    fn member_recovered(
+        &mut self,
+        index: usize,
+        at: SlotRef,
+        after: Position,
+        answer: HistoryAnswer,
+    ) {
+        let now_ms = self.node.table.now_ms();
+        let key = self.groups[index].key.clone();
+        let Some(history) = &mut self.groups[index].history else { return };
+        let last = history.last.unwrap_or_default();
+        let Some(member) = history.recovering.get_mut(&at.slot) else { return };
+        if member.at != at || !member.is_pulling {
+            return;
+        }
+        member.is_pulling = false;
+        let HistoryAnswer::Entries(answer) = answer else {
+            member.not_before_ms = now_ms + PAUSE_MS;
+            self.recoveries.waiting.push_back((key, at));
+            return;
+        };
+        // Else it has asked for something else meanwhile.
+        let is_over = member.after == after && self.write_recovered(index, at, last, answer);
+        if is_over {
+            // From here on it is written what the others are: everything above `last`.
+            if let Some(history) = &mut self.groups[index].history {
+                history.recovering.remove(&at.slot);
+            }
+        } else {
+            self.recoveries.waiting.push_back((key, at));
+        }
+    }
+
+    /// Writes a part of the history to one member, up to `last` and as far as its link takes it. True:
+    /// it has everything up to `last` now.
+    fn write_recovered(
+        &mut self,
+        index: usize,
+        at: SlotRef,
+        last: Position,
+        answer: Recovered,
+    ) -> bool {
+        let Recovered { entries, tail, floor } = answer;
+        let mut after = self.position_of(index, at);
+        if floor > after {
+            self.reset_member(index, at, floor, tail);
+            after = floor;
+        }
+        let mut is_over = entries.is_empty();
+        for entry in entries {
+            if entry.place.at > last {
+                is_over = true;
+                break;
+            }
+            if entry.place.at <= after {
+                continue;
+            }
+            let frame = FrameOut::new(entry.frame);
+            let takes = self.node.table.with(at, |connection| {
+                let fits = frame.len() <= connection.frame_bytes_max as usize && frame.len() > 0;
+                fits.then(|| connection.takes_stored(frame.len()))
+            });
+            match takes {
+                None | Some(Some(false)) => break,
+                Some(None) => self.reset_member(index, at, entry.place.at, tail),
+                Some(Some(true)) => {
+                    if entry.place.prev > after {
+                        self.reset_member(index, at, entry.place.prev, tail);
+                    }
+                    self.node.table.write_history(at, &frame, SlowPolicy::DropNewest);
+                }
+            }
+            after = entry.place.at;
+        }
+        let history = self.groups[index].history.as_mut();
+        if let Some(member) = history.and_then(|history| history.recovering.get_mut(&at.slot)) {
+            member.after = after;
+        }
+        is_over || after >= last
+    }
+
+    fn position_of(&self, index: usize, at: SlotRef) -> Position {
+        let history = self.groups[index].history.as_ref();
+        let member = history.and_then(|history| history.recovering.get(&at.slot));
+        member.map_or(Position::START, |member| member.after)
+    }
+
+    /// With each turn of the wheel: what had to pause goes on.
+    pub(super) fn turn_histories(&mut self) {
+        for key in std::mem::take(&mut self.recoveries.paused) {
+            let Some(&index) = self.by_key.get(&key) else { continue };
+            let now_ms = self.node.table.now_ms();
+            let history = self.groups[index].history.as_ref();
+            if history.is_some_and(|history| now_ms < history.not_before_ms) {
+                self.recoveries.paused.push(key);
+            } else {
+                self.go_on_if_behind(index);
+            }
+        }
+        self.next_recoveries();
+    }
+
+    // === Out of the history ===
+
+    /// Live members go on from `floor`: what lies between is gone.
+    fn reset_live(&mut self, index: usize, floor: Position, tail: Position) {
+        let Some(history) = &mut self.groups[index].history else { return };
+        history.last = Some(floor);
+        let live: Vec<SlotRef> = self.groups[index]
+            .members
+            .iter()
+            .copied()
+            .filter(|member| {
+                let history = self.groups[index].history.as_ref();
+                history.is_some_and(|history| !history.recovering.contains_key(&member.slot))
+            })
+            .collect();
+        for at in live {
+            self.reset_member(index, at, floor, tail);
+        }
+    }
+
+    fn reset_member(&self, index: usize, at: SlotRef, floor: Position, tail: Position) {
+        if !self.understands_history(at) {
+            return;
+        }
+        let group = &self.groups[index];
+        let reset = NodeFrame::GroupReset(GroupReset {
+            group: group.key.1.as_str().to_owned(),
+            business: group.business.0,
+            floor_term: floor.term,
+            floor_seq: floor.seq,
+            tail_term: tail.term,
+            tail_seq: tail.seq,
+        });
+        self.node.table.write(at, &reset);
+    }
+}

@@ -1,0 +1,263 @@
+//! Calls of the store that this node makes through a router: up the deliver stream, and their answers down.
+//! Each is answered, runs into its deadline, or fails with its stream; whoever waits is told in all three
+//! cases, and an answer is only taken for what it answers.
+
+use crate::downlink;
+use crate::feed::Pulled;
+use crate::groups::GroupKey;
+use crate::lane::{HistoryAnswer, Recovered, Whom, Work};
+use crate::node::Node;
+use crate::table::{Signal, Target};
+use hawser_proto::code::CloseCode;
+use hawser_proto::id::{AppId, BusinessNo, DeviceId, Epoch, Position, SlotRef};
+use hawser_proto::rpc::node as wire;
+use hawser_proto::rpc::node::answer::Status;
+use parking_lot::Mutex;
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+/// Calls in flight. A call takes about a millisecond; more at once only wait at the router.
+const IN_FLIGHT_MAX: usize = 1_024;
+/// Asks that may wait for the stream: as many as may be in flight, and those of histories and sweeps.
+pub(super) const QUEUE_MAX: usize = 2 * IN_FLIGHT_MAX;
+
+/// A session that asked, named as the store names it.
+#[derive(Clone, Debug)]
+pub(crate) struct Who {
+    pub(crate) at: SlotRef,
+    pub(crate) app: AppId,
+    pub(crate) device: DeviceId,
+    pub(crate) epoch: Epoch,
+}
+
+impl Who {
+    pub(crate) fn session(&self) -> wire::Session {
+        wire::Session {
+            app: self.app.as_str().to_owned(),
+            device: self.device.as_str().to_owned(),
+            slot: self.at.slot,
+            generation: self.at.generation,
+            epoch: self.epoch.0,
+        }
+    }
+
+    pub(crate) fn target(&self, node: &Node) -> Target<'_> {
+        Target {
+            boot: node.table.boot.0,
+            at: self.at,
+            app: self.app.as_str(),
+            device: self.device.as_str(),
+            epoch: self.epoch.0,
+        }
+    }
+}
+
+/// Who waits for an answer.
+pub(crate) enum Waits {
+    Pull {
+        who: Who,
+        business: BusinessNo,
+        serial: u32,
+    },
+    Ack {
+        who: Who,
+    },
+    Sweep {
+        all: Vec<Who>,
+    },
+    History {
+        lane: usize,
+        key: GroupKey,
+        seq: u64,
+        whom: Whom,
+        after: Position,
+    },
+    /// All lanes, which compare the tail with their own.
+    Tail {
+        key: GroupKey,
+    },
+}
+
+struct Asked {
+    /// The stream it left on.
+    stream: u64,
+    deadline: Instant,
+    waits: Waits,
+}
+
+/// The calls of one node.
+#[derive(Default)]
+pub(crate) struct Asks {
+    in_flight: Mutex<HashMap<u64, Asked>>,
+    /// Sessions that wait for leave to ask, each once.
+    waiting: Mutex<VecDeque<SlotRef>>,
+    count: AtomicUsize,
+    calls: AtomicU64,
+    /// Streams that are up, and that ever were.
+    streams: AtomicUsize,
+    streams_ever: AtomicU64,
+}
+
+impl Asks {
+    /// Whether one more call may be made now.
+    pub(crate) fn has_leave(&self) -> bool {
+        self.streams.load(Ordering::Acquire) > 0
+            && self.count.load(Ordering::Relaxed) < IN_FLIGHT_MAX
+    }
+
+    /// A number for one more stream.
+    pub(super) fn next_stream(&self) -> u64 {
+        self.streams_ever.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Remembers a session that wants to ask. It gets its turn when a call has been answered.
+    pub(crate) fn wait(&self, at: SlotRef) {
+        self.waiting.lock().push_back(at);
+    }
+
+    /// Sends a call. False: it cannot be made now, and nobody will answer.
+    pub(crate) fn ask(&self, node: &Node, what: wire::ask::What, waits: Waits) -> bool {
+        let Some((stream, up)) = node.routers.ask_up() else { return false };
+        let call = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
+        let deadline = Instant::now() + node.config.router_call_timeout;
+        {
+            let mut in_flight = self.in_flight.lock();
+            in_flight.insert(call, Asked { stream, deadline, waits });
+            self.count.store(in_flight.len(), Ordering::Relaxed);
+        }
+        if up.try_send(wire::Ask { call, what: Some(what) }).is_ok() {
+            return true;
+        }
+        // If it is not there any more, the stream broke, and whoever waits was told.
+        self.take(call).is_none()
+    }
+
+    fn take(&self, call: u64) -> Option<Asked> {
+        let mut in_flight = self.in_flight.lock();
+        let asked = in_flight.remove(&call);
+        self.count.store(in_flight.len(), Ordering::Relaxed);
+        asked
+    }
+
+    /// Takes what `over` picks.
+    fn take_all(&self, over: impl Fn(&Asked) -> bool) -> Vec<Asked> {
+        let mut in_flight = self.in_flight.lock();
+        let all = in_flight.extract_if(|_, asked| over(asked)).map(|(_, asked)| asked).collect();
+        self.count.store(in_flight.len(), Ordering::Relaxed);
+        all
+    }
+
+    /// Gives leave to those who wait for it, as far as there is any.
+    pub(crate) fn go_on(&self, node: &Node) {
+        while self.has_leave() {
+            let next = self.waiting.lock().pop_front();
+            let Some(at) = next else { return };
+            downlink::turn(node, at);
+        }
+    }
+}
+
+/// A stream that carries asks is up.
+pub(super) fn stream_is_up(node: &Node) {
+    node.asks.streams.fetch_add(1, Ordering::AcqRel);
+    node.asks.go_on(node);
+}
+
+/// A stream is gone: nothing that was asked on it will be answered.
+pub(super) async fn stream_broke(node: &Node, stream: u64) {
+    node.asks.streams.fetch_sub(1, Ordering::AcqRel);
+    for asked in node.asks.take_all(|asked| asked.stream == stream) {
+        settle(node, asked.waits, wire::Answer::default()).await;
+    }
+}
+
+/// Fails the calls whose time is over.
+pub(crate) async fn expire(node: &Node) {
+    let now = Instant::now();
+    let late = node.asks.take_all(|asked| asked.deadline <= now);
+    node.metrics.asks_late.inc_by(late.len() as u64);
+    for asked in late {
+        settle(node, asked.waits, wire::Answer::default()).await;
+    }
+    node.asks.go_on(node);
+}
+
+/// An answer has come, to whichever of our calls it names.
+pub(super) async fn answered(node: &Node, stream: u64, answer: wire::Answer) {
+    let Some(asked) = node.asks.take(answer.call) else { return };
+    if asked.stream == stream {
+        settle(node, asked.waits, answer).await;
+    }
+    node.asks.go_on(node);
+}
+
+/// Tells whoever waited. An answer without a status says that there is none.
+async fn settle(node: &Node, waits: Waits, answer: wire::Answer) {
+    let status = answer.status();
+    match waits {
+        Waits::Pull { who, business, serial } => {
+            judge(node, &who, status);
+            let tail = Position::new(answer.tail_term, answer.tail_seq);
+            let entries = answer.entries.into_iter().map(downlink::entry).collect();
+            let pulled = (status == Status::Ok).then_some(Pulled { entries, tail });
+            downlink::pulled(node, &who, business, serial, pulled);
+        }
+        Waits::Ack { who } => {
+            judge(node, &who, status);
+            downlink::ack_told(node, &who, status == Status::Ok);
+        }
+        Waits::Sweep { all } => {
+            if status != Status::Ok || answer.swept.len() != all.len() {
+                node.sweeps.request();
+                return;
+            }
+            for (who, swept) in all.iter().zip(answer.swept) {
+                judge(node, who, swept.status());
+                match swept.status() {
+                    Status::Ok => downlink::swept(node, who, &swept.inboxes),
+                    Status::Unavailable => node.sweeps.request(),
+                    _ => {}
+                }
+            }
+        }
+        Waits::History { lane, key, seq, whom, after } => {
+            let answer = match status {
+                Status::Ok => HistoryAnswer::Entries(recovered(answer)),
+                Status::NotFound => HistoryAnswer::NotFound,
+                _ => HistoryAnswer::Failed,
+            };
+            node.lanes[lane].send(Work::Recovered { key, seq, whom, after, answer }).await;
+        }
+        Waits::Tail { key } => match status {
+            Status::Ok => {
+                let tail = Position::new(answer.tail_term, answer.tail_seq);
+                for lane in &node.lanes {
+                    lane.send(Work::HistoryTail { key: key.clone(), tail }).await;
+                }
+            }
+            Status::NotFound => {}
+            _ => node.sweeps.request(),
+        },
+    }
+}
+
+fn recovered(answer: wire::Answer) -> Recovered {
+    Recovered {
+        tail: Position::new(answer.tail_term, answer.tail_seq),
+        floor: Position::new(answer.floor_term, answer.floor_seq),
+        entries: answer.entries.into_iter().map(downlink::entry).collect(),
+    }
+}
+
+/// What the store thinks of the session that asked.
+fn judge(node: &Node, who: &Who, status: Status) {
+    match status {
+        Status::Superseded => {
+            let order = Signal::Ordered(CloseCode::Superseded, String::new());
+            let _ = node.table.with_target(who.target(node), |connection| connection.order(order));
+        }
+        Status::Forgotten => node.routers.forgotten(who.at),
+        Status::Unspecified | Status::Ok | Status::Unavailable | Status::NotFound => {}
+    }
+}
