@@ -234,8 +234,10 @@ impl Inboxes {
             Verdict::Ahead => inbox.resync(is_online, now, out),
             Verdict::Next if !inbox.has_room() => inbox.is_missing = true,
             Verdict::Next => {
-                let is_back = place.at.term != inbox.received.term && place.prev < inbox.received;
-                if is_back && !std::mem::take(&mut inbox.is_term_told) {
+                // The word of the login stands for the first push of the new term, and for no later one.
+                let is_new_term = place.at.term != inbox.received.term;
+                let was_told = is_new_term && std::mem::take(&mut inbox.is_term_told);
+                if is_new_term && place.prev < inbox.received && !was_told {
                     let word = TermChanged { from: inbox.received, to: place.at };
                     inbox.tell(business, Incoming::TermChanged(word), out);
                 }

@@ -310,6 +310,14 @@ fn what_the_login_says_is_heard() {
     assert_eq!(rig.log_in(back), "shelve 1 term 7-10..6-9");
     assert_eq!(rig.push(at(8, 1), at(6, 9)), "shelve 2 push 8-1", "not said twice");
 
+    // The store's word covers one return. It may have been whole from the device's point of view.
+    let mut rig = Rig::new(at(7, 10));
+    let back = params::Inbox { state, tail_term: 6, tail_seq: 9, ..params::Inbox::default() };
+    assert_eq!(rig.log_in(back), "shelve 1 term 7-10..6-9");
+    assert_eq!(rig.push(at(8, 1), at(7, 10)), "shelve 2 push 8-1");
+    assert_eq!(rig.push(at(8, 2), at(8, 1)), "shelve 3 push 8-2");
+    assert_eq!(rig.push(at(9, 1), at(8, 1)), "shelve 4 term 8-2..9-1, shelve 5 push 9-1");
+
     // What was taken before the cursor was refused no longer moves it.
     let mut rig = Rig::online(at(900, 1));
     rig.push(at(900, 2), at(900, 1));
