@@ -297,6 +297,17 @@ impl Listeners {
         }
     }
 
+    /// Gives an item to all listeners.
+    pub(crate) fn put_to_all(&self, item: &Incoming) {
+        let channels = self.channels.lock();
+        let rings = channels.values().flat_map(|channel| &channel.rings);
+        let rings: Vec<Arc<Ring>> = rings.filter_map(Weak::upgrade).collect();
+        drop(channels);
+        for ring in rings {
+            ring.put(item.clone());
+        }
+    }
+
     /// Puts an item on the shelf of the business, where it waits for its listeners.
     pub(crate) fn shelve(&self, business: &Arc<str>, number: u64, item: Incoming) {
         self.channel(&mut self.channels.lock(), business).shelf.put(number, item);

@@ -93,6 +93,7 @@ async fn run_inner(shared: &Arc<Shared>) -> State {
         link: None,
         task: None,
         keeping: None,
+        is_keep_failing: false,
         replies: HashMap::new(),
         closed: None,
     };
@@ -109,6 +110,8 @@ struct Driver {
     link: Option<Link>,
     task: Option<Task>,
     keeping: Option<Keeping>,
+    /// The app was told that its cursors cannot be kept, and since then they could not.
+    is_keep_failing: bool,
     replies: HashMap<u64, Reply>,
     closed: Option<State>,
 }
@@ -176,8 +179,12 @@ impl Driver {
 
     fn kept(&mut self, kept: &io::Result<()>, actions: &mut Vec<Action>) {
         self.keeping = None;
-        if let Err(source) = kept {
+        let was_failing = std::mem::replace(&mut self.is_keep_failing, kept.is_err());
+        if let Err(source) = kept
+            && !was_failing
+        {
             warn!(%source, "cannot keep the cursors");
+            self.shared.listeners.put_to_all(&Incoming::NotKept(source.to_string()));
         }
         self.feed(Event::Kept(kept.is_ok()), actions);
     }

@@ -139,6 +139,9 @@ pub enum Incoming {
     TermChanged(TermChanged),
     /// A part of a group's history is gone.
     GroupReset(GroupReset),
+    /// The cursors cannot be kept, for this reason. Nothing is acknowledged until they can, and after
+    /// one window nothing more is sent; the client tries again every second, and says this once.
+    NotKept(String),
 }
 
 #[derive(Debug, Default)]
@@ -273,6 +276,7 @@ fn weight(item: &Incoming) -> usize {
         Incoming::Push(push) => push.body.len(),
         Incoming::Left(left) => left.group.len(),
         Incoming::GroupReset(reset) => reset.group.len(),
+        Incoming::NotKept(why) => why.len(),
         Incoming::Gap(_) | Incoming::TermChanged(_) => 0,
     }
 }

@@ -27,9 +27,6 @@ const WAITING_MAX: usize = 256;
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// A RECOVER after which nothing followed is sent again after this.
 const RECOVER_AGAIN: Duration = Duration::from_secs(5);
-/// Below every position of a history, and above none: what a member of an empty history has seen.
-/// A join that named nothing at all would begin with what comes now.
-const ORIGIN: Position = Position { term: 0, seq: 1 };
 
 /// What the app, or an access node's answer, changed.
 #[derive(Debug, PartialEq)]
@@ -72,6 +69,15 @@ impl Membership {
             is_missing: false,
             recover_until: None,
             missed: 0,
+        }
+    }
+
+    /// Where a member begins that has no position yet.
+    fn begin(&mut self, joined: &params::Joined) {
+        if !joined.history {
+            self.last = Position::START;
+        } else if self.last == Position::START {
+            self.last = Position::new(joined.tail_term, joined.tail_seq);
         }
     }
 
@@ -120,6 +126,8 @@ impl Waiter {
 #[derive(Debug)]
 pub(crate) struct Groups {
     wanted: BTreeMap<String, Membership>,
+    /// Groups that the business has put this device into, as far as there is something to remember.
+    put_in: BTreeMap<String, Membership>,
     waiters: HashMap<u64, Waiter>,
     /// Leaves not yet written.
     leaves: VecDeque<(u64, String)>,
@@ -134,6 +142,7 @@ impl Default for Groups {
     fn default() -> Self {
         Self {
             wanted: BTreeMap::new(),
+            put_in: BTreeMap::new(),
             waiters: HashMap::new(),
             leaves: VecDeque::new(),
             on_wire: HashMap::new(),
@@ -166,7 +175,11 @@ impl Groups {
                 return refuse(GroupError::Refused { status, message: String::new() });
             }
             None => {
-                self.wanted.insert(group.to_owned(), Membership::new(business.clone()));
+                let member = match self.put_in.remove(group) {
+                    Some(known) => Membership { stage: Stage::Wanted, ..known },
+                    None => Membership::new(business.clone()),
+                };
+                self.wanted.insert(group.to_owned(), member);
             }
         }
         self.waiters.insert(id, Waiter::Join { group: group.to_owned(), deadline });
@@ -187,6 +200,7 @@ impl Groups {
             return;
         }
         let member = self.wanted.remove(group);
+        self.put_in.remove(group);
         self.answer_joins(group, &Err(GroupError::Left), out);
         let on_node = member.is_none_or(|it| matches!(it.stage, Stage::In | Stage::Joining(_)));
         if is_online && on_node {
@@ -207,7 +221,7 @@ impl Groups {
     pub(crate) fn offline(&mut self, out: &mut Vec<Outcome>) {
         self.on_wire.clear();
         self.leaves.clear();
-        for member in self.wanted.values_mut() {
+        for member in self.wanted.values_mut().chain(self.put_in.values_mut()) {
             member.stage = Stage::Wanted;
             // The next join asks for it.
             member.is_missing = false;
@@ -239,8 +253,17 @@ impl Groups {
         Some(DeviceFrame::Join(params::Join { request_id, group, last_term: term, last_seq: seq }))
     }
 
-    /// JOINED.
-    pub(crate) fn joined(&mut self, joined: params::Joined, now: Instant, out: &mut Vec<Outcome>) {
+    /// JOINED. `business`: its name, where this connection has it.
+    pub(crate) fn joined(
+        &mut self,
+        joined: params::Joined,
+        business: Option<&Arc<str>>,
+        now: Instant,
+        out: &mut Vec<Outcome>,
+    ) {
+        if joined.request_id == 0 {
+            return self.put_in(&joined, business, now, out);
+        }
         let Some(group) = self.on_wire.remove(&joined.request_id) else { return };
         let stage = Stage::Joining(joined.request_id);
         let Some(member) = self.wanted.get_mut(&group).filter(|it| it.stage == stage) else {
@@ -254,10 +277,7 @@ impl Groups {
         if joined.status == 0 {
             member.stage = Stage::In;
             member.held = true;
-            if joined.history && member.last == Position::START {
-                let tail = Position::new(joined.tail_term, joined.tail_seq);
-                member.last = tail.max(ORIGIN);
-            }
+            member.begin(&joined);
             if member.is_missing {
                 member.recover(&group, now, out);
             }
@@ -280,8 +300,46 @@ impl Groups {
         }
     }
 
+    /// JOINED that nobody asked for: the business has put this device in.
+    fn put_in(
+        &mut self,
+        joined: &params::Joined,
+        business: Option<&Arc<str>>,
+        now: Instant,
+        out: &mut Vec<Outcome>,
+    ) {
+        let Some(business) = business.filter(|_| joined.status == 0) else { return };
+        let Some(member) = self.member(&joined.group, business) else { return };
+        // While a JOIN is under way its own answer decides.
+        if member.stage == Stage::In {
+            member.begin(joined);
+            if Position::new(joined.tail_term, joined.tail_seq) > member.last && joined.history {
+                member.recover(&joined.group, now, out);
+            }
+        }
+    }
+
+    /// A membership that is wanted, or one that the business has made.
+    fn member(&mut self, group: &str, business: &Arc<str>) -> Option<&mut Membership> {
+        if self.wanted.contains_key(group) {
+            return self.wanted.get_mut(group);
+        }
+        if self.put_in.len() >= GROUPS_PER_CONNECTION_MAX && !self.put_in.contains_key(group) {
+            // What is left of earlier connections goes first.
+            self.put_in.retain(|_, member| member.stage == Stage::In);
+            if self.put_in.len() >= GROUPS_PER_CONNECTION_MAX {
+                return None;
+            }
+        }
+        let member = self.put_in.entry(group.to_owned());
+        let member = member.or_insert_with(|| Membership::new(business.clone()));
+        member.stage = Stage::In;
+        Some(member)
+    }
+
     /// LEFT, asked for or not.
     pub(crate) fn left(&mut self, left: params::Left, out: &mut Vec<Outcome>) {
+        self.put_in.remove(&left.group);
         if left.request_id != 0 {
             self.on_wire.remove(&left.request_id);
             if self.waiters.remove(&left.request_id).is_some() {
@@ -317,24 +375,25 @@ impl Groups {
         out: &mut Vec<Outcome>,
     ) {
         let Some(group) = push.group.clone() else { return };
-        let Some(member) = self.wanted.get_mut(&group) else {
-            // On its way while the app left. Of a history nobody could say whether it came before.
-            if push.position.is_none() {
-                out.push(Outcome::Push(business.clone(), push));
-            }
-            return;
+        let has_history = self.has_history;
+        let is_known = self.wanted.contains_key(&group) || self.put_in.contains_key(&group);
+        let Some(member) = (match push.position {
+            None if !is_known => None,
+            Some(_) | None => self.member(&group, business),
+        }) else {
+            return out.push(Outcome::Push(business.clone(), push));
         };
         if push.position.is_some() {
             let Place { at, prev } = place;
             // Written before the JOINED that says where this member begins.
-            let is_first = member.last == Position::START && member.stage != Stage::In;
+            let is_first = member.last == Position::START;
             if at <= member.last {
                 return;
             }
-            if prev > member.last && !is_first && self.has_history {
+            if prev > member.last && !is_first && has_history {
                 return member.recover(&group, now, out);
             }
-            if at.term != member.last.term && prev < member.last && member.last > ORIGIN {
+            if at.term != member.last.term && prev < member.last {
                 // The store went back behind what this device had.
                 let last = member.last;
                 let reset = GroupReset { group, last, floor: prev, tail: at };
@@ -347,19 +406,20 @@ impl Groups {
     }
 
     /// MISSED.
-    pub(super) fn missed(&mut self, missed: &params::Missed) {
-        if let Some(member) = self.wanted.get_mut(&missed.group) {
+    pub(super) fn missed(&mut self, missed: &params::Missed, business: &Arc<str>) {
+        if let Some(member) = self.member(&missed.group, business) {
             member.missed = member.missed.saturating_add(missed.count);
         }
     }
 
     /// GROUP_RESET.
     pub(super) fn reset(&mut self, reset: &params::GroupReset, out: &mut Vec<Outcome>) {
-        let Some(member) = self.wanted.get_mut(&reset.group) else { return };
+        let wanted = self.wanted.get_mut(&reset.group);
+        let Some(member) = wanted.or_else(|| self.put_in.get_mut(&reset.group)) else { return };
         let floor = Position::new(reset.floor_term, reset.floor_seq);
         let tail = Position::new(reset.tail_term, reset.tail_seq);
         let last = member.last;
-        if floor <= last {
+        if floor <= last && last <= tail {
             return; // nothing that this device lacks is gone
         }
         member.take(floor);
@@ -380,7 +440,7 @@ impl Groups {
                 self.wanted.remove(&group);
             }
         }
-        for (group, member) in &mut self.wanted {
+        for (group, member) in self.wanted.iter_mut().chain(&mut self.put_in) {
             if matches!(member.stage, Stage::Again(at) if at <= now) {
                 member.stage = Stage::Wanted;
             }
@@ -403,7 +463,8 @@ impl Groups {
             Stage::Again(at) => Some(at),
             Stage::Wanted | Stage::Joining(_) | Stage::In => None,
         });
-        let recovers = self.wanted.values().filter_map(|member| member.recover_until);
+        let all = self.wanted.values().chain(self.put_in.values());
+        let recovers = all.filter_map(|member| member.recover_until);
         self.waiters.values().map(Waiter::deadline).chain(again).chain(recovers).min()
     }
 

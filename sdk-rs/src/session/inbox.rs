@@ -12,7 +12,8 @@
 //! it too: a reconnect or takeover neither loses nor repeats what the process holds.
 //!
 //! **Never lost.** The cursor moves behind the app, in order, and nothing above the kept cursor is
-//! ever acknowledged or named in a LOGIN. A process that dies gets again what lies above it.
+//! ever acknowledged or named in a LOGIN; nor is anything acknowledged that the link has not brought,
+//! which would look like a lie. A process that dies gets again what lies above it.
 //!
 //! Memory: per business what a node may have unacknowledged ([`INBOX_WINDOW_ENTRIES`],
 //! [`INBOX_WINDOW_BYTES`] and one frame above it); what goes beyond is dropped and asked for later.
@@ -87,8 +88,8 @@ struct Inbox {
 
     // Of this link.
     business: u32,
-    /// Told at the login: up to here everything is gone, and nothing of it need be asked for.
-    floor: Position,
+    /// The highest position that it has brought: the node takes no acknowledgement above it.
+    seen: Position,
     /// The node has been told this much.
     acked: Position,
     ack_again: bool,
@@ -130,11 +131,12 @@ impl Inboxes {
         wanted.take(BUSINESSES_PER_CONNECTION_MAX).map(cursor).collect()
     }
 
-    /// These cursors went out with the LOGIN; a node that heard less is told the rest.
+    /// These cursors went out with the LOGIN.
     pub(super) fn logging_in(&mut self, cursors: &[params::Cursor]) {
         for (business, inbox) in &mut self.each {
             let sent = cursors.iter().find(|cursor| *cursor.business == **business);
             inbox.acked = sent.map_or(Position::START, |it| Position::new(it.term, it.seq));
+            inbox.seen = inbox.acked;
         }
     }
 
@@ -160,7 +162,6 @@ impl Inboxes {
                 self.told(business, &told, now, out);
             }
         }
-        self.send_acks(out);
     }
 
     /// What the login says of one inbox.
@@ -175,7 +176,6 @@ impl Inboxes {
         let tail = Position::new(told.tail_term, told.tail_seq);
         let state = told.state();
         let Some(inbox) = self.inbox(business, told.business) else { return };
-        inbox.floor = floor;
         match state {
             params::InboxState::Unspecified => {}
             params::InboxState::TermChanged => {
@@ -188,7 +188,8 @@ impl Inboxes {
                 inbox.taken.clear();
                 (inbox.taken_pushes, inbox.taken_bytes) = (0, 0);
                 let from = std::mem::replace(&mut inbox.received, floor);
-                (inbox.handled, inbox.kept, inbox.acked) = (floor, floor, floor);
+                (inbox.handled, inbox.kept) = (floor, floor);
+                (inbox.acked, inbox.seen) = (floor, floor);
                 inbox.tell(business, Incoming::TermChanged(TermChanged { from, to: floor }), out);
                 self.keeper.is_forced = true;
                 self.keeper.keep_at = Some(now);
@@ -203,7 +204,6 @@ impl Inboxes {
         self.ack_at = None;
         for inbox in self.each.values_mut() {
             inbox.business = 0;
-            inbox.floor = Position::START;
             inbox.ack_again = false;
             inbox.is_missing = false;
             inbox.resync_until = None;
@@ -225,11 +225,9 @@ impl Inboxes {
         let Some(inbox) = self.inbox(business, number) else { return };
         match inbox.judge(place) {
             Verdict::Old => {
-                // The node has not heard what was acknowledged.
-                if place.at <= inbox.kept {
-                    inbox.ack_again = true;
-                    self.ack_at.get_or_insert(now + ACK_DELAY);
-                }
+                // The node has not heard what was acknowledged, or could not be told before.
+                inbox.ack_again = true;
+                self.ack_at.get_or_insert(now + ACK_DELAY);
             }
             Verdict::Ahead => inbox.resync(is_online, now, out),
             Verdict::Next if !inbox.has_room() => inbox.is_missing = true,
@@ -267,7 +265,10 @@ impl Inboxes {
         let is_online = self.is_online;
         let Some(inbox) = self.inbox(business, gap.business) else { return };
         match inbox.judge(Place { at, prev }) {
-            Verdict::Old => {}
+            Verdict::Old => {
+                inbox.ack_again = true;
+                self.ack_at.get_or_insert(now + ACK_DELAY);
+            }
             Verdict::Ahead => inbox.resync(is_online, now, out),
             Verdict::Next if inbox.taken.len() >= SHELF_MAX => inbox.is_missing = true,
             Verdict::Next if gap.count == 0 => {
@@ -409,10 +410,11 @@ impl Inboxes {
         }
         let mut upto = Vec::new();
         for inbox in self.each.values_mut() {
-            let is_due = inbox.kept > inbox.acked || std::mem::take(&mut inbox.ack_again);
-            if inbox.business != 0 && is_due {
-                inbox.acked = inbox.kept;
-                upto.push(inbox.position(inbox.kept));
+            let at = inbox.kept.min(inbox.seen);
+            let is_due = at > inbox.acked || std::mem::take(&mut inbox.ack_again);
+            if inbox.business != 0 && is_due && at > Position::START {
+                inbox.acked = at;
+                upto.push(inbox.position(at));
             }
         }
         for inboxes in upto.chunks(BUSINESSES_PER_CONNECTION_MAX) {
@@ -441,10 +443,11 @@ enum Verdict {
 }
 
 impl Inbox {
-    fn judge(&self, Place { at, prev }: Place) -> Verdict {
+    fn judge(&mut self, Place { at, prev }: Place) -> Verdict {
+        self.seen = self.seen.max(at);
         if at <= self.received {
             Verdict::Old
-        } else if prev <= self.received.max(self.floor) {
+        } else if prev <= self.received {
             Verdict::Next
         } else {
             Verdict::Ahead

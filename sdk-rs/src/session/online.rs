@@ -236,12 +236,18 @@ impl Session {
                 let Some(name) = online.name(gap.business).cloned() else { return };
                 self.with_inboxes(now, out, |it, out| it.gap(&name, &gap, now, out));
             }
-            Ok(NodeFrame::Missed(missed)) => self.groups.missed(&missed),
+            Ok(NodeFrame::Missed(missed)) => {
+                let Some(name) = online.name(missed.business).cloned() else { return };
+                self.groups.missed(&missed, &name);
+            }
             Ok(NodeFrame::GroupReset(reset)) => {
                 self.with_groups(out, |groups, outcomes| groups.reset(&reset, outcomes));
             }
             Ok(NodeFrame::Joined(joined)) => {
-                self.with_groups(out, |groups, outcomes| groups.joined(joined, now, outcomes));
+                let name = online.name(joined.business).cloned();
+                self.with_groups(out, |groups, outcomes| {
+                    groups.joined(joined, name.as_ref(), now, outcomes);
+                });
                 self.pump(now, out);
             }
             Ok(NodeFrame::Left(left)) => {

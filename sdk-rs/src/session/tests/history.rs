@@ -103,11 +103,10 @@ fn positions_of_a_group_only_grow_and_outlive_the_link() {
 
 #[test]
 fn an_empty_history_is_a_place_too() {
-    let mut rig = member_at(Position::START);
-    let seen = rejoin(&mut rig);
-    assert!(seen > Position::START && seen < pos(1, 1), "all that came since, and not the tail");
+    let mut rig = member_at(pos(4, 0));
+    assert_eq!(rejoin(&mut rig), pos(4, 0), "all that came since, and not the tail");
     rig.hear(&joined_at(rig.session.last_id, pos(4, 2)));
-    assert_eq!(rig.hear(&group_push(pos(4, 1), Position::START)), PUSH);
+    assert_eq!(rig.hear(&group_push(pos(4, 1), pos(4, 0))), PUSH);
     assert_eq!(rig.hear(&group_push(pos(4, 2), pos(4, 1))), PUSH);
 }
 
@@ -141,6 +140,43 @@ fn a_history_that_is_gone_is_told_once() {
     // The store of the history went back.
     assert_eq!(rig.hear(&group_push(pos(4, 1), pos(3, 80))), format!("reset chat g, {PUSH}"));
     assert_eq!(rejoin(&mut rig), pos(4, 1));
+}
+
+#[test]
+fn a_group_that_the_business_put_the_device_into_has_a_history_too() {
+    let mut rig = Rig::online(&["tcp://h:1"]);
+    assert_eq!(rig.hear(&joined_at(0, pos(3, 7))), "");
+    assert_eq!(rig.hear(&group_push(pos(3, 8), pos(3, 7))), PUSH);
+    assert_eq!(rig.hear(&group_push(pos(3, 8), pos(3, 7))), "");
+    assert!(!reconnect(&mut rig).contains("JOIN"), "the app did not ask for it");
+    assert_eq!(rig.hear(&joined_at(0, pos(3, 10))), "send RECOVER g", "put in again");
+    for seq in 9..=10 {
+        assert_eq!(rig.hear(&group_push(pos(3, seq), pos(3, seq - 1))), PUSH);
+    }
+    // From now on the app wants it: it goes on from there.
+    rig.join("g");
+    assert_eq!(rejoin(&mut rig), pos(3, 10));
+    // Without word of it, its first push is where it begins.
+    let mut rig = Rig::online(&["tcp://h:1"]);
+    assert_eq!(rig.hear(&group_push(pos(3, 8), pos(3, 7))), PUSH);
+    assert_eq!(rig.hear(&group_push(pos(3, 10), pos(3, 9))), "send RECOVER g");
+    rig.hear(&left(params::LeftReason::Removed));
+    assert_eq!(rig.hear(&group_push(pos(3, 8), pos(3, 7))), PUSH, "forgotten");
+}
+
+#[test]
+fn a_history_that_lies_below_the_device_is_gone_on_from() {
+    let mut rig = member_at(pos(3, 7));
+    let reset = NodeFrame::GroupReset(params::GroupReset {
+        group: "g".into(),
+        business: 5,
+        floor_term: 2,
+        floor_seq: 4,
+        tail_term: 2,
+        tail_seq: 9,
+    });
+    assert_eq!(rig.hear(&reset), "reset chat g");
+    assert_eq!(rig.hear(&group_push(pos(2, 5), pos(2, 4))), PUSH);
 }
 
 #[test]
@@ -185,7 +221,10 @@ fn random_histories_of_a_group_lose_nothing_in_silence() {
                     wire.push_back(group_push(pos(1, sent), pos(1, prev)));
                 }
                 10 if !is_quiet => drop(wire.pop_back()),
-                11 if !is_quiet => wire.extend(wire.front().cloned()),
+                11 if !is_quiet => {
+                    let pushes = |it: &&NodeFrame| matches!(it, NodeFrame::GroupPush(..));
+                    wire.extend(wire.front().filter(pushes).cloned());
+                }
                 12 if !is_quiet && roll(3) == 0 => {
                     wire.clear();
                     sent = rejoin(&mut rig).seq;
