@@ -25,6 +25,8 @@ pub(crate) struct Downlink {
     missed: Vec<(u32, u64)>,
     /// Waits for leave to ask the store something.
     is_waiting: bool,
+    /// What of it stands in the gauge of unacknowledged pushes.
+    counted: usize,
 }
 
 impl Downlink {
@@ -223,7 +225,7 @@ pub(crate) fn turn(node: &Node, at: SlotRef) {
 
 /// The session is over. Returns how far each inbox was written.
 pub(crate) fn end(node: &Node, downlink: Downlink) -> Vec<wire::InboxPosition> {
-    node.metrics.unacked.sub(downlink.feeds.unacked() as i64);
+    node.metrics.unacked.sub(downlink.counted as i64);
     let Ended { sent, waiters } = downlink.feeds.end();
     for waiter in waiters {
         tell(node, waiter, false);
@@ -295,7 +297,6 @@ fn turn_feed(node: &Node, at: SlotRef, connection: &mut Connection) -> Rest {
     let mut rest = Rest::default();
     let (now_ms, metrics) = (node.table.exact_ms(), &node.metrics);
     let frame_bytes_max = connection.frame_bytes_max as usize;
-    let before = downlink.feeds.unacked();
     downlink.is_waiting = false;
     while let Some(action) =
         downlink.feeds.poll(now_ms, frame_bytes_max, node.asks.has_leave(), |len| {
@@ -320,7 +321,9 @@ fn turn_feed(node: &Node, at: SlotRef, connection: &mut Connection) -> Rest {
             ask @ (Action::Pull { .. } | Action::Ack(_)) => rest.asks.push(ask),
         }
     }
-    metrics.unacked.add(downlink.feeds.unacked() as i64 - before as i64);
+    let unacked = downlink.feeds.unacked();
+    metrics.unacked.add(unacked as i64 - downlink.counted as i64);
+    downlink.counted = unacked;
     rest.waits = !node.asks.has_leave() && downlink.feeds.wants_to_ask(now_ms);
     downlink.is_waiting = rest.waits;
     rest.due_ms = downlink.feeds.due_ms();

@@ -5,6 +5,7 @@ pub mod control;
 pub mod device;
 pub mod dial;
 pub mod router;
+pub mod store;
 pub mod tokens;
 
 use hawser_chassis::secret::Secret;

@@ -8,8 +8,8 @@ use crate::fakes::router::{Route, Router};
 use crate::fakes::{secret, tokens};
 use crate::{PATIENCE, eventually};
 use hawser_access::{Config, Listeners, Running};
-use hawser_proto::frame::{DeviceFrame, NodeFrame};
-use hawser_proto::id::NodeId;
+use hawser_proto::frame::{DeviceFrame, NodeFrame, ability};
+use hawser_proto::id::{NodeId, Position};
 use hawser_proto::params;
 use hawser_proto::rpc::control::{self as wire, change::Entity};
 use hawser_proto::rpc::node::Delivery;
@@ -140,6 +140,19 @@ impl House {
         let login = device.login_frame(APP, name, tokens::token(APP, name));
         device.send(&DeviceFrame::Login(login)).await;
         let ok = device.login_ok().await;
+        (device, ok)
+    }
+
+    /// A logged-in device that has all abilities, and its cursor of `chat`.
+    pub async fn able(&self, how: Dial, name: &str, cursor: Position) -> (Device, params::LoginOk) {
+        let mut device = self.dial(how).await;
+        let mut login = device.login_frame(APP, name, tokens::token(APP, name));
+        login.abilities = ability::ALL;
+        let Position { term, seq } = cursor;
+        login.cursors.push(params::Cursor { business: "chat".into(), term, seq });
+        device.send(&DeviceFrame::Login(login)).await;
+        let ok = device.login_ok().await;
+        assert_eq!(ok.abilities, ability::ALL);
         (device, ok)
     }
 

@@ -10,7 +10,9 @@ mod deadlines;
 mod endings;
 mod fakes;
 mod groups;
+mod histories;
 mod house;
+mod inboxes;
 mod limits;
 
 mod frames;

@@ -5,6 +5,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use hawser_proto::code::{CloseCode, ErrorCode};
 use hawser_proto::codec;
 use hawser_proto::frame::{DeviceFrame, NodeFrame};
+use hawser_proto::id::Position;
 use hawser_proto::limits::FRAME_BYTES_MAX;
 use hawser_proto::params;
 use std::io;
@@ -93,6 +94,26 @@ impl Device {
 
     pub async fn leave(&mut self, request_id: u64, group: &str) {
         self.send(&DeviceFrame::Leave(params::Leave { request_id, group: group.into() })).await;
+    }
+
+    /// Acknowledges an inbox.
+    pub async fn ack(&mut self, business: u32, upto: Position) {
+        let at = params::InboxPosition { business, term: upto.term, seq: upto.seq };
+        self.send(&DeviceFrame::Ack(params::Ack { inboxes: vec![at] })).await;
+    }
+
+    pub async fn resync(&mut self, business: u32, after: Position) {
+        let at = params::InboxPosition { business, term: after.term, seq: after.seq };
+        self.send(&DeviceFrame::Resync(params::Resync { after: Some(at) })).await;
+    }
+
+    /// The position and body of the next stored PUSH or GROUP_PUSH.
+    pub async fn stored(&mut self) -> (Position, Vec<u8>) {
+        match self.frame().await {
+            NodeFrame::Push(it, body) => (Position::new(it.term, it.seq), body.to_vec()),
+            NodeFrame::GroupPush(it, body) => (Position::new(it.term, it.seq), body.to_vec()),
+            other => panic!("wanted a stored push, got {other:?}"),
+        }
     }
 
     pub async fn ping(&mut self, nonce: u64) {

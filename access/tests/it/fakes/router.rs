@@ -1,9 +1,11 @@
 //! A router that grants, refuses, delays or ignores, as a test says.
 
+use super::store::{self, Answering, Store};
 use super::{listen, secret};
 use crate::eventually;
 use hawser_chassis::grpc::{self, RequireBearer};
 use hawser_proto::code::{CloseCode, ErrorCode};
+use hawser_proto::id::Position;
 use hawser_proto::rpc::node as wire;
 use hawser_proto::rpc::node::bind_result::Status as BindStatus;
 use hawser_proto::rpc::node::node_server::{self, NodeServer};
@@ -63,6 +65,8 @@ struct State {
     words: Vec<Word>,
     reports: Vec<wire::DeliveryReport>,
     hellos: u64,
+    /// Wake-ups numbered so far, by boot; a new stream begins anew.
+    wakes: HashMap<u64, u64>,
 }
 
 type OnRoute = Box<dyn Fn(&Route) + Send + Sync>;
@@ -74,6 +78,7 @@ pub struct Router {
     answers_groups: Mutex<bool>,
     epoch: AtomicU64,
     calls: AtomicU64,
+    pub store: Mutex<Store>,
     /// Told of each granted route; words and reports are not kept then.
     on_route: Option<OnRoute>,
     /// Delivery reports heard.
@@ -94,6 +99,7 @@ impl Router {
             answers_groups: Mutex::new(true),
             epoch: AtomicU64::new(1_000),
             calls: AtomicU64::new(1),
+            store: Mutex::default(),
             on_route,
             reported: watch::Sender::new(0),
         });
@@ -140,6 +146,7 @@ impl Router {
     fn answer_bind(&self, boot: u64, bind: &wire::Bind, status: BindStatus) {
         let mut epoch = bind.epoch;
         let mut older = None;
+        let mut inboxes = Vec::new();
         if status == BindStatus::Ok {
             if epoch == 0 {
                 epoch = self.epoch.fetch_add(1, Ordering::Relaxed) + 1;
@@ -156,11 +163,17 @@ impl Router {
                 tell(&route);
             }
             let name = (route.app.clone(), route.device.clone());
+            {
+                let mut store = self.store.lock();
+                let owner = (route.slot, route.generation, route.epoch);
+                store.owners.insert(name.clone(), owner);
+                store.ack(&bind.app, &bind.device, &bind.cursors);
+                inboxes = store.tails(&bind.app, &bind.device);
+            }
             let before = self.state.lock().routes.insert(name, route);
             older = before.filter(|old| old.epoch != epoch);
         }
-        let result =
-            wire::BindResult { call: bind.call, status: status.into(), epoch, inboxes: Vec::new() };
+        let result = wire::BindResult { call: bind.call, status: status.into(), epoch, inboxes };
         self.tell(boot, down::What::BindResult(result));
         if let Some(old) = older {
             self.tell(old.boot, self.kick_of(&old, CloseCode::Superseded).1);
@@ -234,6 +247,102 @@ impl Router {
         .await
     }
 
+    /// Stores a push for a device, and says where. Nobody is woken.
+    pub fn store_push(&self, app: &str, device: &str, business: u32, body: &[u8]) -> wire::Place {
+        let name = (app.to_owned(), device.to_owned(), business);
+        let mut store = self.store.lock();
+        let inbox = store.inboxes.entry(name).or_default();
+        inbox.append(|place| store::push(business, place, body.to_vec()))
+    }
+
+    /// The wake-up of a stored push to this session, with the next number of its stream.
+    pub fn wake_up(&self, route: &Route, business: u32, place: wire::Place) -> wire::Delivery {
+        let name = (route.app.clone(), route.device.clone(), business);
+        let at = Position::new(place.term, place.seq);
+        let frame = self.store.lock().inboxes[&name].entries[&at].frame.clone();
+        let mut state = self.state.lock();
+        let wake = state.wakes.entry(route.boot).or_default();
+        *wake += 1;
+        wire::Delivery {
+            boot: route.boot,
+            app: route.app.clone(),
+            business,
+            frame,
+            targets: vec![route.target()],
+            place: Some(place),
+            wake: *wake,
+            ..Default::default()
+        }
+    }
+
+    /// Sends a delivery whose report nobody waits for; returns its number.
+    pub async fn hint(&self, mut delivery: wire::Delivery) -> u64 {
+        delivery.id = self.call();
+        let id = delivery.id;
+        let to = self.deliver_sender().await;
+        let down = DeliverDown { deliveries: vec![delivery], answers: Vec::new() };
+        to.send(Ok(down)).await.unwrap();
+        id
+    }
+
+    /// Stores a push for a device and wakes its session.
+    pub async fn push_stored(&self, app: &str, device: &str, business: u32, body: &[u8]) -> u64 {
+        let place = self.store_push(app, device, business, body);
+        let route = self.route(app, device).expect("the device is bound");
+        self.hint(self.wake_up(&route, business, place)).await
+    }
+
+    /// What the report of a delivery said, once there is one.
+    pub async fn outcome(&self, id: u64) -> u32 {
+        let look = || self.state.lock().reports.iter().find(|it| it.id == id).cloned();
+        eventually("a report", look).await.outcomes[0]
+    }
+
+    /// The group keeps a history from now on.
+    pub fn keep_history(&self, app: &str, group: &str) {
+        self.store.lock().histories.insert((app.into(), group.into()), store::Stored::default());
+    }
+
+    /// Adds to the history of a group, and returns the delivery that tells of it.
+    pub fn history_push(
+        &self,
+        app: &str,
+        group: &str,
+        business: u32,
+        body: &[u8],
+    ) -> wire::Delivery {
+        let boot = *self.state.lock().streams.keys().next().expect("a stream");
+        let mut store = self.store.lock();
+        let history = store.histories.get_mut(&(app.to_owned(), group.to_owned())).unwrap();
+        let make = |place: &wire::Place| store::group_push(business, group, place, body.to_vec());
+        let place = history.append(make);
+        let at = Position::new(place.term, place.seq);
+        wire::Delivery {
+            boot,
+            app: app.into(),
+            business,
+            frame: history.entries[&at].frame.clone(),
+            group: group.into(),
+            place: Some(place),
+            ..Default::default()
+        }
+    }
+
+    pub fn answers(&self, answering: Answering) {
+        self.store.lock().answering = answering;
+    }
+
+    /// Answers what was kept back, late.
+    pub async fn answer_held_asks(&self) {
+        let answers: Vec<_> = {
+            let mut store = self.store.lock();
+            let held = std::mem::take(&mut store.held);
+            held.into_iter().map(|ask| store.answer(ask)).collect()
+        };
+        let to = self.deliver_sender().await;
+        to.send(Ok(DeliverDown { answers, ..Default::default() })).await.unwrap();
+    }
+
     pub fn call(&self) -> u64 {
         self.calls.fetch_add(1, Ordering::Relaxed)
     }
@@ -254,6 +363,23 @@ impl Router {
             let _ = control.map(|it| it.try_send(Err(broken())));
             let _ = deliver.map(|it| it.try_send(Err(broken())));
         }
+    }
+
+    /// Breaks the deliver streams alone.
+    pub fn cut_deliver(&self) {
+        for streams in self.state.lock().streams.values_mut() {
+            let broken = Status::unavailable("cut by the test");
+            let _ = streams.1.take().map(|it| it.try_send(Err(broken)));
+        }
+    }
+
+    /// The sessions whose inboxes were asked for, by pull.
+    pub fn pulls(&self) -> Vec<wire::Pull> {
+        let pull = |what: &wire::ask::What| match what {
+            wire::ask::What::Pull(pull) => Some(pull.clone()),
+            _ => None,
+        };
+        self.store.lock().asked.iter().filter_map(pull).collect()
     }
 
     // === What it has seen ===
@@ -310,10 +436,12 @@ impl Router {
                 };
                 if state.routes.get(&name).is_some_and(is_it) {
                     state.routes.remove(&name);
+                    self.store.lock().owners.remove(&name);
                 }
             }
             up::What::Group(report) if report.present && *self.answers_groups.lock() => {
                 let name = (report.app.clone(), report.group.clone());
+                let history = self.store.lock().histories.contains_key(&name);
                 let owner = self.state.lock().groups.get(&name).copied();
                 let status = if owner.is_some() { 0 } else { ErrorCode::GroupNotFound.number() };
                 let result = wire::GroupResult {
@@ -323,6 +451,7 @@ impl Router {
                     status,
                     business: owner.unwrap_or(0),
                     created_ms: 1,
+                    history,
                     ..Default::default()
                 };
                 self.tell(boot, down::What::GroupResult(result));
@@ -388,8 +517,19 @@ impl node_server::Node for Service {
         tokio::spawn(async move {
             let Ok(Some(first)) = inbound.message().await else { return };
             let boot = first.hello.expect("Hello comes first").boot;
-            router.state.lock().streams.entry(boot).or_default().1 = Some(tell.clone());
+            {
+                let mut state = router.state.lock();
+                state.streams.entry(boot).or_default().1 = Some(tell.clone());
+                state.wakes.insert(boot, 0);
+            }
             while let Ok(Some(message)) = inbound.message().await {
+                for ask in message.asks {
+                    let answer = router.store.lock().hear(ask);
+                    let answers: Vec<_> = answer.into_iter().collect();
+                    if !answers.is_empty() {
+                        let _ = tell.send(Ok(DeliverDown { answers, ..Default::default() })).await;
+                    }
+                }
                 router.reported.send_modify(|count| *count += message.reports.len() as u64);
                 if router.on_route.is_none() {
                     router.state.lock().reports.extend(message.reports);

@@ -1,0 +1,533 @@
+//! Stored pushes: written once and in order, to the right session, whatever is lost on the way.
+
+use crate::eventually;
+use crate::fakes::device::Device;
+use crate::fakes::dial::{self, Dial};
+use crate::fakes::router::Route;
+use crate::fakes::store::{self, Answering};
+use crate::fakes::tokens;
+use crate::house::{APP, CHAT, DEAF, House, push_to};
+use hawser_proto::code::CloseCode;
+use hawser_proto::frame::{DeviceFrame, NodeFrame, ability};
+use hawser_proto::id::Position;
+use hawser_proto::params::GapReason;
+use hawser_proto::rpc::node::{self as wire, DeliverDown, answer::Status, down, up};
+use hawser_proto::rpc::push::Outcome;
+use std::time::{Duration, Instant};
+
+const START: Position = Position::START;
+
+fn at(seq: u64) -> Position {
+    Position::new(5, seq)
+}
+
+async fn able(house: &House, name: &str) -> Device {
+    house.able(Dial::Tcp, name, START).await.0
+}
+
+fn body(seq: u64) -> Vec<u8> {
+    format!("body {seq}").into_bytes()
+}
+
+/// Stores pushes number `from..=to` of a device, and wakes nobody.
+fn store_all(house: &House, device: &str, from: u64, to: u64) {
+    for seq in from..=to {
+        let place = house.router.store_push(APP, device, CHAT, &body(seq));
+        assert_eq!(place.seq, seq);
+    }
+}
+
+/// Reads stored pushes number `from..=to`, and nothing else.
+async fn reads(device: &mut Device, from: u64, to: u64) {
+    for seq in from..=to {
+        assert_eq!(device.stored().await, (at(seq), body(seq)));
+    }
+}
+
+/// Waits until the store holds so many entries for a device.
+async fn holds(house: &House, device: &str, count: usize) {
+    eventually("the store is acknowledged to", || {
+        let store = house.router.store.lock();
+        let inbox = store.inboxes.get(&(APP.to_owned(), device.to_owned(), CHAT));
+        (inbox.map_or(0, |inbox| inbox.entries.len()) == count).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stored_push_is_written_with_its_wake_up_on_every_transport() {
+    let house = House::start().await;
+    for how in Dial::ALL {
+        let name = how.name();
+        let (mut device, ok) = house.able(how, name, START).await;
+        assert!(ok.inboxes.is_empty());
+        for seq in 1..=3 {
+            house.router.push_stored(APP, name, CHAT, &body(seq)).await;
+        }
+        reads(&mut device, 1, 3).await;
+        house.metric_is("hawser_downlink_unacked", &[], 3).await;
+        device.ack(CHAT, at(3)).await;
+        holds(&house, name, 0).await;
+        house.metric_is("hawser_downlink_unacked", &[], 0).await;
+        device.settle().await;
+    }
+    assert!(house.router.pulls().is_empty(), "one hop, and no call of the store");
+    house.metric_is("hawser_downlink_stored_total", &[("how", "wake_up")], 15).await;
+    house.ends_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waited_comes_after_the_login_in_order_and_from_the_cursor_on() {
+    let house = House::start().await;
+    store_all(&house, "d", 1, 50);
+    let (mut device, ok) = house.able(Dial::Ws, "d", START).await;
+    let [inbox] = &ok.inboxes[..] else { panic!("{:?}", ok.inboxes) };
+    assert_eq!((inbox.business, inbox.tail_term, inbox.tail_seq), (CHAT, 5, 50));
+    reads(&mut device, 1, 50).await;
+    device.settle().await;
+    drop(device);
+    let sent = |word: &up::What| match word {
+        up::What::Unbind(unbind) => Some(unbind.sent.clone()),
+        _ => None,
+    };
+    let sent = house.router.word("how far it was sent", sent).await;
+    assert_eq!(sent, [wire::InboxPosition { business: CHAT, term: 5, seq: 50 }]);
+    // It had handled forty of them.
+    let (mut device, _) = house.able(Dial::Tcp, "d", at(40)).await;
+    reads(&mut device, 41, 50).await;
+    device.settle().await;
+    house.router.push_stored(APP, "d", CHAT, &body(51)).await;
+    reads(&mut device, 51, 51).await;
+    drop(device);
+    house.ends_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cursor_spares_the_first_push_of_a_session_its_pull() {
+    let house = House::start().await;
+    store_all(&house, "d", 1, 9);
+    let (mut device, ok) = house.able(Dial::Tcp, "d", at(9)).await;
+    assert!(ok.inboxes.is_empty());
+    house.router.push_stored(APP, "d", CHAT, &body(10)).await;
+    reads(&mut device, 10, 10).await;
+    assert!(house.router.pulls().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_than_the_window_is_written_before_it_is_acknowledged() {
+    let house = House::start().await;
+    let mut device = able(&house, "d").await;
+    for seq in 1..=100 {
+        house.router.push_stored(APP, "d", CHAT, &body(seq)).await;
+    }
+    reads(&mut device, 1, 64).await;
+    device.settle().await;
+    device.ack(CHAT, at(16)).await;
+    reads(&mut device, 65, 80).await;
+    device.settle().await;
+    device.ack(CHAT, at(80)).await;
+    reads(&mut device, 81, 100).await;
+    device.ack(CHAT, at(100)).await;
+    holds(&house, "d", 0).await;
+    device.settle().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_wake_up_is_found_by_the_next_by_its_number_or_by_a_sweep() {
+    let house = House::start().await;
+    let (mut a, mut b) = (able(&house, "a").await, able(&house, "b").await);
+    // The next entry tells.
+    store_all(&house, "a", 1, 2);
+    house.router.push_stored(APP, "a", CHAT, &body(3)).await;
+    reads(&mut a, 1, 3).await;
+    a.settle().await;
+    // A number is missing: somebody's was lost.
+    let lost = house.router.store_push(APP, "b", CHAT, &body(1));
+    drop(house.router.wake_up(&house.route("b"), CHAT, lost));
+    house.router.push_stored(APP, "a", CHAT, &body(4)).await;
+    reads(&mut a, 4, 4).await;
+    reads(&mut b, 1, 1).await;
+    house.metric_is("hawser_downlink_wakes_lost_total", &[], 1).await;
+    // The router says so.
+    store_all(&house, "b", 2, 2);
+    house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow {}));
+    reads(&mut b, 2, 2).await;
+    for device in [&mut a, &mut b] {
+        device.settle().await;
+    }
+    drop((a, b));
+    house.ends_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_slow_sweep_stands_behind_it_all_and_tells_again_what_was_handled() {
+    let house =
+        House::start_with(|config| config.sweep_interval = Duration::from_millis(500)).await;
+    let mut device = able(&house, "d").await;
+    house.router.push_stored(APP, "d", CHAT, &body(1)).await;
+    reads(&mut device, 1, 1).await;
+    device.ack(CHAT, at(1)).await;
+    holds(&house, "d", 0).await;
+    // The store went back behind the acknowledgement, and nobody was woken for the second.
+    let second = house.router.store_push(APP, "d", CHAT, &body(2));
+    {
+        let mut store = house.router.store.lock();
+        let inbox = store.inboxes.get_mut(&(APP.into(), "d".into(), CHAT)).unwrap();
+        let first = wire::Place { term: 5, seq: 1, ..Default::default() };
+        let frame = store::push(CHAT, &first, body(1));
+        let entry = wire::Entry { place: Some(first), frame, ..Default::default() };
+        inbox.entries.insert(at(1), entry);
+    }
+    assert_eq!(second.seq, 2);
+    reads(&mut device, 2, 2).await;
+    holds(&house, "d", 1).await;
+    device.settle().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_device_acknowledges_and_never_got_moves_nothing() {
+    let house = House::start().await;
+    let mut device = able(&house, "d").await;
+    for seq in 1..=2 {
+        house.router.push_stored(APP, "d", CHAT, &body(seq)).await;
+    }
+    reads(&mut device, 1, 2).await;
+    store_all(&house, "d", 3, 5);
+    for lie in [at(3), at(5), Position::new(6, 1), Position::new(u64::MAX, u64::MAX)] {
+        device.ack(CHAT, lie).await;
+        device.resync(CHAT, lie).await;
+        device.ack(DEAF, lie).await;
+        device.ack(999, lie).await;
+    }
+    device.settle().await;
+    house.metric_is("hawser_downlink_ack_lies_total", &[], 16).await;
+    house.metric_is("hawser_downlink_unacked", &[], 2).await;
+    holds(&house, "d", 5).await;
+    let asked = house.router.store.lock().asked.clone();
+    assert!(!asked.iter().any(|what| matches!(what, wire::ask::What::Ack(_))));
+    device.ack(CHAT, at(2)).await;
+    holds(&house, "d", 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resync_brings_everything_again_from_there() {
+    let house = House::start().await;
+    let mut device = able(&house, "d").await;
+    for seq in 1..=5 {
+        house.router.push_stored(APP, "d", CHAT, &body(seq)).await;
+    }
+    reads(&mut device, 1, 5).await;
+    for _ in 0..3 {
+        device.resync(CHAT, at(2)).await;
+        reads(&mut device, 3, 5).await;
+    }
+    device.settle().await;
+    house.metric_is("hawser_downlink_resyncs_total", &[], 3).await;
+    house.router.push_stored(APP, "d", CHAT, &body(6)).await;
+    reads(&mut device, 6, 6).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_without_the_ability_gets_none_and_what_comes_stays() {
+    let house = House::start().await;
+    store_all(&house, "d", 1, 3);
+    let (mut device, ok) = house.login(Dial::Tcp, "d").await;
+    assert_eq!(ok.abilities, 0);
+    // The streams are new.
+    house.metric_is("hawser_downlink_sweeps_total", &[], 1).await;
+    let id = house.router.push_stored(APP, "d", CHAT, &body(4)).await;
+    house.router.deliver(push_to(&[house.route("d")], b"volatile")).await;
+    assert_eq!(device.pushed().await, b"volatile");
+    device.settle().await;
+    holds(&house, "d", 4).await;
+    // And it is not named in sweeps.
+    house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow {}));
+    house.metric_is("hawser_downlink_sweeps_total", &[], 2).await;
+    device.settle().await;
+    assert!(house.router.store.lock().asked.is_empty());
+    assert_ne!(id, 0);
+}
+
+// === The right session ===
+
+async fn held_pull(house: &House, device: &str) -> wire::Ask {
+    eventually("a pull", || {
+        let store = house.router.store.lock();
+        let of_device = |ask: &&wire::Ask| {
+            matches!(&ask.what, Some(wire::ask::What::Pull(pull))
+                if pull.session.as_ref().is_some_and(|session| session.device == device))
+        };
+        store.held.iter().find(of_device).cloned()
+    })
+    .await
+}
+
+async fn answer(house: &House, answer: wire::Answer) {
+    let down = DeliverDown { answers: vec![answer], ..Default::default() };
+    house.router.deliver_sender().await.send(Ok(down)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_finds_another_device_in_the_slot_reaches_nobody() {
+    let house = House::start().await;
+    house.router.answers(Answering::Never);
+    store_all(&house, "a", 1, 2);
+    let a = able(&house, "a").await;
+    let at_a = house.route("a");
+    let asked = held_pull(&house, "a").await;
+    drop(a);
+    house.metric_is("hawser_access_connections", &[], 0).await;
+    let mut b = able(&house, "b").await;
+    assert_eq!(house.route("b").slot, at_a.slot, "the slot is used again");
+    let entries: Vec<_> = {
+        let store = house.router.store.lock();
+        store.inboxes[&(APP.to_owned(), "a".to_owned(), CHAT)].entries.values().cloned().collect()
+    };
+    let all = wire::Answer {
+        call: asked.call,
+        status: Status::Ok.into(),
+        entries,
+        tail_term: 5,
+        tail_seq: 2,
+        ..Default::default()
+    };
+    answer(&house, all).await;
+    house
+        .metric_is("hawser_access_stale_writes_blocked_total", &[("reason", "generation")], 1)
+        .await;
+    b.settle().await;
+    // The same for wake-ups: of an older session, of another device, of another life.
+    let place = house.router.store_push(APP, "b", CHAT, b"for b");
+    let right = house.route("b");
+    for wrong in [
+        Route { epoch: right.epoch - 1, ..right.clone() },
+        Route { generation: right.generation + 2, ..right.clone() },
+        Route { boot: right.boot ^ 1, ..right.clone() },
+    ] {
+        house.router.hint(house.router.wake_up(&wrong, CHAT, place)).await;
+    }
+    let mut other = house.router.wake_up(&right, CHAT, place);
+    other.targets[0].device = "a".into();
+    house.router.hint(other).await;
+    house.metric_is("hawser_access_stale_writes_blocked_total", &[("reason", "identity")], 1).await;
+    b.settle().await;
+    house.router.hint(house.router.wake_up(&right, CHAT, place)).await;
+    assert_eq!(b.stored().await, (at(1), b"for b".to_vec()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_takeover_the_older_session_writes_nothing_and_each_speaks_for_itself() {
+    let house = House::start().await;
+    let mut older = able(&house, "d").await;
+    house.router.push_stored(APP, "d", CHAT, &body(1)).await;
+    reads(&mut older, 1, 1).await;
+    house.router.answers(Answering::Never);
+    older.ack(CHAT, at(1)).await;
+    eventually("its acknowledgement", || house.router.store.lock().held.first().map(|_| ())).await;
+    let old_epoch = house.route("d").epoch;
+    store_all(&house, "d", 2, 4);
+    let (mut newer, _) = house.able(Dial::Tcp, "d", START).await;
+    let (code, _, before) = older.closed_with().await;
+    assert_eq!(code, CloseCode::Superseded);
+    assert!(before.is_empty(), "{before:?}");
+    house.router.answers(Answering::Truly);
+    house.router.answer_held_asks().await;
+    // Its acknowledgement named its own epoch, and was refused.
+    reads(&mut newer, 1, 4).await;
+    newer.ack(CHAT, at(3)).await;
+    holds(&house, "d", 1).await;
+    let epochs: Vec<u64> = {
+        let asked = house.router.store.lock().asked.clone();
+        let epoch = |what: wire::ask::What| match what {
+            wire::ask::What::Ack(ack) => Some(ack.session.unwrap().epoch),
+            _ => None,
+        };
+        asked.into_iter().filter_map(epoch).collect()
+    };
+    assert_eq!(epochs, [old_epoch, house.route("d").epoch]);
+    newer.settle().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_the_store_calls_superseded_is_told() {
+    let house = House::start().await;
+    house.router.answers(Answering::With(Status::Superseded));
+    store_all(&house, "d", 1, 1);
+    let mut device = able(&house, "d").await;
+    assert_eq!(device.closed().await, CloseCode::Superseded);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_the_store_has_forgotten_is_announced_and_goes_on() {
+    let house = House::start().await;
+    let mut device = able(&house, "d").await;
+    let route = house.route("d");
+    house.router.store.lock().owners.clear();
+    store_all(&house, "d", 1, 3);
+    house.router.push_stored(APP, "d", CHAT, &body(4)).await;
+    let again = |word: &up::What| match word {
+        up::What::Bind(bind) if bind.epoch != 0 => Some(bind.clone()),
+        _ => None,
+    };
+    let bind = house.router.word("an announcement", again).await;
+    assert_eq!(
+        (bind.slot, bind.generation, bind.epoch),
+        (route.slot, route.generation, route.epoch)
+    );
+    reads(&mut device, 1, 4).await;
+    device.ack(CHAT, at(4)).await;
+    holds(&house, "d", 0).await;
+    device.settle().await;
+}
+
+// === Calls that fail ===
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_breaks_in_the_middle_of_pulls_loses_and_repeats_nothing() {
+    let house = House::start().await;
+    for whole in [true, false] {
+        let name = if whole { "all" } else { "deliver" };
+        house.router.answers(Answering::Never);
+        store_all(&house, name, 1, 40);
+        let mut device = able(&house, name).await;
+        held_pull(&house, name).await;
+        house.router.store.lock().held.clear();
+        house.router.answers(Answering::Truly);
+        if whole {
+            house.router.cut()
+        } else {
+            house.router.cut_deliver()
+        }
+        reads(&mut device, 1, 40).await;
+        device.settle().await;
+        house.ready().await;
+        device.ack(CHAT, at(40)).await;
+        holds(&house, name, 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_is_not_answered_is_made_again_and_its_late_answer_counts_for_nothing() {
+    let house =
+        House::start_with(|config| config.router_call_timeout = Duration::from_millis(300)).await;
+    house.router.answers(Answering::Never);
+    store_all(&house, "d", 1, 5);
+    let mut device = able(&house, "d").await;
+    held_pull(&house, "d").await;
+    eventually("its deadline", || {
+        (house.metric("hawser_downlink_asks_late_total", &[]) > 0).then_some(())
+    })
+    .await;
+    house.router.answers(Answering::Truly);
+    reads(&mut device, 1, 5).await;
+    device.resync(CHAT, at(4)).await;
+    reads(&mut device, 5, 5).await;
+    house.router.answer_held_asks().await;
+    device.settle().await;
+    for status in [Status::Unavailable, Status::Unspecified] {
+        let before = house.router.pulls().len();
+        house.router.answers(Answering::With(status));
+        device.resync(CHAT, at(4)).await;
+        eventually("three tries", || (house.router.pulls().len() >= before + 3).then_some(()))
+            .await;
+        house.router.answers(Answering::Truly);
+        reads(&mut device, 5, 5).await;
+    }
+    device.settle().await;
+}
+
+// === Devices that are slow, and entries that are large ===
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_device_gets_everything_later_and_its_neighbours_feel_nothing() {
+    const EACH: usize = 8 * 1024;
+    let house = House::start_with(|config| {
+        config.send_buffer_bytes = 4 * 1024;
+        config.write_timeout = Duration::from_mins(1);
+    })
+    .await;
+    let mut slow = dial::narrow(house.node.address("tcp").unwrap()).await;
+    let mut login = slow.login_frame(APP, "slow", tokens::token(APP, "slow"));
+    login.abilities = ability::ALL;
+    slow.send(&DeviceFrame::Login(login)).await;
+    slow.login_ok().await;
+    let mut beside = able(&house, "beside").await;
+    for seq in 1..=300u64 {
+        let mut large = vec![0; EACH];
+        large[..8].copy_from_slice(&seq.to_be_bytes());
+        house.router.push_stored(APP, "slow", CHAT, &large).await;
+        if seq % 3 == 0 {
+            // Volatile ones fill what is left; they may be dropped, what is stored may not.
+            house.router.deliver(push_to(&[house.route("slow")], &vec![1; EACH])).await;
+        }
+        let begun = Instant::now();
+        house.router.push_stored(APP, "beside", CHAT, &body(seq)).await;
+        reads(&mut beside, seq, seq).await;
+        assert!(begun.elapsed() < Duration::from_secs(1));
+        beside.ack(CHAT, at(seq)).await;
+    }
+    house.metric_is("hawser_access_sessions", &[], 2).await;
+    let mut next = 1;
+    while next <= 300 {
+        let (place, large) = slow.stored().await;
+        if place == START {
+            continue;
+        }
+        assert_eq!((place, &large[..8]), (at(next), &next.to_be_bytes()[..]), "in order");
+        if next % 16 == 0 || next == 300 {
+            slow.ack(CHAT, place).await;
+        }
+        next += 1;
+    }
+    holds(&house, "slow", 0).await;
+    let dropped = house.metric("hawser_downlink_pushes_total", &[("outcome", "dropped")]);
+    assert!(dropped > 0, "the outbox was full in between");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_above_the_frame_limit_is_declared_and_does_not_hold_up_the_next() {
+    let house = House::start().await;
+    let mut device = able(&house, "d").await;
+    house.router.push_stored(APP, "d", CHAT, &body(1)).await;
+    reads(&mut device, 1, 1).await;
+    house.router.push_stored(APP, "d", CHAT, &vec![0; 100_000]).await;
+    house.router.push_stored(APP, "d", CHAT, &body(3)).await;
+    match device.frame().await {
+        NodeFrame::Gap(gap) => {
+            assert_eq!(gap.reason(), GapReason::TooLarge);
+            assert_eq!((gap.after_seq, gap.upto_term, gap.upto_seq, gap.count), (1, 5, 2, 1));
+        }
+        other => panic!("{other:?}"),
+    }
+    reads(&mut device, 3, 3).await;
+    house.metric_is("hawser_downlink_gaps_total", &[("reason", "too_large")], 1).await;
+}
+
+// === Those who wait ===
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_the_device_hears_when_it_has_handled_the_push_or_has_gone() {
+    let house = House::start().await;
+    let mut device = able(&house, "d").await;
+    let wanted = |seq: u64| {
+        let place = house.router.store_push(APP, "d", CHAT, &body(seq));
+        let hint = house.router.wake_up(&house.route("d"), CHAT, place);
+        wire::Delivery { wants_ack: true, ..hint }
+    };
+    let first = house.router.hint(wanted(1)).await;
+    let second = house.router.hint(wanted(2)).await;
+    let third = house.router.hint(wanted(3)).await;
+    reads(&mut device, 1, 3).await;
+    device.ack(CHAT, at(2)).await;
+    for id in [first, second] {
+        assert_eq!(house.router.outcome(id).await, Outcome::Acked as u32);
+    }
+    let route = house.route("d");
+    drop(device);
+    assert_eq!(house.router.outcome(third).await, Outcome::Stored as u32);
+    let place = house.router.store_push(APP, "d", CHAT, &body(4));
+    let late = wire::Delivery { wants_ack: true, ..house.router.wake_up(&route, CHAT, place) };
+    let late = house.router.hint(late).await;
+    assert_eq!(house.router.outcome(late).await, Outcome::Stored as u32);
+    house.ends_clean().await;
+}
