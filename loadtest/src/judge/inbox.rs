@@ -182,7 +182,9 @@ impl<'a> Inboxes<'a> {
         }
         if let Some(before) = before {
             let first = &court.events[before];
-            let again = event.redelivered
+            // The store may have forgotten that it was ever sent.
+            let is_flagged = event.redelivered || court.went_back_between(first.t, event.t);
+            let again = is_flagged
                 && first.process != event.process
                 && first.position() == event.position()
                 && event.position() > inbox.committed

@@ -6,11 +6,13 @@
 
 mod coverage;
 mod fault;
+mod locking;
 mod net;
 mod ours;
 mod rng;
 mod run;
 
+use locking::Locking;
 use ours::Ours;
 use ours::store::Switches;
 
@@ -54,6 +56,46 @@ fn thousands_of_seeds_lose_nothing_and_double_nothing() {
         sum.failed,
         told.join("\n")
     );
+}
+
+/// Seeds until the first that convicts; `None` within the budget.
+fn convicted_after<E: run::Engine>(switches: E::Switches) -> Option<(u64, run::Outcome)> {
+    let outcomes = (BASE..BASE + 300).map(|seed| (seed, run::run::<E>(seed, switches, false)));
+    outcomes.map(|(seed, outcome)| (seed - BASE + 1, outcome)).find(|it| !it.1.verdict.is_clean())
+}
+
+#[test]
+fn lock_read_push_unlock_look_again_is_convicted() {
+    let (seeds, outcome) = convicted_after::<Locking>(()).expect("a scheme that strands and loses");
+    println!("convicted after {seeds} seeds\n{}", outcome.summary());
+    let sum = run::many::<Locking>(BASE, 300, (), usize::MAX);
+    println!("{} of {} seeds convict it", sum.failed.len(), sum.seeds);
+    assert!(sum.failed.len() > 30, "found in {} of 300 seeds alone", sum.failed.len());
+}
+
+#[test]
+fn a_build_that_compares_no_epochs_is_convicted() {
+    let switches = Switches { no_fence: true, ..Switches::default() };
+    let (seeds, outcome) = convicted_after::<Ours>(switches).expect("the fence is needed");
+    println!("convicted after {seeds} seeds\n{}", outcome.summary());
+}
+
+#[test]
+fn a_build_with_a_plain_counter_is_convicted() {
+    let switches = Switches { plain_counter: true, ..Switches::default() };
+    let (seeds, outcome) = convicted_after::<Ours>(switches).expect("terms are needed");
+    println!("convicted after {seeds} seeds\n{}", outcome.summary());
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in BASE..BASE + 20 {
+        let one = run::run::<Ours>(seed, Switches::default(), false);
+        let two = run::run::<Ours>(seed, Switches::default(), false);
+        assert_eq!((one.hash, one.happened), (two.hash, two.happened), "seed {seed}");
+        assert_eq!(one.history, two.history, "seed {seed}");
+        assert!(one.happened >= 500, "seed {seed}: {} happenings", one.happened);
+    }
 }
 
 #[test]

@@ -393,8 +393,14 @@ impl Engine for Ours {
                 continue;
             }
             let key = (device.app.to_owned(), device.name.clone());
+            let route = self.store.route(&key).map(|session| store::shown(&session.owner));
+            if route.as_deref() != Some(&device.connection) {
+                found.push(format!("{name} is at {}, the route says {route:?}", device.connection));
+            }
             for (business, number) in device.businesses() {
-                let waiting = self.store.waiting(&key, BusinessNo(number));
+                let cursor = device.cursor(business);
+                let mut waiting = self.store.waiting(&key, BusinessNo(number));
+                waiting.retain(|(at, _)| *at > cursor);
                 if let Some((first, blob)) = waiting.first() {
                     found.push(format!(
                         "{name} has {} entries waiting in {business}, from {first} ({})",
@@ -521,7 +527,8 @@ impl Ours {
 
     fn jump(&mut self, net: &mut Net<Message>, fault: &Fault) {
         let far = fault.dice.is_multiple_of(4);
-        let most: i64 = if far { 3_600_000 } else { 3_000 };
+        // Below the dedup window, which runs on the router's clock.
+        let most: i64 = if far { 300_000 } else { 3_000 };
         let by = (fault.dice >> 8) as i64 % most;
         self.routers[fault.router].clock_ms = by;
         // Jumps ahead end entries before their time.

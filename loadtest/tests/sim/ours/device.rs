@@ -87,6 +87,11 @@ impl Device {
         self.is_online
     }
 
+    /// What is kept of this inbox.
+    pub(super) fn cursor(&self, business: &str) -> Position {
+        self.cursors.get(business).copied().unwrap_or_default()
+    }
+
     pub(super) fn is_handling(&self) -> bool {
         !self.handling.is_empty()
     }

@@ -44,6 +44,8 @@ pub(super) struct Conn {
     at: SlotRef,
     heard: Ns,
     cursors: Vec<(BusinessNo, Position)>,
+    /// Wake-ups that were faster than the answer to the claim.
+    early: Vec<(BusinessNo, Position, u8)>,
     pub(super) feeds: Feeds,
     /// Wants to be announced again.
     is_forgotten: bool,
@@ -114,6 +116,7 @@ impl Node {
             at,
             heard: now,
             cursors: Vec::new(),
+            early: Vec::new(),
             feeds: Feeds::new(),
             is_forgotten: false,
             due: 0,
@@ -503,6 +506,9 @@ impl Ours {
             }
             conn.feeds.tail(inbox.business, inbox.tail, inbox.priority as u8);
         }
+        for (business, at, priority) in std::mem::take(&mut conn.early) {
+            conn.feeds.tail(business, at, priority);
+        }
         conn.feeds.hurry();
         self.pump(net, node, at);
     }
@@ -520,6 +526,13 @@ impl Ours {
         let no_fence = self.switches.no_fence;
         let at = to.owner.at;
         let Some(conn) = self.nodes[node].conn(at).filter(|_| boot == Some(of)) else { return };
+        if conn.stage == Stage::Binding
+            && let Ok(item) = &item
+        {
+            // The claim is done, and its answer on its way: what came after it is not in that answer.
+            conn.early.push((business, item.at, item.priority));
+            return;
+        }
         let is_it = conn.stage == Stage::Active
             && (conn.app.as_str(), conn.device.as_str()) == (&to.device.0, &to.device.1)
             && (conn.epoch == to.epoch || no_fence);

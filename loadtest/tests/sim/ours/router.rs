@@ -140,6 +140,11 @@ impl Ours {
         if incarnation == 0 {
             return;
         }
+        if self.routers[router].wakes_lost_until <= net.now
+            && std::mem::take(&mut self.routers[router].has_lost_wakes)
+        {
+            self.sweep_all(net, router);
+        }
         let before = std::mem::replace(&mut self.routers[router].incarnation, incarnation);
         if before != 0 && before != incarnation {
             self.routers[router].cache.clear();
@@ -372,7 +377,11 @@ impl Ours {
             }
             Reply::Appended(..) => Outcome::Refused,
             Reply::Purged => Outcome::Refused,
-            _ => Outcome::Unknown,
+            _ => {
+                // It may be stored, and nobody was woken: as a lost wake-up.
+                self.routers[router].has_lost_wakes = true;
+                Outcome::Unknown
+            }
         };
         self.tell_caller(net, wish, call, outcome);
     }

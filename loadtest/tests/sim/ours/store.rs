@@ -5,7 +5,7 @@ use crate::net::Ns;
 use bytes::Bytes;
 use hawser_loadtest::judge::{Durability, Event, Kind};
 use hawser_proto::id::{BusinessNo, Position};
-use hawser_router::cores::shelf::{GROUP, Memory, Shelf};
+use hawser_router::cores::shelf::{GROUP, Memory, View};
 use hawser_router::cores::{
     Announced, Appended, Batch, Caps, Claimed, Fenced, InboxTail, Limits, Login, NewEntry, Owner,
     Session, rules,
