@@ -5,6 +5,7 @@
 mod access;
 mod control;
 mod inbox;
+mod kill;
 mod node;
 mod session;
 mod transports;

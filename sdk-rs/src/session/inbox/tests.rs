@@ -714,7 +714,9 @@ fn run(seed: u64, steps: u64) -> World {
 #[test]
 fn random_histories_lose_nothing_and_repeat_nothing_that_was_kept() {
     let mut coverage = [0; 8];
-    for seed in 0..1_500 {
+    // A long run: HAWSER_SEEDS=100000.
+    let seeds = std::env::var("HAWSER_SEEDS").map_or(1_500, |number| number.parse().unwrap());
+    for seed in 0..seeds {
         let world = run(seed, 600);
         for (sum, count) in coverage.iter_mut().zip(world.coverage) {
             *sum += count;
