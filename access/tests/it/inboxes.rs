@@ -7,6 +7,7 @@ use crate::fakes::router::Route;
 use crate::fakes::store::{self, Answering};
 use crate::fakes::tokens;
 use crate::house::{APP, CHAT, DEAF, House, push_to};
+use hawser_access::Guards;
 use hawser_proto::code::CloseCode;
 use hawser_proto::frame::{DeviceFrame, NodeFrame, ability};
 use hawser_proto::id::Position;
@@ -267,20 +268,23 @@ async fn answer(house: &House, answer: wire::Answer) {
     house.router.deliver_sender().await.send(Ok(down)).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_finds_another_device_in_the_slot_reaches_nobody() {
-    let house = House::start().await;
+/// A pull of device `a` is answered when its slot is `b`'s, who has one in flight, too. Returns what `b`
+/// reads first.
+async fn answer_after_reuse(house: &House) -> (Device, Vec<u8>) {
     house.router.answers(Answering::Never);
-    store_all(&house, "a", 1, 2);
-    let a = able(&house, "a").await;
+    store_all(house, "a", 1, 2);
+    let a = able(house, "a").await;
     let at_a = house.route("a");
-    let asked = held_pull(&house, "a").await;
+    let asked = held_pull(house, "a").await;
     drop(a);
     house.metric_is("hawser_access_connections", &[], 0).await;
-    let mut b = able(&house, "b").await;
+    house.router.store_push(APP, "b", CHAT, b"for b");
+    let mut b = able(house, "b").await;
     assert_eq!(house.route("b").slot, at_a.slot, "the slot is used again");
+    held_pull(house, "b").await;
     let entries: Vec<_> = {
-        let store = house.router.store.lock();
+        let mut store = house.router.store.lock();
+        store.held.retain(|ask| ask.call != asked.call);
         store.inboxes[&(APP.to_owned(), "a".to_owned(), CHAT)].entries.values().cloned().collect()
     };
     let all = wire::Answer {
@@ -291,12 +295,32 @@ async fn an_answer_that_finds_another_device_in_the_slot_reaches_nobody() {
         tail_seq: 2,
         ..Default::default()
     };
-    answer(&house, all).await;
-    house
-        .metric_is("hawser_access_stale_writes_blocked_total", &[("reason", "generation")], 1)
-        .await;
+    answer(house, all).await;
+    house.router.answer_held_asks().await;
+    house.router.answers(Answering::Truly);
+    let (_, first) = b.stored().await;
+    (b, first)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_finds_another_device_in_the_slot_reaches_nobody() {
+    let house = House::start().await;
+    let (mut b, first) = answer_after_reuse(&house).await;
+    assert_eq!(first, b"for b");
+    let blocked = "hawser_access_stale_writes_blocked_total";
+    house.metric_is(blocked, &[("reason", "generation")], 1).await;
     b.settle().await;
-    // The same for wake-ups: of an older session, of another device, of another life.
+    // The checks are what does it.
+    let none = Guards { boot: false, generation: false, identity: false, epoch: false };
+    let careless = House::start_with(|config| config.guards = none).await;
+    let (_, first) = answer_after_reuse(&careless).await;
+    assert_eq!(first, body(1), "what was stored for a");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wake_up_must_name_the_session_in_full() {
+    let house = House::start().await;
+    let mut b = able(&house, "b").await;
     let place = house.router.store_push(APP, "b", CHAT, b"for b");
     let right = house.route("b");
     for wrong in [
