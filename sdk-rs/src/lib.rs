@@ -62,6 +62,7 @@ mod business;
 mod client;
 mod cursors;
 mod driver;
+mod incoming;
 mod link;
 mod listener;
 mod proof;
@@ -80,10 +81,9 @@ pub use client::{Client, ConnectError};
 pub use cursors::{CursorStorage, Cursors, FileCursors, MemoryCursors};
 pub use hawser_proto::code::{CloseCode, ErrorCode, Retry};
 pub use hawser_proto::id::Position;
+pub use incoming::{Gap, GapReason, GroupReset, Incoming, Left, LeftReason, Push, TermChanged};
 pub use link::{Dialer, TrustError};
-pub use listener::{
-    Gap, GapReason, GroupReset, Incoming, Left, LeftReason, Listener, Push, Pushes, TermChanged,
-};
+pub use listener::{Listener, Pushes};
 pub use proof::{DeviceKey, IdentitySource, Proof, ProofError};
 pub use request::{DEADLINE_DEFAULT, Request, RequestError, Response};
 pub use state::{Reason, State};

@@ -34,8 +34,9 @@ pub(crate) enum Link {
 }
 
 impl Link {
-    /// Queues a frame; [`Self::next`] writes it. The session bounds what is on the wire (64 requests,
-    /// 16 group calls and a heartbeat), and so this queue.
+    /// Queues a frame; [`Self::next`] writes it. The session bounds what is on the wire, and so this
+    /// queue: 64 requests, 16 group calls, a heartbeat, an ACK per 16 pushes of a window or 200 ms, and
+    /// one RESYNC or RECOVER per inbox or group and 5 s.
     pub(crate) fn send(&mut self, frame: Bytes) {
         match self {
             Self::Stream(link) => link.send(frame),

@@ -4,7 +4,7 @@
 //! Its bound is kept by the session, which puts nothing more on it than a node may have
 //! unacknowledged. With nobody reading, everything waits.
 
-use crate::listener::Incoming;
+use crate::incoming::Incoming;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -164,7 +164,7 @@ impl Items {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::listener::Push;
+    use crate::incoming::Push;
 
     fn shelf(upto: u64) -> Shelf {
         let shelf = Shelf::default();

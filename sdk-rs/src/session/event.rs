@@ -3,7 +3,7 @@
 use crate::advice::{AccessPoint, Advice, Protocol};
 use crate::backoff::Settings;
 use crate::business::GroupError;
-use crate::listener::{GroupReset, Incoming, Left, Push};
+use crate::incoming::{GroupReset, Incoming, Left, Push};
 use crate::request::{RequestError, Response};
 use crate::session::calls::Ask;
 use crate::state::{Reason, State};

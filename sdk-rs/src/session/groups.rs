@@ -7,14 +7,17 @@
 //! join names it: the node sends what came since. A push that leaves something out is dropped, and
 //! asked for again (RECOVER), so that positions only grow.
 
-use super::inbox::Place;
+mod history;
+mod membership;
+
 use crate::business::GroupError;
-use crate::listener::{GroupReset, Left, LeftReason, Push};
+use crate::incoming::{GroupReset, Left, LeftReason, Push};
 use hawser_proto::code::ErrorCode;
 use hawser_proto::frame::DeviceFrame;
 use hawser_proto::id::Position;
 use hawser_proto::limits::GROUPS_PER_CONNECTION_MAX;
 use hawser_proto::params;
+use membership::{Membership, Stage};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,9 +28,6 @@ const ON_WIRE_MAX: usize = 16;
 const WAITING_MAX: usize = 256;
 /// A join after a reconnect that was refused for now is tried again after this.
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
-/// A RECOVER after which nothing followed is sent again after this.
-const RECOVER_AGAIN: Duration = Duration::from_secs(5);
-
 /// What the app, or an access node's answer, changed.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Outcome {
@@ -41,72 +41,6 @@ pub(crate) enum Outcome {
     Reset(Arc<str>, GroupReset),
     /// A part of a group's history is wanted.
     Recover(params::Recover),
-}
-
-#[derive(Debug)]
-struct Membership {
-    business: Arc<str>,
-    stage: Stage,
-    /// It was in once: a refusal for now does not end it.
-    held: bool,
-    /// History groups: the last push handed over, over all connections.
-    last: Position,
-    /// A push was dropped that must come again.
-    is_missing: bool,
-    /// A RECOVER is open until then.
-    recover_until: Option<Instant>,
-    /// Pushes that were not written, for the next one to tell.
-    missed: u64,
-}
-
-impl Membership {
-    fn new(business: Arc<str>) -> Self {
-        Self {
-            business,
-            stage: Stage::Wanted,
-            held: false,
-            last: Position::START,
-            is_missing: false,
-            recover_until: None,
-            missed: 0,
-        }
-    }
-
-    /// Where a member begins that has no position yet.
-    fn begin(&mut self, joined: &params::Joined) {
-        if !joined.history {
-            self.last = Position::START;
-        } else if self.last == Position::START {
-            self.last = Position::new(joined.tail_term, joined.tail_seq);
-        }
-    }
-
-    fn take(&mut self, at: Position) {
-        self.last = at;
-        self.is_missing = false;
-        self.recover_until = None;
-    }
-
-    /// Asks for everything above the last push, unless that was just asked for.
-    fn recover(&mut self, group: &str, now: Instant, out: &mut Vec<Outcome>) {
-        self.is_missing = true;
-        if self.stage == Stage::In && self.recover_until.is_none_or(|until| until <= now) {
-            self.recover_until = Some(now + RECOVER_AGAIN);
-            let Position { term, seq } = self.last;
-            out.push(Outcome::Recover(params::Recover { group: group.to_owned(), term, seq }));
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Stage {
-    /// To be joined as soon as there is a connection and room.
-    Wanted,
-    /// A JOIN with this id is on the wire.
-    Joining(u64),
-    In,
-    /// Refused for now.
-    Again(Instant),
 }
 
 #[derive(Debug)]
@@ -300,43 +234,6 @@ impl Groups {
         }
     }
 
-    /// JOINED that nobody asked for: the business has put this device in.
-    fn put_in(
-        &mut self,
-        joined: &params::Joined,
-        business: Option<&Arc<str>>,
-        now: Instant,
-        out: &mut Vec<Outcome>,
-    ) {
-        let Some(business) = business.filter(|_| joined.status == 0) else { return };
-        let Some(member) = self.member(&joined.group, business) else { return };
-        // While a JOIN is under way its own answer decides.
-        if member.stage == Stage::In {
-            member.begin(joined);
-            if Position::new(joined.tail_term, joined.tail_seq) > member.last && joined.history {
-                member.recover(&joined.group, now, out);
-            }
-        }
-    }
-
-    /// A membership that is wanted, or one that the business has made.
-    fn member(&mut self, group: &str, business: &Arc<str>) -> Option<&mut Membership> {
-        if self.wanted.contains_key(group) {
-            return self.wanted.get_mut(group);
-        }
-        if self.put_in.len() >= GROUPS_PER_CONNECTION_MAX && !self.put_in.contains_key(group) {
-            // What is left of earlier connections goes first.
-            self.put_in.retain(|_, member| member.stage == Stage::In);
-            if self.put_in.len() >= GROUPS_PER_CONNECTION_MAX {
-                return None;
-            }
-        }
-        let member = self.put_in.entry(group.to_owned());
-        let member = member.or_insert_with(|| Membership::new(business.clone()));
-        member.stage = Stage::In;
-        Some(member)
-    }
-
     /// LEFT, asked for or not.
     pub(crate) fn left(&mut self, left: params::Left, out: &mut Vec<Outcome>) {
         self.put_in.remove(&left.group);
@@ -363,68 +260,6 @@ impl Groups {
         {
             out.push(Outcome::Left(member.business, Left { group: left.group, reason }));
         }
-    }
-
-    /// GROUP_PUSH.
-    pub(super) fn push(
-        &mut self,
-        business: &Arc<str>,
-        place: Place,
-        mut push: Push,
-        now: Instant,
-        out: &mut Vec<Outcome>,
-    ) {
-        let Some(group) = push.group.clone() else { return };
-        let has_history = self.has_history;
-        let is_known = self.wanted.contains_key(&group) || self.put_in.contains_key(&group);
-        let Some(member) = (match push.position {
-            None if !is_known => None,
-            Some(_) | None => self.member(&group, business),
-        }) else {
-            return out.push(Outcome::Push(business.clone(), push));
-        };
-        if push.position.is_some() {
-            let Place { at, prev } = place;
-            // Written before the JOINED that says where this member begins.
-            let is_first = member.last == Position::START;
-            if at <= member.last {
-                return;
-            }
-            if prev > member.last && !is_first && has_history {
-                return member.recover(&group, now, out);
-            }
-            if at.term != member.last.term && prev < member.last {
-                // The store went back behind what this device had.
-                let last = member.last;
-                let reset = GroupReset { group, last, floor: prev, tail: at };
-                out.push(Outcome::Reset(business.clone(), reset));
-            }
-            member.take(at);
-        }
-        push.missed = std::mem::take(&mut member.missed);
-        out.push(Outcome::Push(business.clone(), push));
-    }
-
-    /// MISSED.
-    pub(super) fn missed(&mut self, missed: &params::Missed, business: &Arc<str>) {
-        if let Some(member) = self.member(&missed.group, business) {
-            member.missed = member.missed.saturating_add(missed.count);
-        }
-    }
-
-    /// GROUP_RESET.
-    pub(super) fn reset(&mut self, reset: &params::GroupReset, out: &mut Vec<Outcome>) {
-        let wanted = self.wanted.get_mut(&reset.group);
-        let Some(member) = wanted.or_else(|| self.put_in.get_mut(&reset.group)) else { return };
-        let floor = Position::new(reset.floor_term, reset.floor_seq);
-        let tail = Position::new(reset.tail_term, reset.tail_seq);
-        let last = member.last;
-        if floor <= last && last <= tail {
-            return; // nothing that this device lacks is gone
-        }
-        member.take(floor);
-        let reset = GroupReset { group: reset.group.clone(), last, floor, tail };
-        out.push(Outcome::Reset(member.business.clone(), reset));
     }
 
     /// Ends what is past its deadline, and takes up again what was refused for now.

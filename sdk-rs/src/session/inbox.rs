@@ -15,42 +15,35 @@
 //! ever acknowledged or named in a LOGIN; nor is anything acknowledged that the link has not brought,
 //! which would look like a lie. A process that dies gets again what lies above it.
 //!
-//! Memory: per business what a node may have unacknowledged ([`INBOX_WINDOW_ENTRIES`],
-//! [`INBOX_WINDOW_BYTES`] and one frame above it); what goes beyond is dropped and asked for later.
+//! Memory: per business what a node may have unacknowledged (`INBOX_WINDOW_ENTRIES`,
+//! `INBOX_WINDOW_BYTES` and one frame above it); what goes beyond is dropped and asked for later.
 
+mod chain;
 #[cfg(test)]
 mod tests;
 
+pub(super) use chain::Place;
+
 use super::Action;
-use crate::listener::{Gap, GapReason, Incoming, Push, TermChanged};
+use crate::incoming::{Gap, GapReason, Incoming, Push, TermChanged};
+use chain::{Inbox, SHELF_MAX, Verdict};
 use hawser_proto::frame::DeviceFrame;
 use hawser_proto::id::Position;
 use hawser_proto::limits::{
-    ACK_DELAY, ACK_ENTRIES, BUSINESSES_PER_CONNECTION_MAX, INBOX_WINDOW_BYTES, INBOX_WINDOW_ENTRIES,
+    ACK_DELAY, ACK_ENTRIES, BUSINESSES_PER_CONNECTION_MAX, INBOX_WINDOW_BYTES,
 };
 use hawser_proto::params;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A RESYNC after which nothing could be taken is sent again after this.
-const RESYNC_AGAIN: Duration = Duration::from_secs(5);
 /// Cursors that could not be kept are tried again after this.
 const KEEP_AGAIN: Duration = Duration::from_secs(1);
 /// Handled bytes that are kept and acknowledged without waiting for more: half a window, so that
 /// large pushes do not wait for a timer each.
 const ACK_BYTES: usize = INBOX_WINDOW_BYTES / 2;
-/// Items of one business on the shelf, words of gaps and terms included.
-const SHELF_MAX: usize = 2 * INBOX_WINDOW_ENTRIES;
 /// Inboxes one device can have; far above the businesses of an app.
 const INBOXES_MAX: usize = 1024;
-
-/// Where a stored push or a gap stands: its position, and the one before it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
-    pub(super) at: Position,
-    pub(super) prev: Position,
-}
 
 /// All inboxes of one device, across connections and starts of its client.
 #[derive(Debug, Default)]
@@ -74,40 +67,6 @@ struct Keeper {
     bytes: usize,
     /// A cursor went down, which no comparison shows.
     is_forced: bool,
-}
-
-#[derive(Debug, Default)]
-struct Inbox {
-    received: Position,
-    handled: Position,
-    kept: Position,
-    taken: VecDeque<Taken>,
-    taken_pushes: usize,
-    taken_bytes: usize,
-    last_number: u64,
-
-    // Of this link.
-    business: u32,
-    /// The highest position that it has brought: the node takes no acknowledgement above it.
-    seen: Position,
-    /// The node has been told this much.
-    acked: Position,
-    ack_again: bool,
-    /// Something was dropped that must come again.
-    is_missing: bool,
-    /// A RESYNC is open until then.
-    resync_until: Option<Instant>,
-    /// The login said that the term has changed; the first push of the new one need not.
-    is_term_told: bool,
-}
-
-/// On the shelf, and not handled.
-#[derive(Debug)]
-struct Taken {
-    number: u64,
-    upto: Position,
-    bytes: usize,
-    is_push: bool,
 }
 
 impl Inboxes {
@@ -430,72 +389,5 @@ impl Inboxes {
         let inbox = self.each.entry(business.clone()).or_default();
         inbox.business = number;
         Some(inbox)
-    }
-}
-
-enum Verdict {
-    /// It was taken before.
-    Old,
-    /// It follows what was taken.
-    Next,
-    /// Something between is missing.
-    Ahead,
-}
-
-impl Inbox {
-    fn judge(&mut self, Place { at, prev }: Place) -> Verdict {
-        self.seen = self.seen.max(at);
-        if at <= self.received {
-            Verdict::Old
-        } else if prev <= self.received {
-            Verdict::Next
-        } else {
-            Verdict::Ahead
-        }
-    }
-
-    fn has_room(&self) -> bool {
-        self.taken_pushes < INBOX_WINDOW_ENTRIES
-            && self.taken_bytes <= INBOX_WINDOW_BYTES
-            && self.taken.len() < SHELF_MAX
-    }
-
-    fn take(&mut self, at: Position) {
-        self.received = at;
-        self.is_missing = false;
-        self.resync_until = None;
-    }
-
-    fn shelve(&mut self, business: &Arc<str>, item: Incoming, bytes: usize, out: &mut Vec<Action>) {
-        self.last_number += 1;
-        let number = self.last_number;
-        let is_push = matches!(item, Incoming::Push(_));
-        self.taken_bytes += bytes;
-        self.taken_pushes += usize::from(is_push);
-        self.taken.push_back(Taken { number, upto: self.received, bytes, is_push });
-        out.push(Action::Shelve(business.clone(), number, item));
-    }
-
-    /// Word of something that moves nothing. Where nobody listens for long, the older word will do.
-    fn tell(&mut self, business: &Arc<str>, word: Incoming, out: &mut Vec<Action>) {
-        if self.taken.len() < SHELF_MAX {
-            self.shelve(business, word, 0, out);
-        }
-    }
-
-    /// Asks for everything above what was taken, unless that was just asked for.
-    fn resync(&mut self, is_online: bool, now: Instant, out: &mut Vec<Action>) {
-        self.is_missing = true;
-        let is_open = self.resync_until.is_some_and(|until| until > now);
-        if !is_online || is_open || !self.has_room() {
-            return;
-        }
-        self.resync_until = Some(now + RESYNC_AGAIN);
-        let resync = params::Resync { after: Some(self.position(self.received)) };
-        out.push(Action::Send(DeviceFrame::Resync(resync).encode()));
-    }
-
-    fn position(&self, at: Position) -> params::InboxPosition {
-        params::InboxPosition { business: self.business, term: at.term, seq: at.seq }
     }
 }

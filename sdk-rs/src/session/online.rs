@@ -4,7 +4,7 @@
 use super::inbox::Place;
 use super::{Action, Session, State};
 use crate::advice::{AccessPoint, TOKEN_BYTES_MAX};
-use crate::listener::Push;
+use crate::incoming::Push;
 use crate::request::{RequestError, Response};
 use crate::state::{Reason, State as Seen};
 use bytes::Bytes;

@@ -5,7 +5,7 @@ mod history;
 use super::*;
 use crate::advice::Protocol;
 use crate::backoff::Settings;
-use crate::listener::LeftReason;
+use crate::incoming::LeftReason;
 use crate::session::calls::Ask;
 use bytes::{Bytes, BytesMut};
 use hawser_proto::code::CloseCode;

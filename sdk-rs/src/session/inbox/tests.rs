@@ -1,10 +1,13 @@
 //! The inbox as tables, and under thousands of random histories: links cut, frames doubled, swapped
 //! and lost, storage that fails, handlers and processes that die, a store that changes its term.
 
+use super::chain::RESYNC_AGAIN;
 use super::*;
 use bytes::Bytes;
 use hawser_proto::codec::decode_message;
 use hawser_proto::limits::FRAME_BYTES_MAX;
+use hawser_proto::limits::INBOX_WINDOW_ENTRIES;
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 
 const CHAT: &str = "chat";

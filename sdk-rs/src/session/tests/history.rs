@@ -2,7 +2,7 @@
 //! stored pushes as far as the whole session has a part in them.
 
 use super::*;
-use crate::listener::Incoming;
+use crate::incoming::Incoming;
 use hawser_proto::id::Position;
 use std::collections::VecDeque;
 
