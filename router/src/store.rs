@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 pub(crate) mod contract;
+pub(crate) mod embedded;
 #[cfg(test)]
 pub(crate) mod memory;
 

@@ -16,7 +16,7 @@ pub use read::{describe, fetch, history};
 pub use session::{announce, claim, release};
 pub use trim::{purge, tidy};
 
-use super::shelf::{GROUP, Shelf};
+use super::shelf::{GROUP, Shelf, View};
 use super::{Meta, Route};
 use hawser_proto::id::BusinessNo;
 use hawser_proto::limits::INBOX_TTL_MAX;
@@ -46,20 +46,30 @@ fn ms(duration: Duration) -> u64 {
     duration.as_millis() as u64
 }
 
-/// The route, unless its time is over.
-fn route<S: Shelf>(shelf: &S, now_ms: u64) -> Result<Option<Route>, S::Error> {
-    let kept = |route: &Route| {
-        let keep = if route.owner.is_some() { ROUTE_OWNED_KEEP } else { ROUTE_KEEP };
-        route.at_ms.saturating_add(ms(keep)) > now_ms
-    };
-    Ok(shelf.route()?.filter(kept))
+/// Whether a route is remembered still.
+pub fn is_route_kept(route: &Route, now_ms: u64) -> bool {
+    let keep = if route.owner.is_some() { ROUTE_OWNED_KEEP } else { ROUTE_KEEP };
+    route.at_ms.saturating_add(ms(keep)) > now_ms
 }
 
-/// What is known of an inbox, unless its time is over. A history ends with its group.
-fn known<S: Shelf>(shelf: &S, business: BusinessNo, now_ms: u64) -> Result<Option<Meta>, S::Error> {
-    let kept =
-        |meta: &Meta| business == GROUP || meta.touched_ms.saturating_add(ms(META_KEEP)) > now_ms;
-    Ok(shelf.meta(business)?.filter(kept))
+/// Whether what is known of an inbox is remembered still. A history ends with its group.
+fn is_kept(meta: &Meta, business: BusinessNo, now_ms: u64) -> bool {
+    business == GROUP || meta.touched_ms.saturating_add(ms(META_KEEP)) > now_ms
+}
+
+/// Whether [`tidy`] would find something in this inbox, or at least has to look.
+pub fn is_due(meta: &Meta, business: BusinessNo, now_ms: u64) -> bool {
+    !is_kept(meta, business, now_ms) || (meta.count() > 0 && now_ms >= meta.look_at_ms)
+}
+
+/// The route, unless its time is over.
+fn route<S: View>(shelf: &S, now_ms: u64) -> Result<Option<Route>, S::Error> {
+    Ok(shelf.route()?.filter(|route| is_route_kept(route, now_ms)))
+}
+
+/// What is known of an inbox, unless its time is over.
+fn known<S: View>(shelf: &S, business: BusinessNo, now_ms: u64) -> Result<Option<Meta>, S::Error> {
+    Ok(shelf.meta(business)?.filter(|meta| is_kept(meta, business, now_ms)))
 }
 
 /// As [`known`], for one that will be written: what is left of a forgotten inbox leaves first.

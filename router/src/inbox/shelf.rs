@@ -6,26 +6,18 @@ use hawser_proto::id::{BusinessNo, Position};
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 
-/// One device's or group's shelf, inside one atomic step. A group has no route and one inbox, that of
+/// What lies on one device's or group's shelf, at one moment. A group has no route and one inbox, that of
 /// [`GROUP`].
-pub trait Shelf {
+pub trait View {
     /// Why the engine could not read.
     type Error;
 
     /// The route; `None`: never seen, or forgotten.
     fn route(&self) -> Result<Option<Route>, Self::Error>;
-    /// Writes the route.
-    fn set_route(&mut self, route: Route);
-    /// Forgets the route.
-    fn forget_route(&mut self);
     /// Businesses that have an inbox here, in order.
     fn inboxes(&self) -> Result<Vec<BusinessNo>, Self::Error>;
     /// What is known of an inbox.
     fn meta(&self, business: BusinessNo) -> Result<Option<Meta>, Self::Error>;
-    /// Writes what is known of an inbox.
-    fn set_meta(&mut self, business: BusinessNo, meta: Meta);
-    /// Forgets what is known of an inbox that holds nothing.
-    fn forget_meta(&mut self, business: BusinessNo);
     /// Entries above a position, in order, at most `max`.
     fn entries(
         &self,
@@ -33,20 +25,32 @@ pub trait Shelf {
         above: Position,
         max: usize,
     ) -> Result<Vec<(Position, Entry)>, Self::Error>;
-    /// Puts an entry.
-    fn put(&mut self, business: BusinessNo, position: Position, entry: Entry);
-    /// Takes an entry away.
-    fn remove(&mut self, business: BusinessNo, position: Position);
     /// The entry that holds a collapse key.
     fn collapse(&self, business: BusinessNo, key: &[u8]) -> Result<Option<Position>, Self::Error>;
-    /// Sets or clears the entry that holds a collapse key.
-    fn set_collapse(&mut self, business: BusinessNo, key: Bytes, position: Option<Position>);
     /// What is remembered of a push id; it may be over its time.
     fn remembered(
         &self,
         business: BusinessNo,
         push_id: &[u8],
     ) -> Result<Option<Remembered>, Self::Error>;
+}
+
+/// A shelf inside one atomic step: what is written is read back at once, and kept if the step succeeds.
+pub trait Shelf: View {
+    /// Writes the route.
+    fn set_route(&mut self, route: Route);
+    /// Forgets the route.
+    fn forget_route(&mut self);
+    /// Writes what is known of an inbox.
+    fn set_meta(&mut self, business: BusinessNo, meta: Meta);
+    /// Forgets what is known of an inbox that holds nothing.
+    fn forget_meta(&mut self, business: BusinessNo);
+    /// Puts an entry.
+    fn put(&mut self, business: BusinessNo, position: Position, entry: Entry);
+    /// Takes an entry away.
+    fn remove(&mut self, business: BusinessNo, position: Position);
+    /// Sets or clears the entry that holds a collapse key.
+    fn set_collapse(&mut self, business: BusinessNo, key: Bytes, position: Option<Position>);
     /// Remembers a push id.
     fn remember(&mut self, business: BusinessNo, push_id: Bytes, what: Remembered);
 }
@@ -86,19 +90,11 @@ impl Memory {
     }
 }
 
-impl Shelf for Memory {
+impl View for Memory {
     type Error = Infallible;
 
     fn route(&self) -> Result<Option<Route>, Infallible> {
         Ok(self.route.clone())
-    }
-
-    fn set_route(&mut self, route: Route) {
-        self.route = Some(route);
-    }
-
-    fn forget_route(&mut self) {
-        self.route = None;
     }
 
     fn inboxes(&self) -> Result<Vec<BusinessNo>, Infallible> {
@@ -108,14 +104,6 @@ impl Shelf for Memory {
 
     fn meta(&self, business: BusinessNo) -> Result<Option<Meta>, Infallible> {
         Ok(self.inbox(business).and_then(|inbox| inbox.meta.clone()))
-    }
-
-    fn set_meta(&mut self, business: BusinessNo, meta: Meta) {
-        self.inbox_mut(business).meta = Some(meta);
-    }
-
-    fn forget_meta(&mut self, business: BusinessNo) {
-        self.inbox_mut(business).meta = None;
     }
 
     fn entries(
@@ -130,24 +118,8 @@ impl Shelf for Memory {
         Ok(above.take(max).map(|(&position, entry)| (position, entry.clone())).collect())
     }
 
-    fn put(&mut self, business: BusinessNo, position: Position, entry: Entry) {
-        self.inbox_mut(business).entries.insert(position, entry);
-    }
-
-    fn remove(&mut self, business: BusinessNo, position: Position) {
-        self.inbox_mut(business).entries.remove(&position);
-    }
-
     fn collapse(&self, business: BusinessNo, key: &[u8]) -> Result<Option<Position>, Infallible> {
         Ok(self.inbox(business).and_then(|inbox| inbox.collapse.get(key).copied()))
-    }
-
-    fn set_collapse(&mut self, business: BusinessNo, key: Bytes, position: Option<Position>) {
-        let held = &mut self.inbox_mut(business).collapse;
-        match position {
-            Some(position) => drop(held.insert(key, position)),
-            None => drop(held.remove(&key)),
-        }
     }
 
     fn remembered(
@@ -156,6 +128,40 @@ impl Shelf for Memory {
         push_id: &[u8],
     ) -> Result<Option<Remembered>, Infallible> {
         Ok(self.inbox(business).and_then(|inbox| inbox.remembered.get(push_id).copied()))
+    }
+}
+
+impl Shelf for Memory {
+    fn set_route(&mut self, route: Route) {
+        self.route = Some(route);
+    }
+
+    fn forget_route(&mut self) {
+        self.route = None;
+    }
+
+    fn set_meta(&mut self, business: BusinessNo, meta: Meta) {
+        self.inbox_mut(business).meta = Some(meta);
+    }
+
+    fn forget_meta(&mut self, business: BusinessNo) {
+        self.inbox_mut(business).meta = None;
+    }
+
+    fn put(&mut self, business: BusinessNo, position: Position, entry: Entry) {
+        self.inbox_mut(business).entries.insert(position, entry);
+    }
+
+    fn remove(&mut self, business: BusinessNo, position: Position) {
+        self.inbox_mut(business).entries.remove(&position);
+    }
+
+    fn set_collapse(&mut self, business: BusinessNo, key: Bytes, position: Option<Position>) {
+        let held = &mut self.inbox_mut(business).collapse;
+        match position {
+            Some(position) => drop(held.insert(key, position)),
+            None => drop(held.remove(&key)),
+        }
     }
 
     fn remember(&mut self, business: BusinessNo, push_id: Bytes, what: Remembered) {

@@ -3,7 +3,7 @@
 use super::room::{is_full, make_room};
 use super::trim::{drop_entry, settle_floor, trim_head};
 use super::{known_mut, ms, route, trim};
-use crate::inbox::shelf::{GROUP, Shelf};
+use crate::inbox::shelf::{GROUP, Shelf, View};
 use crate::inbox::{Appended, Caps, Entry, Meta, NewEntry, Remembered, Route, Session, weight};
 use hawser_proto::id::{BusinessNo, Position};
 use hawser_proto::limits::{DEDUP_WINDOW, INBOX_TTL_MAX};
@@ -69,7 +69,7 @@ pub fn append<S: Shelf>(
     Ok(Appended::Stored { position, prev, owner: owner(shelf, business, now_ms)? })
 }
 
-fn owner<S: Shelf>(
+fn owner<S: View>(
     shelf: &S,
     business: BusinessNo,
     now_ms: u64,
@@ -162,7 +162,7 @@ fn has_room<S: Shelf>(
 }
 
 /// The older entry of the same kind.
-pub(super) fn held_by_collapse<S: Shelf>(
+pub(super) fn held_by_collapse<S: View>(
     shelf: &S,
     business: BusinessNo,
     new: &NewEntry,

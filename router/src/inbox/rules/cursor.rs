@@ -3,7 +3,7 @@
 use super::session::{Brought, check, tails};
 use super::trim::{look_everywhere, trim};
 use super::{SEQ_MAX, TOUCH_INTERVAL, known_mut, ms};
-use crate::inbox::shelf::Shelf;
+use crate::inbox::shelf::{Shelf, View};
 use crate::inbox::{Fenced, InboxState, InboxTail, Meta, Route, Session};
 use hawser_proto::id::{BusinessNo, Position};
 use hawser_proto::limits::CURSOR_AHEAD_MAX;
@@ -118,7 +118,7 @@ fn begin_above(meta: &mut Meta, at: Position) {
 }
 
 /// Whether this inbox stands as a cursor ahead of it has left it, with nothing appended since.
-pub(super) fn is_raised_to<S: Shelf>(
+pub(super) fn is_raised_to<S: View>(
     shelf: &S,
     business: BusinessNo,
     cursor: Position,

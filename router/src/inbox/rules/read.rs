@@ -2,13 +2,13 @@
 
 use super::session::check;
 use super::{CHUNK, known};
-use crate::inbox::shelf::{GROUP, Shelf};
+use crate::inbox::shelf::{GROUP, View};
 use crate::inbox::{Batch, Described, Entry, Fenced, Fetched, Limits, LostReason, Meta, Session};
 use hawser_proto::id::{BusinessNo, Position};
 
 /// Entries above a position, for the session that has the device. Changes nothing: what is over its time
 /// is passed by, and the gap told.
-pub fn fetch<S: Shelf>(
+pub fn fetch<S: View>(
     shelf: &S,
     session: &Session,
     business: BusinessNo,
@@ -23,7 +23,7 @@ pub fn fetch<S: Shelf>(
 }
 
 /// Entries of a group's history above a position.
-pub fn history<S: Shelf>(
+pub fn history<S: View>(
     shelf: &S,
     after: Position,
     limits: Limits,
@@ -33,7 +33,7 @@ pub fn history<S: Shelf>(
 }
 
 /// What an operator sees of an inbox.
-pub fn describe<S: Shelf>(shelf: &S, business: BusinessNo) -> Result<Described, S::Error> {
+pub fn describe<S: View>(shelf: &S, business: BusinessNo) -> Result<Described, S::Error> {
     let meta = shelf.meta(business)?.unwrap_or_default();
     let oldest = shelf.entries(business, meta.floor, 1)?;
     Ok(Described {
@@ -46,7 +46,7 @@ pub fn describe<S: Shelf>(shelf: &S, business: BusinessNo) -> Result<Described, 
     })
 }
 
-fn read<S: Shelf>(
+fn read<S: View>(
     shelf: &S,
     business: BusinessNo,
     after: Position,
@@ -89,7 +89,7 @@ fn read<S: Shelf>(
 }
 
 /// The floor, with what is over its time at the head taken as gone.
-fn floor_now<S: Shelf>(
+fn floor_now<S: View>(
     shelf: &S,
     business: BusinessNo,
     meta: &Meta,

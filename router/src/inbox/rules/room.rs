@@ -3,7 +3,7 @@
 use super::CHUNK;
 use super::append::held_by_collapse;
 use super::trim::{drop_entry, settle_floor};
-use crate::inbox::shelf::Shelf;
+use crate::inbox::shelf::{Shelf, View};
 use crate::inbox::{Caps, Entry, Meta, NewEntry, Priority, weight};
 use hawser_proto::id::{BusinessNo, Position};
 
@@ -58,7 +58,7 @@ pub(super) fn make_room<S: Shelf>(
     }
 }
 
-fn oldest_of_lowest<S: Shelf>(
+fn oldest_of_lowest<S: View>(
     shelf: &S,
     business: BusinessNo,
     meta: &Meta,

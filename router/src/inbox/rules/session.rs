@@ -2,7 +2,7 @@
 
 use super::cursor::{is_raised_to, raise_term, take};
 use super::{known, known_mut, route, trim};
-use crate::inbox::shelf::Shelf;
+use crate::inbox::shelf::{Shelf, View};
 use crate::inbox::{
     Announced, Claimed, Fenced, InboxState, InboxTail, Login, Priority, Route, Session,
 };
@@ -127,7 +127,7 @@ pub fn release<S: Shelf>(
 }
 
 /// Whether the session is the one that the store names.
-pub(super) fn check<S: Shelf>(
+pub(super) fn check<S: View>(
     shelf: &S,
     session: &Session,
     now_ms: u64,
@@ -146,7 +146,7 @@ pub(super) fn check<S: Shelf>(
 
 /// Inboxes that hold something, or of which there is something to say to a device that brought these
 /// cursors.
-pub(super) fn tails<S: Shelf>(
+pub(super) fn tails<S: View>(
     shelf: &S,
     brought: &[Brought],
     now_ms: u64,

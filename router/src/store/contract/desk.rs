@@ -17,7 +17,8 @@ pub(crate) const WIDE: Caps = Caps { entries_max: 100, bytes_max: 100_000, drops
 pub(crate) const ALL: Limits = Limits { entries_max: 1_000, bytes_max: 10_000_000 };
 pub(crate) const HOUR_MS: u64 = 3_600_000;
 pub(crate) const DAY_MS: u64 = 24 * HOUR_MS;
-pub(crate) const BEGIN_MS: u64 = 1_800_000_000_000;
+/// Far ahead of any clock, so that no walk of an engine by its own clock comes in between.
+pub(crate) const BEGIN_MS: u64 = 4_000_000_000_000;
 
 pub(crate) struct Desk<'house> {
     harness: &'house mut dyn Harness,
