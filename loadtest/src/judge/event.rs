@@ -47,7 +47,8 @@ pub enum Kind {
     Online,
     /// It ended.
     Offline,
-    /// A member of the group `inbox` asked to be in, over the link `node`.
+    /// A member of the group `inbox` asked to be in, over the link `node`: `prev_*` is what it has. And
+    /// again when it was told that it is: `term`, `seq` is the tail it was told.
     Join,
     /// It was told that it is out; without `inbox`: its link ended.
     Leave,

@@ -32,6 +32,12 @@ pub(super) fn judge(court: &mut Court<'_>) {
                 let member = members.entry(key).or_default();
                 member.enter(event.process);
                 member.links.insert(&event.node, true);
+                // Asked anew: whatever it had before is over.
+                if event.position() == Position::START && event.prev() == Position::START {
+                    (member.last, member.from) = (None, Position::START);
+                    member.handed.clear();
+                    member.resets.clear();
+                }
                 if event.position() != Position::START && member.last.is_none() {
                     member.last = Some((event.position(), index));
                     member.from = event.position();

@@ -315,6 +315,10 @@ fn members_receive_in_order_without_holes_and_only_while_they_are_in() {
     history().group(GroupRecv, "g4", 4, 3).check(&[Rule::NotAMember]);
     let mut live = joined();
     live.group(GroupRecv, "g", 0, 0).group(GroupRecv, "g", 0, 0).check(&[Rule::VolatileTwice]);
+    // Out and in again by the app's own wish: it begins with what comes now.
+    let mut anew = joined();
+    anew.group(GroupPub, "g4", 4, 3).group(Join, "", 0, 0).group(Join, "", 4, 0);
+    anew.group(GroupRecv, "g5", 5, 4).check(&[]);
     let tenant = |it: &mut Event| {
         it.body = body("g", "bank", "", "room");
         (it.inbox, it.node) = ("room".to_owned(), "link".to_owned());

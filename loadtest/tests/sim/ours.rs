@@ -3,6 +3,7 @@
 
 mod caller;
 mod device;
+mod lane;
 mod node;
 mod router;
 pub(crate) mod store;
@@ -71,6 +72,7 @@ pub(crate) enum Ask {
     Pull { of: Named, business: BusinessNo, after: Position, entries_max: u32, bytes_max: u32 },
     Ack { of: Named, upto: Positions },
     Sweep { sessions: Vec<(Named, Positions)> },
+    History { group: Key, after: Position, entries_max: u32 },
 }
 
 /// Why an answer says no.
@@ -106,15 +108,45 @@ pub(crate) enum Answer {
     Pulled { entries: Vec<Item>, tail: Position },
     Acked,
     Swept(Vec<Result<Vec<InboxTail>, No>>),
+    History { entries: Vec<Item>, tail: Position, floor: Position },
 }
 
 /// What a router remembers while the store is at work.
 #[derive(Clone, Debug)]
 pub(crate) enum Then {
-    Push { wish: usize, call: u64 },
-    Volatile { wish: usize, call: u64 },
-    Bind { stream: StreamId, call: u64 },
-    Ask { stream: StreamId, call: u64, business: BusinessNo },
+    Push {
+        wish: usize,
+        call: u64,
+    },
+    /// With the ticket of the outlet.
+    Group {
+        wish: usize,
+        call: u64,
+        ticket: u64,
+    },
+    /// The claim that met a newer session in the table is made good by an announcement above it.
+    Above {
+        stream: StreamId,
+        call: u64,
+        epoch: u64,
+        inboxes: Vec<InboxTail>,
+    },
+    Volatile {
+        wish: usize,
+        call: u64,
+    },
+    Bind {
+        stream: StreamId,
+        call: u64,
+        of: Named,
+        instance: [u8; 16],
+        attempt: u64,
+    },
+    Ask {
+        stream: StreamId,
+        call: u64,
+        business: BusinessNo,
+    },
     Nothing,
 }
 
@@ -142,7 +174,6 @@ pub(crate) enum Message {
     Kick {
         owner: Owner,
         epoch: u64,
-        device: Key,
     },
     SweepNow,
     // Deliver.
@@ -151,6 +182,11 @@ pub(crate) enum Message {
         business: BusinessNo,
         /// None: volatile.
         item: Result<Item, (String, Bytes)>,
+        wake: u64,
+    },
+    Group {
+        app: String,
+        item: Item,
         wake: u64,
     },
     Ask {
@@ -191,7 +227,8 @@ pub(crate) enum Message {
     // What parts tell themselves.
     Rise(Part),
     Replicate,
-    Dial,
+    Member(usize, bool),
+    LaneTurn(String),
     Dialled(LinkId, bool),
     Wake(u64),
     Handle(&'static str),
@@ -253,6 +290,9 @@ impl Engine for Ours {
             slow_sweep: net.rng.percent(50),
             healed: false,
         };
+        for (app, _) in APPS {
+            ours.store.create_group((app.to_owned(), lane::GROUP.to_owned()), WALL_MS);
+        }
         for router in 0..shape.routers {
             ours.start_router(net, router);
         }
@@ -397,6 +437,13 @@ impl Engine for Ours {
             if route.as_deref() != Some(&device.connection) {
                 found.push(format!("{name} is at {}, the route says {route:?}", device.connection));
             }
+            let tail = self.store.group_tail(&(device.app.to_owned(), lane::GROUP.to_owned()));
+            if device.is_member && device.group_last < tail {
+                found.push(format!(
+                    "{name} has the group up to {}, its tail is {tail}",
+                    device.group_last
+                ));
+            }
             for (business, number) in device.businesses() {
                 let cursor = device.cursor(business);
                 let mut waiting = self.store.waiting(&key, BusinessNo(number));
@@ -475,6 +522,7 @@ impl Ours {
                 net.after(lag, Part::World, Message::Replicate);
             }
             Message::Unstall(link) => net.stall(link, false),
+            Message::Member(device, is_in) => self.change_membership(net, device, is_in),
             other => unreachable!("nobody tells the world {other:?}"),
         }
     }

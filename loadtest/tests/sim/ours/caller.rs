@@ -1,5 +1,6 @@
 //! Backends: what they wish to push, when, and how they try again with the same id until they know.
 
+use super::lane::GROUP;
 use super::{Message, Ours};
 use crate::fault::TROUBLE;
 use crate::net::{MS, Net, Part, SEC};
@@ -11,9 +12,16 @@ const TRIES_MAX: u32 = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum What {
-    Stored { ttl_ms: u64, replica: bool, collapse: bool, priority: u64 },
+    Stored {
+        ttl_ms: u64,
+        replica: bool,
+        collapse: bool,
+        priority: u64,
+    },
     Volatile,
     Purge,
+    /// To the app's group, which keeps a history.
+    Group,
 }
 
 #[derive(Clone, Debug)]
@@ -45,19 +53,30 @@ impl Ours {
             let what = match net.rng.below(100) {
                 0..10 => What::Volatile,
                 10..12 => What::Purge,
+                12..32 => What::Group,
                 _ => stored(net),
             };
             let at = net.rng.between(SEC / 5, TROUBLE);
             self.wish(net, device, what, at);
         }
+        for _ in 0..net.rng.below(6) {
+            let device = net.rng.below(self.devices.len() as u64) as usize;
+            let is_in = net.rng.percent(50);
+            let at = net.rng.between(SEC, TROUBLE);
+            net.after(at, Part::World, Message::Member(device, is_in));
+        }
     }
 
     fn wish(&mut self, net: &mut Net<Message>, device: usize, what: What, at: u64) {
         let it = &self.devices[device];
-        let business = *net.rng.pick(&["chat", "chat", "mail"]);
+        let is_group = what == What::Group;
+        let business = if is_group { "chat" } else { *net.rng.pick(&["chat", "chat", "mail"]) };
         // Ids collide between devices, businesses and apps: they are unique within an inbox alone.
         let push = format!("p{}", self.wishes.len());
-        let payload = Payload { push: &push, app: it.app, device: &it.name, inbox: business };
+        let mut payload = Payload { push: &push, app: it.app, device: &it.name, inbox: business };
+        if is_group {
+            (payload.device, payload.inbox) = ("", GROUP);
+        }
         let body = payload.encode();
         let (app, device) = (it.app, it.name.clone());
         let wish = self.wishes.len();
@@ -100,7 +119,7 @@ impl Ours {
         self.wishes[wish].tries += 1;
         let call = u64::from(self.wishes[wish].tries);
         self.wishes[wish].call = Some(call);
-        if self.wishes[wish].what != What::Purge {
+        if !matches!(self.wishes[wish].what, What::Purge | What::Group) {
             let mut event = self.event(Kind::PushCall, wish);
             if let What::Stored { ttl_ms: ttl @ 1.., .. } = self.wishes[wish].what {
                 // Where clocks jump, nobody can say when it ends.
@@ -125,6 +144,13 @@ impl Ours {
         }
         self.wishes[wish].call = None;
         match outcome {
+            Outcome::Stored(position, durability) if self.wishes[wish].what == What::Group => {
+                let mut event = Event::new(0, Kind::GroupPub).of(self.wishes[wish].app, "", GROUP);
+                event = event.at(position);
+                event.push.clone_from(&self.wishes[wish].push);
+                event.durability = Some(durability);
+                net.record(event);
+            }
             Outcome::Stored(position, durability) => {
                 let mut event = self.event(Kind::PushOk, wish).at(position);
                 event.durability = Some(durability);
@@ -135,7 +161,7 @@ impl Ours {
                     self.try_again(net, wish);
                 }
             }
-            Outcome::Refused if self.wishes[wish].what != What::Purge => {
+            Outcome::Refused if !matches!(self.wishes[wish].what, What::Purge | What::Group) => {
                 let event = self.event(Kind::PushFail, wish);
                 net.record(event);
             }
@@ -153,6 +179,9 @@ impl Ours {
     fn unknown(&mut self, net: &mut Net<Message>, wish: usize) {
         if self.wishes[wish].what == What::Purge {
             return;
+        }
+        if self.wishes[wish].what == What::Group {
+            return self.try_again(net, wish);
         }
         let event = self.event(Kind::PushUnknown, wish);
         net.record(event);

@@ -1,5 +1,6 @@
 //! A device: the SDK's session machine, its storage, and an app whose handlers take their time.
 
+use super::lane::GROUP;
 use super::{APPS, Message, Ours, name_of, number_of};
 use crate::fault::{Fault, Trap};
 use crate::net::{Happening, LinkId, MS, Net, Ns, Part, SEC};
@@ -42,6 +43,10 @@ pub(super) struct Device {
     /// `prev` of what came, for the judge.
     prevs: BTreeMap<(&'static str, Position), Position>,
     wake: u64,
+    // The app's group.
+    wants_in: bool,
+    pub(super) is_member: bool,
+    pub(super) group_last: Position,
     // Troubles.
     pub(super) trap: Option<Trap>,
     pub(super) slow_until: Ns,
@@ -68,6 +73,9 @@ impl Device {
             is_keeping: false,
             prevs: BTreeMap::new(),
             wake: 0,
+            wants_in: true,
+            is_member: false,
+            group_last: Position::START,
             trap: None,
             slow_until: 0,
             storage_fails_until: 0,
@@ -157,9 +165,38 @@ impl Ours {
         device.connection.clear();
         device.shelf.clear();
         device.handling.clear();
+        (device.is_member, device.group_last) = (false, Position::START);
         let event = device.event(Kind::Start, "");
         net.record(event);
         self.feed(net, index, cores::Event::Start);
+        if self.devices[index].wants_in {
+            self.change_membership(net, index, true);
+        }
+    }
+
+    /// The app wants in, or out.
+    pub(super) fn change_membership(&mut self, net: &mut Net<Message>, index: usize, is_in: bool) {
+        self.devices[index].wants_in = is_in;
+        let deadline = instant(net.now + 30 * SEC);
+        let Some(session) = &mut self.devices[index].session else { return };
+        let id = session.next_id();
+        let event = if is_in {
+            cores::Event::Join(id, Arc::from("chat"), GROUP.to_owned(), deadline)
+        } else {
+            cores::Event::Leave(id, GROUP.to_owned(), deadline)
+        };
+        self.feed(net, index, event);
+    }
+
+    /// The link is over, and with it every membership on it.
+    fn off_line(&mut self, net: &mut Net<Message>, index: usize) {
+        let device = &mut self.devices[index];
+        device.is_member = false;
+        if !device.connection.is_empty() {
+            let event = device.event(Kind::Leave, "");
+            device.connection.clear();
+            net.record(event);
+        }
     }
 
     pub(super) fn kill_device(&mut self, net: &mut Net<Message>, index: usize, pause: Ns) {
@@ -197,7 +234,7 @@ impl Ours {
     ) {
         match what {
             Happening::Frame(link, bytes) if self.devices[index].link == Some(link) => {
-                self.look_at(index, &bytes);
+                self.look_at(net, index, &bytes);
                 match decode_message(bytes, 1 << 20) {
                     Ok(raw) => self.feed(net, index, cores::Event::Frame(raw)),
                     Err(error) => self.feed(net, index, cores::Event::Broken(error)),
@@ -205,6 +242,7 @@ impl Ours {
             }
             Happening::Ended(link) if self.devices[index].link == Some(link) => {
                 self.devices[index].link = None;
+                self.off_line(net, index);
                 self.feed(net, index, cores::Event::Ended(None));
             }
             Happening::Due(Message::Dialled(link, is_ok)) => {
@@ -233,7 +271,7 @@ impl Ours {
     }
 
     /// What the judge wants to know and the app is not told.
-    fn look_at(&mut self, index: usize, bytes: &Bytes) {
+    fn look_at(&mut self, net: &mut Net<Message>, index: usize, bytes: &Bytes) {
         let Ok(raw) = decode_message(bytes.clone(), 1 << 20) else { return };
         let device = &mut self.devices[index];
         match NodeFrame::parse(raw) {
@@ -245,6 +283,24 @@ impl Ours {
             Ok(NodeFrame::LoginOk(ok)) => {
                 device.connection = ok.connection;
                 device.epoch = ok.epoch;
+            }
+            Ok(NodeFrame::GroupPush(push, _)) => {
+                let at = Position::new(push.term, push.seq);
+                device.prevs.insert((GROUP, at), Position::new(push.prev_term, push.prev_seq));
+            }
+            Ok(NodeFrame::Joined(joined)) if joined.status == 0 => {
+                let tail = Position::new(joined.tail_term, joined.tail_seq);
+                device.is_member = device.wants_in;
+                if device.group_last == Position::START {
+                    device.group_last = tail;
+                }
+                let event = device.event(Kind::Join, GROUP).at(tail);
+                net.record(event);
+            }
+            Ok(NodeFrame::Left(_)) => {
+                (device.is_member, device.group_last) = (false, Position::START);
+                let event = device.event(Kind::Leave, GROUP);
+                net.record(event);
             }
             _ => {}
         }
@@ -290,9 +346,22 @@ impl Ours {
                 if let Some(link) = device.link.take() {
                     net.hang_up(link, part);
                 }
+                self.off_line(net, index);
             }
             A::Send(bytes) => {
-                let is_ack = bytes.get(3) == Some(&(hawser_proto::frame::Kind::Ack as u8));
+                use hawser_proto::frame::Kind as Frame;
+                let is_ack = bytes.get(3) == Some(&(Frame::Ack as u8));
+                if bytes.get(3) == Some(&(Frame::Join as u8))
+                    && let Ok(raw) = decode_message(bytes.clone(), 1 << 20)
+                    && let Ok(DeviceFrame::Join(join)) = DeviceFrame::parse(raw)
+                {
+                    let seen = Position::new(join.last_term, join.last_seq);
+                    if seen == Position::START {
+                        device.group_last = Position::START;
+                    }
+                    let event = device.event(Kind::Join, GROUP).behind(seen);
+                    net.record(event);
+                }
                 if let Some(link) = device.link {
                     net.send(link, part, bytes);
                 }
@@ -307,6 +376,20 @@ impl Ours {
                     let pause = net.rng.between(SEC / 5, 2 * SEC);
                     self.kill_device(net, index, pause);
                 }
+            }
+            A::Push(_, push) if push.group.is_some() => {
+                let at = push.position.unwrap_or_default();
+                let prev = device.prevs.get(&(GROUP, at)).copied().unwrap_or_default();
+                device.group_last = at;
+                let mut event = device.event(Kind::GroupRecv, GROUP).at(at).behind(prev);
+                event.push = String::from_utf8_lossy(&push.id).into_owned();
+                event.body = String::from_utf8_lossy(&push.body).into_owned();
+                net.record(event);
+            }
+            A::Reset(_, reset) => {
+                device.group_last = device.group_last.max(reset.floor);
+                let event = device.event(Kind::GroupReset, GROUP);
+                net.record(event.at(reset.tail).behind(reset.floor));
             }
             A::Push(name, push) => {
                 let mut event = device.event(Kind::RecvApp, &name);
@@ -334,7 +417,7 @@ impl Ours {
                 let delay = net.rng.between(MS, 20 * MS);
                 net.after(delay, part, Message::Keep(cursors));
             }
-            A::Ask | A::Limit(_) | A::Answer(..) | A::Grouped(..) | A::Left(..) | A::Reset(..) => {}
+            A::Ask | A::Limit(_) | A::Answer(..) | A::Grouped(..) | A::Left(..) => {}
         }
     }
 

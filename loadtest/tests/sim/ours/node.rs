@@ -1,5 +1,6 @@
 //! An access node's shell: slots with generations, one feed per session, two streams to each router.
 
+use super::lane::{Lane, Whom};
 use super::{Answer, Ask, Item, Message, Named, No, Ours, name_of, number_of, owner_of};
 use crate::net::{Happening, LinkId, MS, Net, Ns, Part, SEC, Stream, StreamId};
 use bytes::Bytes;
@@ -63,6 +64,7 @@ enum Waits {
     Pull { at: SlotRef, epoch: u64, business: BusinessNo, serial: u32 },
     Ack { at: SlotRef, epoch: u64 },
     Sweep { all: Vec<(SlotRef, u64)> },
+    History { app: String, whom: Whom },
 }
 
 #[derive(Debug, Default)]
@@ -75,9 +77,16 @@ pub(super) struct Node {
     asks: BTreeMap<u64, (StreamId, Waits)>,
     last_call: u64,
     sweep_is_due: bool,
+    /// The groups with members here, by app.
+    pub(super) lanes: BTreeMap<String, Lane>,
 }
 
 impl Node {
+    pub(super) fn link_of(&self, at: SlotRef) -> Option<LinkId> {
+        let slot = self.slots.get(at.slot as usize)?;
+        slot.conn.as_ref().filter(|_| slot.generation == at.generation)?.link
+    }
+
     /// Sessions in force.
     pub(super) fn active(&self) -> impl Iterator<Item = &Conn> {
         self.slots
@@ -207,6 +216,7 @@ impl Ours {
                 }
             }
             Message::Announce(at) => self.announce(net, node, at, None),
+            Message::LaneTurn(app) => self.lane_turn(net, node, &app),
             _ => {}
         }
     }
@@ -320,6 +330,19 @@ impl Ours {
             (Stage::Active, DeviceFrame::Bye(_)) => {
                 self.close(net, node, at, Some(CloseCode::Goodbye));
             }
+            (Stage::Active, DeviceFrame::Join(join)) => {
+                let app = conn.app.clone();
+                self.join_group(net, node, at, &app, &join);
+            }
+            (Stage::Active, DeviceFrame::Leave(leave)) => {
+                let app = conn.app.clone();
+                self.leave_group(net, node, at, &app, &leave);
+            }
+            (Stage::Active, DeviceFrame::Recover(recover)) => {
+                let app = conn.app.clone();
+                let after = Position::new(recover.term, recover.seq);
+                self.recover_group(net, node, at, &app, after);
+            }
             (Stage::Active, _) => {}
         }
     }
@@ -396,12 +419,13 @@ impl Ours {
                 }
             }
             Message::SweepNow => self.want_sweep(net, node),
+            Message::Group { app, item, wake } => {
+                self.count_wake(net, node, stream, wake);
+                self.group_push(net, node, &app, &item);
+            }
             Message::Delivery { to, business, item, wake } => {
                 if wake > 0 {
-                    let last = self.nodes[node].wakes.insert(stream, wake).unwrap_or_default();
-                    if wake != last + 1 {
-                        self.want_sweep(net, node);
-                    }
+                    self.count_wake(net, node, stream, wake);
                 }
                 self.delivered(net, node, &to, business, item);
             }
@@ -411,6 +435,13 @@ impl Ours {
                 }
             }
             _ => {}
+        }
+    }
+
+    fn count_wake(&mut self, net: &mut Net<Message>, node: usize, stream: StreamId, wake: u64) {
+        let last = self.nodes[node].wakes.insert(stream, wake).unwrap_or_default();
+        if wake != last + 1 {
+            self.want_sweep(net, node);
         }
     }
 
@@ -559,7 +590,7 @@ impl Ours {
 
     // === Feeds ===
 
-    fn write(&mut self, net: &mut Net<Message>, node: usize, at: SlotRef, bytes: Bytes) {
+    pub(super) fn write(&mut self, net: &mut Net<Message>, node: usize, at: SlotRef, bytes: Bytes) {
         if let Some(link) = self.nodes[node].conn(at).and_then(|conn| conn.link) {
             net.send(link, Part::Node(node), bytes);
         }
@@ -625,6 +656,20 @@ impl Ours {
         net.after(CALL, Part::Node(node), Message::Overdone(call));
     }
 
+    /// False: there is no way to a router just now.
+    pub(super) fn ask_for_lane(
+        &mut self,
+        net: &mut Net<Message>,
+        node: usize,
+        app: &str,
+        ask: Ask,
+        whom: Whom,
+    ) -> bool {
+        let way = self.way(net, node, Stream::Deliver);
+        self.ask(net, node, way, ask, Waits::History { app: app.to_owned(), whom });
+        way.is_some()
+    }
+
     fn settle(
         &mut self,
         net: &mut Net<Message>,
@@ -659,6 +704,13 @@ impl Ours {
                     conn.feeds.ack_told(is_taken, now_ms);
                 }
                 self.pump(net, node, at);
+            }
+            Waits::History { app, whom } => {
+                let answer = match answer {
+                    Ok(Answer::History { entries, tail, floor }) => Some((entries, tail, floor)),
+                    _ => None,
+                };
+                self.history_answered(net, node, &app, whom, answer);
             }
             Waits::Sweep { all } => {
                 let Ok(Answer::Swept(found)) = answer else {
@@ -698,7 +750,7 @@ impl Ours {
 
     // === Sweeps ===
 
-    fn want_sweep(&mut self, net: &mut Net<Message>, node: usize) {
+    pub(super) fn want_sweep(&mut self, net: &mut Net<Message>, node: usize) {
         if !std::mem::replace(&mut self.nodes[node].sweep_is_due, true) {
             let pause = net.rng.between(200 * MS, SWEEP_WITHIN);
             net.after(pause, Part::Node(node), Message::SweepAll);
@@ -707,6 +759,7 @@ impl Ours {
 
     fn sweep(&mut self, net: &mut Net<Message>, node: usize) {
         self.nodes[node].sweep_is_due = false;
+        self.sweep_lanes(net, node);
         let way = self.way(net, node, Stream::Deliver);
         let mut all = Vec::new();
         let mut sessions = Vec::new();
@@ -751,6 +804,7 @@ impl Ours {
             }
             net.hang_up(link, Part::Node(node));
         }
+        self.nodes[node].lanes.values_mut().for_each(|lane| lane.forget(at));
         let sent = conn.feeds.end().sent;
         if conn.stage == Stage::Active
             && let (Some(of), Some(stream)) = (named, way)

@@ -1,16 +1,19 @@
 //! A router's shell: what nodes and callers ask becomes calls of the store, and their answers go back.
 
+use super::lane::GROUP;
 use super::store::{Call, Key, Reply};
 use super::{Answer, Ask, Item, Message, No, Ours, Then, blob_of, node_of};
 use crate::net::{Happening, MS, Net, Ns, Part, SEC, Stream, StreamId};
 use crate::ours::caller::{Outcome, What};
 use bytes::Bytes;
 use hawser_proto::frame::NodeFrame;
-use hawser_proto::id::{BusinessNo, Position};
+use hawser_proto::id::{AppId, BusinessNo, Position};
 use hawser_proto::params;
+use hawser_router::cores::outlet::Outlet;
+use hawser_router::cores::table::{self, Bound, LifeNo, Serves, Table};
 use hawser_router::cores::{
-    Announced, Appended, Batch, Caps, Claimed, Limits, Login, LostReason, NewEntry, Priority,
-    Session,
+    Announced, Appended, Batch, Caps, Claimed, Limits, Login, LostReason, NewEntry, Owner,
+    Priority, Session,
 };
 use std::collections::BTreeMap;
 
@@ -25,7 +28,9 @@ pub(super) struct Router {
     deliver: BTreeMap<usize, (StreamId, u64)>,
     incarnation: u64,
     /// Sessions it has heard of, for volatile pushes; may be out of date.
-    cache: BTreeMap<Key, Session>,
+    table: Table,
+    /// Pushes to each app's group on their way to the streams.
+    outlets: BTreeMap<&'static str, Outlet<Item>>,
 }
 
 /// Mail is small and lets the oldest go; chat is large and refuses.
@@ -82,6 +87,53 @@ fn items(business: BusinessNo, batch: Batch) -> Vec<Item> {
         }
     };
     batch.items.into_iter().map(item).collect()
+}
+
+/// A push to a group as its members are sent it.
+fn group_frame(app: &str, blob: &[u8], at: Position, prev: Position) -> Bytes {
+    let text = String::from_utf8_lossy(blob);
+    let (push, body) = text.split_once('\n').unwrap_or_default();
+    let push = params::GroupPush {
+        push_id: Bytes::copy_from_slice(push.as_bytes()),
+        business: super::number_of(app, "chat").0,
+        group: GROUP.to_owned(),
+        term: at.term,
+        seq: at.seq,
+        prev_term: prev.term,
+        prev_seq: prev.seq,
+        ..params::GroupPush::default()
+    };
+    NodeFrame::GroupPush(push, Bytes::copy_from_slice(body.as_bytes())).encode()
+}
+
+fn group_items(app: &str, batch: Batch) -> Vec<Item> {
+    let item = |found: hawser_router::cores::Fetched| Item {
+        at: found.position,
+        prev: found.prev,
+        frame: found.entry.map_or_else(Bytes::new, |entry| {
+            group_frame(app, &entry.blob, found.position, found.prev)
+        }),
+        lost: found.lost,
+        lost_reason: 0,
+        priority: 0,
+    };
+    batch.items.into_iter().map(item).collect()
+}
+
+/// Lives of nodes by number, both ways.
+fn life_of(owner: &Owner) -> LifeNo {
+    let (node, boot) = node_of(owner);
+    LifeNo(boot * 16 + node as u32)
+}
+
+fn table_key(device: &Key) -> hawser_router::cores::Key {
+    let app = AppId::new(&device.0).expect("our own app");
+    hawser_router::cores::Key::device(&app, &device.1).expect("our own device")
+}
+
+fn table_session(owner: &Owner, epoch: u64) -> table::Session {
+    let owner = table::Owner { life: life_of(owner), stamp: 0, at: owner.at };
+    table::Session { owner, epoch, serves: Serves::default(), since_ms: epoch }
 }
 
 impl Ours {
@@ -147,7 +199,6 @@ impl Ours {
         }
         let before = std::mem::replace(&mut self.routers[router].incarnation, incarnation);
         if before != 0 && before != incarnation {
-            self.routers[router].cache.clear();
             self.sweep_all(net, router);
         }
     }
@@ -173,23 +224,26 @@ impl Ours {
     ) {
         match message {
             Message::Bind { call, of, instance, attempt, is_login, cursors } => {
+                let then = Then::Bind { stream, call, of: of.clone(), instance, attempt };
                 let login = Login { owner: of.owner, instance, attempt };
                 let wanted = if is_login {
                     Call::Claim { device: of.device, login, cursors }
                 } else {
                     Call::Announce { device: of.device, epoch: of.epoch, login, sent: cursors }
                 };
-                self.ask_store(net, router, wanted, Then::Bind { stream, call });
+                self.ask_store(net, router, wanted, then);
             }
             Message::Unbind { of, sent } => {
                 let session = of.session();
+                let (key, life) = (table_key(&of.device), life_of(&of.owner));
+                self.routers[router].table.release(&key, life, of.owner.at, of.epoch);
                 let release = Call::Release { device: of.device, session, sent };
                 self.ask_store(net, router, release, Then::Nothing);
             }
             Message::Ask { call, ask } => {
                 let business = match &ask {
                     Ask::Pull { business, .. } => *business,
-                    Ask::Ack { .. } | Ask::Sweep { .. } => BusinessNo(0),
+                    Ask::Ack { .. } | Ask::Sweep { .. } | Ask::History { .. } => BusinessNo(0),
                 };
                 let wanted = match ask {
                     Ask::Pull { of, business, after, entries_max, bytes_max } => {
@@ -200,6 +254,10 @@ impl Ours {
                     Ask::Ack { of, upto } => {
                         let session = of.session();
                         Call::Ack { device: of.device, session, upto }
+                    }
+                    Ask::History { group, after, entries_max } => {
+                        let limits = Limits { entries_max, bytes_max: 1 << 18 };
+                        Call::History { group, after, limits }
                     }
                     Ask::Sweep { sessions } => {
                         let one = |(of, acked): (super::Named, _)| {
@@ -235,13 +293,33 @@ impl Ours {
                 self.ask_store(net, router, append, Then::Push { wish, call });
             }
             What::Volatile => {
-                let known = self.routers[router].cache.get(&device).cloned();
-                if let Some(session) = known.filter(|_| net.rng.percent(50)) {
+                let known = self.routers[router].table.look(&table_key(&device), |owner, route| {
+                    let (node, boot) = (owner.life.0 % 16, owner.life.0 / 16);
+                    let owner = super::owner_of(node as usize, boot, owner.at);
+                    Session { owner, epoch: route.epoch }
+                });
+                if let Some(session) = known.filter(|_| net.rng.percent(70)) {
                     self.volatile(net, router, wish, call, Some(session));
                 } else {
                     let then = Then::Volatile { wish, call };
                     self.ask_store(net, router, Call::Route { device }, then);
                 }
+            }
+            What::Group => {
+                let app = it.app;
+                let new = NewEntry {
+                    push_id: Bytes::copy_from_slice(it.push.as_bytes()),
+                    digest: 1,
+                    expires_at_ms: super::wall_ms(net.now, self.routers[router].clock_ms) + 9_000,
+                    collapse_key: Bytes::new(),
+                    priority: Priority::Normal,
+                    blob: blob_of(&it.push, &it.body),
+                };
+                let ticket = self.routers[router].outlets.entry(app).or_default().begin();
+                let caps = Caps { entries_max: 10, bytes_max: 1 << 20, drops_oldest: true };
+                let publish =
+                    Call::Publish { group: (app.to_owned(), GROUP.to_owned()), new, caps };
+                self.ask_store(net, router, publish, Then::Group { wish, call, ticket });
             }
             What::Purge => {
                 let purge = Call::Purge { device, business };
@@ -323,7 +401,20 @@ impl Ours {
                 Reply::Route(session) => self.volatile(net, router, wish, call, session),
                 _ => self.tell_caller(net, wish, call, Outcome::Refused),
             },
-            Then::Bind { stream, call } => self.answer_bind(net, router, stream, call, reply),
+            Then::Group { wish, call, ticket } => {
+                self.published(net, router, (wish, call, ticket), reply);
+            }
+            Then::Bind { stream, call, of, instance, attempt } => {
+                let login = Login { owner: of.owner.clone(), instance, attempt };
+                self.answer_bind(net, router, (stream, call), &of, login, reply);
+            }
+            Then::Above { stream, call, epoch, inboxes } => {
+                let outcome = match reply {
+                    Reply::Announced(Announced::Bound { .. }) => Ok((epoch, inboxes)),
+                    _ => Err(Some(No::Unavailable)),
+                };
+                net.say(stream, Part::Router(router), Message::BindResult { call, outcome });
+            }
             Then::Ask { stream, call, business } => {
                 let answer = match reply {
                     Reply::Fetched(Ok(batch)) => {
@@ -331,6 +422,11 @@ impl Ours {
                         Ok(Answer::Pulled { entries: items(business, batch), tail })
                     }
                     Reply::Acked(Ok(())) => Ok(Answer::Acked),
+                    Reply::History(app, batch) => {
+                        let (tail, floor) = (batch.tail, batch.floor);
+                        let entries = group_items(&app, batch);
+                        Ok(Answer::History { entries, tail, floor })
+                    }
                     Reply::Swept(all) => {
                         let one =
                             |it: Result<_, hawser_router::cores::Fenced>| it.map_err(No::from);
@@ -386,33 +482,111 @@ impl Ours {
         self.tell_caller(net, wish, call, outcome);
     }
 
+    fn published(
+        &mut self,
+        net: &mut Net<Message>,
+        router: usize,
+        (wish, call, ticket): (usize, u64, u64),
+        reply: Reply,
+    ) {
+        let it = &self.wishes[wish];
+        let (app, blob) = (it.app, blob_of(&it.push, &it.body));
+        let outlet = self.routers[router].outlets.entry(app).or_default();
+        let (leaving, outcome) = match reply {
+            Reply::Appended(Appended::Stored { position, prev, .. }, durability) => {
+                let frame = group_frame(app, &blob, position, prev);
+                let item = Item { at: position, prev, frame, lost: 0, lost_reason: 0, priority: 0 };
+                let leaving = outlet.stored(ticket, position, prev, item);
+                (leaving, Outcome::Stored(position, durability))
+            }
+            Reply::Appended(Appended::Repeated { position }, durability) => {
+                (outlet.given_up(ticket), Outcome::Stored(position, durability))
+            }
+            Reply::Failed => {
+                let leaving = outlet.given_up(ticket);
+                self.routers[router].has_lost_wakes = true;
+                (leaving, Outcome::Unknown)
+            }
+            _ => (outlet.given_up(ticket), Outcome::Refused),
+        };
+        for item in leaving {
+            let it = &mut self.routers[router];
+            let is_lost = it.wakes_lost_until > net.now;
+            it.has_lost_wakes |= is_lost;
+            for (stream, wake) in it.deliver.values_mut() {
+                *wake += 1;
+                if !is_lost {
+                    let group =
+                        Message::Group { app: app.to_owned(), item: item.clone(), wake: *wake };
+                    net.say(*stream, Part::Router(router), group);
+                }
+            }
+        }
+        self.tell_caller(net, wish, call, outcome);
+    }
+
     fn answer_bind(
         &mut self,
         net: &mut Net<Message>,
         router: usize,
-        stream: StreamId,
-        call: u64,
+        (stream, call): (StreamId, u64),
+        of: &super::Named,
+        login: Login,
         reply: Reply,
     ) {
-        let (outcome, displaced) = match reply {
+        let key = table_key(&of.device);
+        let table = &self.routers[router].table;
+        let mut ousted: Vec<Session> = Vec::new();
+        let outcome = match reply {
             Reply::Claimed(Claimed::Bound { epoch, displaced, inboxes }) => {
-                (Ok((epoch, inboxes)), displaced)
+                ousted.extend(displaced);
+                match table.bind(&key, table_session(&of.owner, epoch)) {
+                    Bound::Taken { replaced, .. } => {
+                        ousted.extend(replaced.map(known));
+                        Ok((epoch, inboxes))
+                    }
+                    Bound::Behind { epoch } => {
+                        // The store has forgotten a session that is known here: this one goes above it.
+                        let above = epoch + 1;
+                        table.bind(&key, table_session(&of.owner, above));
+                        let device = of.device.clone();
+                        let announce =
+                            Call::Announce { device, epoch: above, login, sent: Vec::new() };
+                        let then = Then::Above { stream, call, epoch: above, inboxes };
+                        return self.ask_store(net, router, announce, then);
+                    }
+                }
             }
-            Reply::Claimed(Claimed::Stale) => (Err(None), None),
+            Reply::Claimed(Claimed::Stale) => Err(None),
             Reply::Announced(Announced::Bound { displaced, inboxes }) => {
-                (Ok((0, inboxes)), displaced)
+                match table.bind(&key, table_session(&of.owner, of.epoch)) {
+                    Bound::Taken { replaced, .. } => {
+                        ousted.extend(displaced);
+                        ousted.extend(replaced.map(known));
+                        Ok((0, inboxes))
+                    }
+                    Bound::Behind { .. } => Err(Some(No::Superseded)),
+                }
             }
-            Reply::Announced(Announced::Superseded { .. }) => (Err(Some(No::Superseded)), None),
-            _ => (Err(Some(No::Unavailable)), None),
+            Reply::Announced(Announced::Superseded { .. }) => {
+                table.release(&key, life_of(&of.owner), of.owner.at, of.epoch);
+                Err(Some(No::Superseded))
+            }
+            _ => Err(Some(No::Unavailable)),
         };
         net.say(stream, Part::Router(router), Message::BindResult { call, outcome });
-        if let Some(session) = displaced {
+        for session in ousted {
             let (node, _) = node_of(&session.owner);
             if let Some(control) = self.routers[router].control.get(&node) {
-                let device = (String::new(), String::new());
-                let kick = Message::Kick { owner: session.owner, epoch: session.epoch, device };
+                let kick = Message::Kick { owner: session.owner, epoch: session.epoch };
                 net.say(*control, Part::Router(router), kick);
             }
         }
     }
+}
+
+/// A session as the table names it.
+fn known((owner, epoch): (table::Owner, u64)) -> Session {
+    let (node, boot) = (owner.life.0 % 16, owner.life.0 / 16);
+    Session { owner: super::owner_of(node as usize, boot, owner.at), epoch }
 }

@@ -90,7 +90,7 @@ pub(crate) enum Reply {
     Swept(Vec<Result<Vec<InboxTail>, Fenced>>),
     Purged,
     Route(Option<Session>),
-    History(Batch),
+    History(String, Batch),
     Looked,
     /// It may or may not have been done.
     Failed,
@@ -135,6 +135,21 @@ impl Store {
             events: Vec::new(),
             business_names: names,
         }
+    }
+
+    /// The group is created.
+    pub(crate) fn create_group(&mut self, group: Key, now_ms: u64) {
+        let Ok(()) = rules::begin_history(self.now.groups.entry(group).or_default(), now_ms);
+        self.replica = self.now.clone();
+    }
+
+    /// The newest position of a group's history.
+    pub(crate) fn group_tail(&self, group: &Key) -> Position {
+        let meta = self.now.groups.get(group).and_then(|shelf| {
+            let Ok(meta) = shelf.meta(GROUP);
+            meta
+        });
+        meta.map_or(Position::START, |meta| meta.tail)
     }
 
     /// Which life of the store this is.
@@ -285,13 +300,14 @@ impl Store {
             Call::Publish { group, new, caps } => {
                 let incarnation = self.position_incarnation();
                 let shelf = self.now.groups.entry(group).or_default();
-                let Ok(appended) = rules::append(shelf, GROUP, new, caps, incarnation, now_ms);
+                let Ok(appended) = rules::publish(shelf, new, caps, incarnation, now_ms);
                 Reply::Appended(appended, Durability::Memory)
             }
             Call::History { group, after, limits } => {
+                let app = group.0.clone();
                 let shelf = self.now.groups.entry(group).or_default();
                 let Ok(batch) = rules::history(shelf, after, limits, now_ms);
-                Reply::History(batch)
+                Reply::History(app, batch)
             }
             Call::Look => Reply::Looked,
         }
