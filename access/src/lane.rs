@@ -435,6 +435,12 @@ impl Lane {
         if let Some(history) = &mut group.history {
             history.forget(at);
         }
+        let number = group.number;
+        self.node.table.with(at, |connection| {
+            if let Some(downlink) = &mut connection.downlink {
+                downlink.told_missed(number);
+            }
+        });
         group.members.swap_remove(position as usize);
         if let Some(moved) = group.members.get(position as usize) {
             let theirs = self.of_slot.get_mut(&moved.slot);

@@ -33,6 +33,13 @@ mod wheel;
 /// The pure machines, for the simulation.
 #[doc(hidden)]
 pub mod cores {
+    /// What a frame, a verdict or an order means in each state of a session.
+    pub mod session {
+        pub use crate::reader::Malformed;
+        pub use crate::session::{Action, Event, Session};
+        pub use crate::table::Signal;
+    }
+
     /// The stored pushes of one session.
     pub mod feed {
         pub use crate::feed::{

@@ -270,7 +270,11 @@ async fn claim(node: &Arc<Node>, at: SlotRef, checked: Checked) -> Result<Admitt
         token_refresh_at_ms: token::refresh_at_ms(&app, &device, issued_ms, expires_ms),
         token_expires_at_ms: expires_ms,
         abilities,
-        inboxes: bound.inboxes.iter().map(inbox).collect(),
+        inboxes: if abilities & ability::INBOX == 0 {
+            Vec::new()
+        } else {
+            bound.inboxes.iter().map(inbox).collect()
+        },
     });
     Ok(Admitted { answer, idle_timeout, frame_bytes_max, abilities })
 }

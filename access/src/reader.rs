@@ -18,9 +18,11 @@ pub(crate) enum Incoming {
 
 /// Why the bytes are not what they should be: the code to close with, and a reason for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Malformed {
-    pub(crate) code: CloseCode,
-    pub(crate) reason: String,
+pub struct Malformed {
+    /// The code to close with.
+    pub code: CloseCode,
+    /// For people.
+    pub reason: String,
 }
 
 /// The reading side of one connection.

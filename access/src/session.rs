@@ -16,13 +16,18 @@ use state::{Input, Reaction, State};
 /// What can happen to a session.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "moved into the session at once, never stored")]
-pub(crate) enum Event {
+pub enum Event {
     /// The device sent a frame.
     Frame(DeviceFrame),
     /// The device sent bytes that are none.
     Malformed(Malformed),
     /// The login holds and the router has claimed the device for this connection.
-    Bound { frame_bytes_max: usize, abilities: u32 },
+    Bound {
+        /// The app's limit.
+        frame_bytes_max: usize,
+        /// Those in force from here on.
+        abilities: u32,
+    },
     /// The login does not hold.
     Refused(CloseCode, String),
     /// A deadline passed, or someone wants the session to end.
@@ -35,18 +40,28 @@ pub(crate) enum Event {
 
 /// What `conn` does about it: exactly one thing per event.
 #[derive(Debug)]
-pub(crate) enum Action {
+pub enum Action {
+    /// Go on.
     Nothing,
+    /// Check the login and claim the device; answer with `Bound` or `Refused`.
     Authenticate(Box<params::Login>),
+    /// The session is there.
     Admit,
+    /// Answer a PING.
     Pong {
+        /// Of the PING.
         nonce: u64,
     },
+    /// Get a new token.
     Refresh {
+        /// Of the REFRESH.
         request_id: u64,
     },
+    /// Hand the request to its business.
     Forward(params::Request, Bytes),
+    /// Take the device into a group.
     Join(params::Join),
+    /// Take it out.
     Leave(params::Leave),
     /// Stored pushes were handled up to here.
     Ack(params::Ack),
@@ -56,14 +71,18 @@ pub(crate) enum Action {
     Recover(params::Recover),
     /// Answer the request with this error, and go on.
     RefuseRequest {
+        /// Of the REQUEST.
         request_id: u64,
+        /// Why.
         code: ErrorCode,
     },
     /// Wait for what is in flight, then close with `draining`.
     Drain,
     /// Say goodbye with this code, and end.
     Close {
+        /// Why.
         code: CloseCode,
+        /// For people.
         reason: String,
     },
     /// Nobody is there to say goodbye to.
@@ -72,30 +91,37 @@ pub(crate) enum Action {
 
 /// One session, from accept to close.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub struct Session {
     state: State,
     frame_bytes_max: usize,
     /// Those in force: none before the login.
     abilities: u32,
 }
 
+impl Default for Session {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Session {
-    pub(crate) fn new() -> Self {
+    /// A link that has just come in.
+    pub fn new() -> Self {
         Self { state: State::AwaitLogin, frame_bytes_max: LOGIN_FRAME_BYTES_MAX, abilities: 0 }
     }
 
     /// Limit of the next frame, in bytes.
-    pub(crate) fn frame_bytes_max(&self) -> usize {
+    pub fn frame_bytes_max(&self) -> usize {
         self.frame_bytes_max
     }
 
     /// Whether it is over.
-    pub(crate) fn is_closed(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed(_))
     }
 
     /// The code it was closed with; none while it lives, or when the link just ended.
-    pub(crate) fn cause(&self) -> Option<CloseCode> {
+    pub fn cause(&self) -> Option<CloseCode> {
         match self.state {
             State::Closed(cause) => cause,
             State::AwaitLogin | State::Binding | State::Active | State::Draining => None,
@@ -103,7 +129,7 @@ impl Session {
     }
 
     /// Decides; touches nothing.
-    pub(crate) fn handle(&mut self, event: Event) -> Action {
+    pub fn handle(&mut self, event: Event) -> Action {
         match event {
             Event::Frame(frame) => self.on_frame(frame),
             Event::Malformed(malformed) => {

@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 
 mod connection;
 
-pub(crate) use connection::{ClientFacts, Connection, Identity, Signal, Written};
+pub use connection::Signal;
+pub(crate) use connection::{ClientFacts, Connection, Identity, Written};
 
 /// Slots allocated together.
 const CHUNK: usize = 1024;

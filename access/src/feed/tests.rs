@@ -60,6 +60,7 @@ fn all_with(
     said
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "as an answer is handed over")]
 fn pulled(entries: Vec<Entry>, tail: u64) -> Option<Pulled> {
     Some(Pulled { entries, tail: at(tail) })
 }
@@ -353,10 +354,10 @@ impl Stored {
             _ => 1 + dice.below(50),
         };
         self.entries.insert(self.last, bytes);
-        self.entry(self.last, prev, 0, bytes)
+        Self::entry(self.last, prev, 0, bytes)
     }
 
-    fn entry(&self, at: Position, prev: Position, lost: u64, bytes: usize) -> Entry {
+    fn entry(at: Position, prev: Position, lost: u64, bytes: usize) -> Entry {
         let body = format!("{at}");
         let mut frame = body.into_bytes();
         frame.resize(bytes.max(frame.len()), b' ');
@@ -384,7 +385,7 @@ impl Stored {
         let mut entries = Vec::new();
         let mut bytes = 0;
         for (&at, &size) in self.entries.range(..).filter(|(at, _)| **at > after) {
-            let entry = self.entry(at, prev, lost(prev, at), size);
+            let entry = Self::entry(at, prev, lost(prev, at), size);
             bytes += entry.frame.len();
             if entries.len() == entries_max || (bytes > bytes_max && !entries.is_empty()) {
                 break;
@@ -416,6 +417,12 @@ struct Taken {
     skipped: u64,
 }
 
+/// What a frame on the link says.
+enum OnLink {
+    Push { at: Position, prev: Position },
+    Gap { upto: Position },
+}
+
 struct World {
     dice: Dice,
     feeds: Feeds,
@@ -428,7 +435,7 @@ struct World {
     old_pulls: Vec<(BusinessNo, u32, Pulled)>,
     acks: Vec<Vec<(BusinessNo, Position)>>,
     /// Frames on the link: nothing is lost on it, but the device may be slow.
-    link: VecDeque<(BusinessNo, Result<(Position, Position, usize), Position>)>,
+    link: VecDeque<(BusinessNo, OnLink)>,
     window: BTreeMap<BusinessNo, Vec<(Position, usize)>>,
     /// Wake-ups get lost.
     is_lossy: bool,
@@ -456,7 +463,7 @@ impl World {
             acks: Vec::new(),
             link: VecDeque::new(),
             window: BTreeMap::new(),
-            is_lossy: seed % 2 == 0,
+            is_lossy: seed.is_multiple_of(2),
             is_full: false,
             now_ms: 0,
             prevs: BTreeMap::new(),
@@ -580,12 +587,12 @@ impl World {
                     window.push((at, frame.len()));
                     assert!(window.len() <= INBOX_WINDOW_ENTRIES, "window");
                     let prev = self.prevs[&(business, at)];
-                    self.link.push_back((business, Ok((at, prev, frame.len()))));
+                    self.link.push_back((business, OnLink::Push { at, prev }));
                 }
                 Action::Gap(gap) => {
                     let upto = Position::new(gap.upto_term, gap.upto_seq);
                     assert!(upto > Position::new(gap.after_term, gap.after_seq));
-                    self.link.push_back((BusinessNo(gap.business), Err(upto)));
+                    self.link.push_back((BusinessNo(gap.business), OnLink::Gap { upto }));
                 }
                 Action::Pull { business, serial, after, entries_max, bytes_max } => {
                     assert!(self.pulls.iter().all(|pull| pull.0 != business), "one per inbox");
@@ -613,7 +620,7 @@ impl World {
             match what {
                 // The test's entries keep their first `prev`, though the store has since rewritten it;
                 // a GAP that came before makes up for that.
-                Ok((at, prev, _)) if at > taken.received => {
+                OnLink::Push { at, prev } if at > taken.received => {
                     if prev > taken.received {
                         let after = taken.received;
                         self.resync(business, after);
@@ -622,8 +629,8 @@ impl World {
                         taken.all.push(at);
                     }
                 }
-                Ok(_) => {}
-                Err(upto) => {
+                OnLink::Push { .. } => {}
+                OnLink::Gap { upto } => {
                     if upto > taken.received {
                         taken.received = upto;
                         taken.skipped += 1;

@@ -19,6 +19,8 @@ use std::time::Instant;
 
 /// Calls in flight. A call takes about a millisecond; more at once only wait at the router.
 const IN_FLIGHT_MAX: usize = 1_024;
+/// Sessions that may wait for leave. Without a stream those that end stay in the queue, so it is bounded.
+const WAITING_MAX: usize = 262_144;
 /// Asks that may wait for the stream: as many as may be in flight, and those of histories and sweeps.
 pub(super) const QUEUE_MAX: usize = 2 * IN_FLIGHT_MAX;
 
@@ -113,7 +115,11 @@ impl Asks {
 
     /// Remembers a session that wants to ask. It gets its turn when a call has been answered.
     pub(crate) fn wait(&self, at: SlotRef) {
-        self.waiting.lock().push_back(at);
+        let mut waiting = self.waiting.lock();
+        // Beyond it, the sweep that follows a stream's return finds who wanted something.
+        if waiting.len() < WAITING_MAX {
+            waiting.push_back(at);
+        }
     }
 
     /// Sends a call. False: it cannot be made now, and nobody will answer.

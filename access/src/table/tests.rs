@@ -264,3 +264,11 @@ fn any_word_comes_before_a_drain_and_no_other_is_replaced() {
     assert!(!order(Signal::Idle));
     assert_eq!(place.signal(), Some(ejected));
 }
+
+/// What an idle session pays for stored pushes: a pointer, and nothing behind it until there is something.
+#[test]
+fn connection_size() {
+    assert!(size_of::<Connection>() <= 184, "{}", size_of::<Connection>());
+    let downlink = size_of::<crate::downlink::Downlink>();
+    assert!(downlink <= 80, "{downlink}");
+}

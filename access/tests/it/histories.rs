@@ -16,6 +16,8 @@ use std::time::Duration;
 
 const START: Position = Position::START;
 const LONG: Duration = Duration::from_mins(1);
+/// Pushes of 8 KiB: more than the outbox and both kernels hold.
+const ALL: u64 = 120;
 
 fn at(seq: u64) -> Position {
     Position::new(5, seq)
@@ -339,7 +341,6 @@ async fn a_member_of_a_live_group_learns_how_many_it_missed() {
         let house = narrow_house(policy).await;
         let mut slow = narrow(&house, "slow").await;
         slow.enter("room").await;
-        const ALL: u64 = 120;
         for _ in 0..ALL {
             house.router.deliver(house.push_group("room", &vec![7; 8 * 1024])).await;
         }

@@ -3,7 +3,7 @@
 use crate::eventually;
 use crate::fakes::device::Device;
 use crate::fakes::dial::{self, Dial};
-use crate::fakes::router::Route;
+use crate::fakes::router::{Binding, Route};
 use crate::fakes::store::{self, Answering};
 use crate::fakes::tokens;
 use crate::house::{APP, CHAT, DEAF, House, business, push_to};
@@ -13,6 +13,7 @@ use hawser_proto::frame::{DeviceFrame, NodeFrame, ability};
 use hawser_proto::id::Position;
 use hawser_proto::params::GapReason;
 use hawser_proto::rpc::control::{self as control, SlowPolicy, change::Entity};
+use hawser_proto::rpc::node::bind_result::Status as BindStatus;
 use hawser_proto::rpc::node::{self as wire, DeliverDown, answer::Status, down, up};
 use hawser_proto::rpc::push::Outcome;
 use std::time::{Duration, Instant};
@@ -250,6 +251,47 @@ async fn a_device_without_the_ability_gets_none_and_what_comes_stays() {
     device.settle().await;
     assert!(house.router.store.lock().asked.is_empty());
     assert_ne!(id, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wake_up_that_is_faster_than_the_login_waits_for_its_answer() {
+    let house = House::start().await;
+    for round in 1..=20 {
+        house.router.binds(Binding::Hold);
+        let mut device = house.dial(Dial::Tcp).await;
+        device.attempt = round;
+        let mut login = device.login_frame(APP, "d", tokens::token(APP, "d"));
+        login.abilities = ability::ALL;
+        device.send(&DeviceFrame::Login(login)).await;
+        eventually("a claim", || (!house.router.held().is_empty()).then_some(())).await;
+        house.router.answer_held(BindStatus::Ok);
+        house.router.push_stored(APP, "d", CHAT, &body(round)).await;
+        device.login_ok().await;
+        reads(&mut device, 1, round).await;
+        device.settle().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_asks_for_every_session_in_batches() {
+    let house = House::start().await;
+    let mut devices = Vec::new();
+    for n in 0..150 {
+        devices.push(able(&house, &format!("d-{n}")).await);
+    }
+    for n in 0..150 {
+        store_all(&house, &format!("d-{n}"), 1, 2);
+    }
+    house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow {}));
+    for device in &mut devices {
+        reads(device, 1, 2).await;
+    }
+    let asked = house.router.store.lock().asked.clone();
+    let sweeps = asked.iter().filter(|what| matches!(what, wire::ask::What::Sweep(_)));
+    assert!(sweeps.count() >= 3, "64 in one, at the most");
+    drop(devices);
+    house.metric_is("hawser_downlink_unacked", &[], 0).await;
+    house.ends_clean().await;
 }
 
 // === The right session ===
