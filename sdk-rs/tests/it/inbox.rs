@@ -1,14 +1,16 @@
 //! Stored pushes through the whole client: handled, kept, acknowledged, in this order, and what comes
 //! again when it ends between two of them.
 
+use crate::control::Control;
 use crate::node::{Node, Peer, login_ok, soon};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use hawser_proto::code::CloseCode;
 use hawser_proto::frame::{DeviceFrame, NodeFrame};
 use hawser_proto::params;
 use hawser_sdk::{
     Backoff, Builder, Client, CursorStorage, Cursors, FileCursors, GapReason, Incoming,
-    MemoryCursors, Position, Push, Pushes, Reason, State,
+    MemoryCursors, Position, Protocol, Push, Pushes, Reason, State,
 };
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -299,6 +301,55 @@ async fn a_reconnect_repeats_nothing_and_loses_nothing() {
     peer.send(stored(8)).await;
     assert_eq!(seq(&next(&mut pushes).await), 8);
     while peer.ack().await < 7 {}
+}
+
+#[tokio::test]
+async fn a_session_that_moves_between_transports_loses_and_repeats_nothing() {
+    const PUSHES: u64 = 120;
+    let mut nodes = Vec::new();
+    for protocol in [Protocol::Tcp, Protocol::Tls, Protocol::Quic, Protocol::Ws, Protocol::Wss] {
+        nodes.push(Node::start(protocol).await);
+    }
+    let pem: String = nodes.iter().map(|node| node.pem.as_str()).collect();
+    let mut control = Control::start().await;
+    let client = Client::builder(&control.address, "demo", "d")
+        .business("chat")
+        .root_certificate(pem)
+        .cursors(MemoryCursors::default())
+        .build()
+        .unwrap();
+    let pushes = client.business("chat").pushes();
+    client.start();
+    let app = tokio::spawn(pushes.take(PUSHES as usize).map(|push| seq(&push)).collect::<Vec<_>>());
+
+    let (mut cursor, mut acked) = (0, 0);
+    for round in 0..16 {
+        // Each transport three times, and in another order each time.
+        let node = &mut nodes[(round * 2 + round / 5) % 5];
+        control.asked().await.advise("token", &[&node.point]);
+        for is_cut in [true, false] {
+            let mut peer = node.accept().await;
+            let told = peer.welcome().await.cursors.first().map_or(0, |cursor| cursor.seq);
+            assert!(told >= cursor.max(acked), "a cursor never goes back, and is kept first");
+            soon("online", client.connect()).await.unwrap();
+            (cursor, acked) = (told, told);
+            let upto = if round == 15 { PUSHES } else { PUSHES.min(told + 3 + round as u64 % 7) };
+            for number in told + 1..=upto {
+                peer.send(stored(number)).await;
+            }
+            if !is_cut && (round % 2 == 0 || round == 15) {
+                while acked < upto.min(PUSHES - 1) {
+                    acked = peer.ack().await;
+                }
+            }
+            if !is_cut {
+                peer.close(CloseCode::TokenExpired, 0).await;
+                while peer.next().await.is_some() {} // what it hears of it, it hears before the end
+            }
+        }
+    }
+    let handled = soon("all of them", app).await.unwrap();
+    assert!(handled.iter().copied().eq(1..=PUSHES), "{handled:?}");
 }
 
 #[tokio::test]

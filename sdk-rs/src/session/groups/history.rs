@@ -22,6 +22,9 @@ impl Groups {
         out: &mut Vec<Outcome>,
     ) {
         let Some(group) = push.group.clone() else { return };
+        if self.is_leaving(&group) {
+            return;
+        }
         let has_history = self.has_history;
         let is_known = self.wanted.contains_key(&group) || self.put_in.contains_key(&group);
         let Some(member) = (match push.position {
@@ -50,6 +53,15 @@ impl Groups {
         }
         push.missed = std::mem::take(&mut member.missed);
         out.push(Outcome::Push(business.clone(), push));
+    }
+
+    /// The app has left, and the node may not have heard: what is still on its way is for nobody, and
+    /// must not look as if the business had put this device in.
+    fn is_leaving(&self, group: &str) -> bool {
+        let is_named = |it: &String| it == group;
+        !self.wanted.contains_key(group)
+            && (self.on_wire.values().any(is_named)
+                || self.leaves.iter().any(|(_, it)| is_named(it)))
     }
 
     /// MISSED.

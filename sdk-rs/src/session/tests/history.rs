@@ -122,6 +122,18 @@ fn a_push_that_overtakes_the_answer_to_the_join_counts() {
 }
 
 #[test]
+fn who_has_left_hears_nothing_more_and_begins_anew() {
+    let mut rig = member_at(pos(3, 7));
+    let (id, deadline) = (rig.session.next_id(), rig.now + 10 * SECOND);
+    assert_eq!(rig.feed(Event::Leave(id, "g".into(), deadline)), "send LEAVE g");
+    assert_eq!(rig.hear(&group_push(pos(3, 8), pos(3, 7))), "");
+    let answer = params::Left { request_id: id, group: "g".into(), ..Default::default() };
+    rig.hear(&NodeFrame::Left(answer));
+    rig.join("g");
+    assert_eq!(rejoin(&mut rig), Position::START, "it is no member of before");
+}
+
+#[test]
 fn a_history_that_is_gone_is_told_once() {
     let mut rig = member_at(pos(3, 7));
     assert_eq!(rejoin(&mut rig), pos(3, 7));
