@@ -9,6 +9,7 @@ pub(crate) mod contract;
 pub(crate) mod embedded;
 #[cfg(test)]
 pub(crate) mod memory;
+pub(crate) mod redis;
 
 use crate::inbox::{
     Announced, Appended, Batch, Caps, Claimed, Described, Fenced, InboxTail, Limits, Login,

@@ -1,0 +1,399 @@
+//! The store on Redis: one primary, a primary under Sentinel, or a cluster; many routers.
+//!
+//! Each operation is one script on the keys of one device or group (`redis/*.lua`), atomic on the primary
+//! that has them. [`servers`] knows who that is, [`call`] brings a call to its end in time, [`vouch`] waits
+//! for replicas and the disk. Redis away: the router runs on, calls fail in time, and come back by
+//! themselves. A server that may evict keys, or cannot run the scripts, is refused at the start.
+//!
+//! A route that nobody released lives 30 days after it was last seen in use, and any use moves that on;
+//! connected devices are swept every ten minutes, so an idle one keeps its route for as long as it stays.
+
+mod answer;
+mod call;
+mod groups;
+mod keys;
+mod place;
+mod script;
+mod server;
+mod servers;
+#[cfg(test)]
+mod tests;
+mod vouch;
+
+use super::{Durability, GroupChange, GroupMeta, KeyBytes, Positions, Store, StoreError};
+use crate::config::StoreConfig;
+use crate::inbox::{
+    Announced, Appended, Batch, Caps, Claimed, Described, Fenced, InboxTail, Limits, Login,
+    NewEntry, Session,
+};
+use crate::key::Key;
+use crate::metrics::RedisMetrics;
+use answer::{owner_bytes, position_args};
+use call::Caller;
+use hawser_chassis::shutdown::Tasks;
+use hawser_proto::id::{BusinessNo, Position};
+use hawser_proto::limits::{DEDUP_WINDOW, INBOX_TTL_MAX};
+use keys::Tag;
+use place::Place;
+use prometheus::Registry;
+use script::{SCRIPTS, Script};
+use servers::Servers;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How long the store may take to end.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Why a router must not start on these servers.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// Keys could vanish.
+    #[error(
+        "Redis at {server} has maxmemory-policy {policy}: it would throw sessions and stored pushes away \
+         when its memory is used up; set `maxmemory-policy noeviction` in its redis.conf, or run \
+         `redis-cli CONFIG SET maxmemory-policy noeviction` and `CONFIG REWRITE`"
+    )]
+    Evicts {
+        /// Which one.
+        server: String,
+        /// What it has.
+        policy: String,
+    },
+    /// The scripts need a newer one.
+    #[error("Redis at {server} is of release {version}; 7.0 or later is needed")]
+    TooOld {
+        /// Which one.
+        server: String,
+        /// What it is.
+        version: String,
+    },
+    /// A cluster where none was named, or the other way round.
+    #[error(
+        "Redis at {server} {}", if *is_cluster {
+            "belongs to a cluster; name the store as redis-cluster://"
+        } else {
+            "does not belong to a cluster; name the store as redis:// or redis-sentinel://"
+        }
+    )]
+    Kind {
+        /// Which one.
+        server: String,
+        /// What it is.
+        is_cluster: bool,
+    },
+    /// The configured address.
+    #[error("the address of Redis cannot be read")]
+    Address,
+    /// The metrics are in the registry already.
+    #[error("metrics cannot be registered")]
+    Metrics,
+}
+
+/// The store on Redis.
+pub(crate) struct Redis {
+    caller: Caller,
+    metrics: Arc<RedisMetrics>,
+    tasks: Tasks,
+}
+
+impl Redis {
+    /// Connects. Waits for a server no longer than for a few answers; without one the store begins
+    /// unreachable and goes on trying. `None`: another engine is configured.
+    pub(crate) async fn open(
+        config: &StoreConfig,
+        call_timeout: Duration,
+        registry: &Registry,
+    ) -> Result<Option<Self>, Refusal> {
+        let Some((place, way)) = Place::of(config, call_timeout)? else { return Ok(None) };
+        let metrics = Arc::new(RedisMetrics::new(registry).map_err(|_| Refusal::Metrics)?);
+        let tasks = Tasks::new();
+        let servers = Servers::start(place, way, metrics.clone(), &tasks).await?;
+        let caller = Caller::new(servers, call_timeout, metrics.clone());
+        Ok(Some(Self { caller, metrics, tasks }))
+    }
+
+    /// Runs a script on a device's inboxes, with the keys of those that are named, and again with those
+    /// that it then says it has to look through.
+    async fn on_inboxes(
+        &self,
+        script: &Script,
+        device: &Key,
+        now_ms: u64,
+        fixed: Vec<Vec<u8>>,
+        positions: &Positions,
+    ) -> Result<Vec<redis::Value>, StoreError> {
+        let tag = Tag::device(device);
+        let mut named: Vec<BusinessNo> = positions.iter().map(|&(business, _)| business).collect();
+        named.sort_unstable();
+        named.dedup();
+        // The rest becomes due by the clock alone, and what was named once stays named.
+        for _ in 0..3 {
+            let mut keys = vec![tag.route(), tag.inboxes()];
+            let mut args = vec![number(now_ms)];
+            args.extend(fixed.iter().cloned());
+            args.push(number(named.len() as u64));
+            for &business in &named {
+                keys.extend([tag.stream(business), tag.collapse(business)]);
+                args.push(number(u64::from(business.0)));
+            }
+            for &(business, at) in positions {
+                args.push(number(u64::from(business.0)));
+                args.extend(position_args(at));
+            }
+            let answer = self.caller.call(script, tag.slot(), &keys, &args).await?.answer;
+            let redis::Value::Array(answer) = answer else { return Ok(vec![answer]) };
+            let Some(missing) = answer::missing(&answer)? else { return Ok(answer) };
+            named.extend(missing);
+        }
+        Err(StoreError::Timeout)
+    }
+
+    async fn store(
+        &self,
+        tag: Tag,
+        business: BusinessNo,
+        mut new: NewEntry,
+        caps: Caps,
+        durability: Option<Durability>,
+        now_ms: u64,
+    ) -> Result<(Appended, Durability), StoreError> {
+        let expires_at_ms = new.expires_at_ms;
+        // As the rules have it; what was over before stays so.
+        let latest = now_ms.saturating_add(INBOX_TTL_MAX.as_millis() as u64);
+        new.expires_at_ms = expires_at_ms.min(latest);
+        let keys = [
+            tag.route(),
+            tag.inboxes(),
+            tag.stream(business),
+            tag.push_id(business, &new.push_id),
+            tag.collapse(business),
+        ];
+        let args = [
+            number(now_ms),
+            number(u64::from(business.0)),
+            number(new.expires_at_ms),
+            number(new.priority as u64),
+            new.digest.to_be_bytes().to_vec(),
+            new.collapse_key.to_vec(),
+            answer::entry_bytes(&new, now_ms),
+            number(u64::from(caps.entries_max)),
+            number(caps.bytes_max.min(1 << 53)),
+            number(u64::from(caps.drops_oldest)),
+            number(DEDUP_WINDOW.as_millis() as u64),
+        ];
+        let called = self.caller.call(&SCRIPTS.append, tag.slot(), &keys, &args).await?;
+        let (appended, incarnation) = answer::appended(&called.answer, now_ms)?;
+        if incarnation == 0 {
+            return Ok((appended, Durability::Memory));
+        }
+        let reached = call::vouch(&called, incarnation, durability, tag.fence()).await;
+        if durability.is_some_and(|asked| reached < asked) {
+            self.metrics.not_vouched.inc();
+        }
+        Ok((appended, reached))
+    }
+
+    async fn read(
+        &self,
+        script: &Script,
+        slot: u16,
+        keys: &[Vec<u8>],
+        args: &[Vec<u8>],
+        after: Position,
+    ) -> Result<Result<Batch, Fenced>, StoreError> {
+        let called = self.caller.call(script, slot, keys, args).await?;
+        answer::batch(called.answer, after)
+    }
+}
+
+/// A number as scripts take it: exact, or so large that it stays out of every bound.
+fn number(number: u64) -> Vec<u8> {
+    number.min(1 << 53).to_string().into_bytes()
+}
+
+fn login_args(login: &Login) -> Vec<Vec<u8>> {
+    vec![
+        owner_bytes(&login.owner),
+        login.instance.to_vec(),
+        number(login.attempt >> 32),
+        number(login.attempt & u64::from(u32::MAX)),
+    ]
+}
+
+fn session_args(session: &Session) -> Vec<Vec<u8>> {
+    vec![owner_bytes(&session.owner), number(session.epoch)]
+}
+
+fn reading_args(business: BusinessNo, after: Position, limits: Limits) -> Vec<Vec<u8>> {
+    let [term, seq] = position_args(after);
+    let (entries, bytes) = (u64::from(limits.entries_max), u64::from(limits.bytes_max));
+    vec![number(u64::from(business.0)), term, seq, number(entries), number(bytes)]
+}
+
+/// The business under which a history lies.
+const HISTORY: BusinessNo = crate::inbox::shelf::GROUP;
+
+#[tonic::async_trait]
+impl Store for Redis {
+    async fn claim(
+        &self,
+        device: &Key,
+        login: Login,
+        cursors: Positions,
+        now_ms: u64,
+    ) -> Result<Claimed, StoreError> {
+        let fixed = login_args(&login);
+        let answer = self.on_inboxes(&SCRIPTS.claim, device, now_ms, fixed, &cursors).await?;
+        answer::claimed(&answer)
+    }
+
+    async fn announce(
+        &self,
+        device: &Key,
+        epoch: u64,
+        login: Login,
+        sent: Positions,
+        now_ms: u64,
+    ) -> Result<Announced, StoreError> {
+        let mut fixed = login_args(&login);
+        fixed.push(number(epoch));
+        let answer = self.on_inboxes(&SCRIPTS.announce, device, now_ms, fixed, &sent).await?;
+        answer::announced(&answer)
+    }
+
+    async fn release(
+        &self,
+        device: &Key,
+        session: Session,
+        sent: Positions,
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
+        let fixed = session_args(&session);
+        let answer = self.on_inboxes(&SCRIPTS.release, device, now_ms, fixed, &sent).await?;
+        Ok(answer::numbers(&answer)?.first() == Some(&1))
+    }
+
+    async fn append(
+        &self,
+        device: &Key,
+        business: BusinessNo,
+        new: NewEntry,
+        caps: Caps,
+        durability: Option<Durability>,
+        now_ms: u64,
+    ) -> Result<(Appended, Durability), StoreError> {
+        self.store(Tag::device(device), business, new, caps, durability, now_ms).await
+    }
+
+    async fn fetch(
+        &self,
+        device: &Key,
+        session: &Session,
+        business: BusinessNo,
+        after: Position,
+        limits: Limits,
+        now_ms: u64,
+    ) -> Result<Result<Batch, Fenced>, StoreError> {
+        let tag = Tag::device(device);
+        let keys = [tag.route(), tag.inboxes(), tag.stream(business)];
+        let mut args = vec![number(now_ms)];
+        args.extend(session_args(session));
+        args.extend(reading_args(business, after, limits));
+        self.read(&SCRIPTS.fetch, tag.slot(), &keys, &args, after).await
+    }
+
+    async fn ack(
+        &self,
+        device: &Key,
+        session: &Session,
+        upto: Positions,
+        now_ms: u64,
+    ) -> Result<Result<(), Fenced>, StoreError> {
+        let mut fixed = session_args(session);
+        fixed.push(number(0));
+        let answer = self.on_inboxes(&SCRIPTS.ack, device, now_ms, fixed, &upto).await?;
+        Ok(answer::tails_or_fenced(&answer)?.map(drop))
+    }
+
+    async fn sweep(
+        &self,
+        device: &Key,
+        session: &Session,
+        acked: Positions,
+        now_ms: u64,
+    ) -> Result<Result<Vec<InboxTail>, Fenced>, StoreError> {
+        let mut fixed = session_args(session);
+        fixed.push(number(1));
+        let answer = self.on_inboxes(&SCRIPTS.ack, device, now_ms, fixed, &acked).await?;
+        answer::tails_or_fenced(&answer)
+    }
+
+    async fn describe(&self, device: &Key, business: BusinessNo) -> Result<Described, StoreError> {
+        let tag = Tag::device(device);
+        let keys = [tag.inboxes(), tag.stream(business)];
+        let args = [number(0), number(u64::from(business.0))];
+        let called = self.caller.call(&SCRIPTS.describe, tag.slot(), &keys, &args).await?;
+        answer::described(&called.answer)
+    }
+
+    async fn purge(&self, device: &Key, business: BusinessNo) -> Result<u64, StoreError> {
+        let tag = Tag::device(device);
+        let keys = [tag.inboxes(), tag.stream(business), tag.collapse(business)];
+        let args = [number(0), number(u64::from(business.0))];
+        let called = self.caller.call(&SCRIPTS.purge, tag.slot(), &keys, &args).await?;
+        answer::number(&called.answer)
+    }
+
+    async fn publish(
+        &self,
+        group: &Key,
+        new: NewEntry,
+        caps: Caps,
+        durability: Option<Durability>,
+        now_ms: u64,
+    ) -> Result<(Appended, Durability), StoreError> {
+        self.store(Tag::group(group), HISTORY, new, caps, durability, now_ms).await
+    }
+
+    async fn history(
+        &self,
+        group: &Key,
+        after: Position,
+        limits: Limits,
+        now_ms: u64,
+    ) -> Result<Batch, StoreError> {
+        let tag = Tag::group(group);
+        let keys = [tag.inboxes(), tag.stream(HISTORY)];
+        let mut args = vec![number(now_ms)];
+        args.extend(reading_args(HISTORY, after, limits));
+        let read = self.read(&SCRIPTS.history, tag.slot(), &keys, &args, after).await?;
+        read.map_err(|_| StoreError::Value)
+    }
+
+    async fn change_groups(&self, changes: Vec<GroupChange>) -> Result<(), StoreError> {
+        groups::change(&self.caller, changes).await
+    }
+
+    async fn groups(&self) -> Result<Vec<(KeyBytes, GroupMeta)>, StoreError> {
+        groups::all(&self.caller).await
+    }
+
+    async fn groups_of(
+        &self,
+        app: &str,
+        owner: u32,
+        after: &str,
+        max: usize,
+    ) -> Result<Vec<String>, StoreError> {
+        groups::ids(&self.caller, app, owner, after, max).await
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.caller.servers.changes()
+    }
+
+    async fn close(&self) {
+        self.tasks.shutdown(CLOSE_PATIENCE).await;
+    }
+}

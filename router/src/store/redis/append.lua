@@ -1,0 +1,153 @@
+-- KEYS: route, inboxes, stream, push id, collapse keys.
+-- ARGV: now, business (0: a history), expires, priority, digest, collapse key, entry, entries max, bytes max,
+-- drops oldest, remembered for.
+-- Answer: what came of it, incarnation, position, position before, route.
+local r, b, s, k, c = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local business, expires, priority = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local key, e = ARGV[6], ARGV[7]
+local entries_max, bytes_max = tonumber(ARGV[8]), tonumber(ARGV[9])
+local added = weight(e)
+local is_history = business == '0'
+
+-- Read here and nowhere else: clients connect again in silence, and each would remember another one.
+-- It changes when a replica is promoted and when the server starts.
+local function incarnation()
+  return tonumber(string.match(call('INFO', 'replication'), 'master_replid:(%x%x%x%x%x%x%x%x%x%x%x%x%x)'), 16)
+end
+
+local function held_by_collapse()
+  if key == '' then return nil end
+  local at = call('HGET', c, key)
+  return at and call('XRANGE', s, at, at)[1] or nil
+end
+
+local function is_full(m, replaced)
+  local entries = count(m)
+  local bytes = m[BYTES] + m[BYTES + 1] + m[BYTES + 2]
+  if replaced then
+    entries = math.max(0, entries - 1)
+    bytes = math.max(0, bytes - weight(replaced[2][4]))
+  end
+  return entries + 1 > entries_max or bytes + added > bytes_max
+end
+
+local function oldest_of_lowest(m)
+  local lowest
+  for of = 2, 0, -1 do
+    if m[COUNTS + of] > 0 then lowest = of end
+  end
+  if not lowest then return nil end
+  local term, seq = m[ABOVE + 2 * lowest], m[ABOVE + 2 * lowest + 1]
+  if less(term, seq, m[FLOOR], m[FLOOR + 1]) then term, seq = m[FLOOR], m[FLOOR + 1] end
+  while true do
+    local some = entries(s, term, seq, 16)
+    for _, raw in ipairs(some) do
+      local _, of = head(raw)
+      if of == lowest then return raw, of end
+    end
+    if #some == 0 then return nil end
+    term, seq = place(some[#some])
+  end
+end
+
+-- Lets the oldest of the lowest priority go until the new entry fits.
+local function make_room(m)
+  if ARGV[10] ~= '1' then return false end
+  local least = {unpack(m)}
+  for of = 0, priority do least[COUNTS + of], least[BYTES + of] = 0, 0 end
+  local kept = held_by_collapse()
+  if kept then
+    local _, of = head(kept)
+    if of <= priority then kept = nil end
+  end
+  if is_full(least, kept) then return false end
+  while is_full(m, held_by_collapse()) do
+    local victim, of = oldest_of_lowest(m)
+    if not victim then return false end
+    drop(m, s, c, {victim})
+    local term, seq = place(victim)
+    m[ABOVE + 2 * of], m[ABOVE + 2 * of + 1] = term, seq
+    m[OVERFLOWED] = m[OVERFLOWED] + 1
+    raise(m, OVERFLOWED_TO, term, seq)
+    settle_floor(m, s)
+  end
+  return true
+end
+
+local function has_room(m)
+  if not is_full(m, held_by_collapse()) then return true end
+  local before = count(m)
+  remove_head(m, s, c, function(raw) return head(raw) <= now end)
+  if count(m) ~= before then settle_floor(m, s) end
+  if not is_full(m, held_by_collapse()) then return true end
+  drop_expired(m, s, c)
+  return not is_full(m, held_by_collapse()) or make_room(m)
+end
+
+local raw = call('HGET', b, business)
+local m = raw and read_meta(raw)
+if is_history and not m then return {5} end
+local known = call('GET', k)
+if known then
+  local until_ms, term, seq, born = struct.unpack('>I8I8I8I8', known)
+  -- A group that was deleted and made again knows nothing of what its name was used for before.
+  if until_ms > now and (not is_history or born == m[BORN]) then
+    if string.sub(known, 33) ~= ARGV[5] then return {2} end
+    return {1, incarnation(), term, seq}
+  end
+end
+if expires <= now then return {3} end
+if added > bytes_max or entries_max == 0 then return {4} end
+if m and not is_history and not is_kept(m) then
+  call('HDEL', b, business)
+  raw, m = nil, nil
+end
+if not m then
+  call('DEL', s, c)
+  m = new_meta()
+elseif is_history and count(m) > 0 and now >= m[KEPT] * HOUR + META_KEEP + 2 * HOUR then
+  -- The stream has expired, and all in it before.
+  call('DEL', s, c)
+  for at = COUNTS, BYTES + 2 do m[at] = 0 end
+  raise(m, FLOOR, m[TAIL], m[TAIL + 1])
+end
+if not has_room(m) then
+  if raw then write_meta(b, business, m) end
+  return {4}
+end
+local replaced = held_by_collapse()
+if replaced then
+  drop(m, s, c, {replaced})
+  settle_floor(m, s)
+end
+local life = incarnation()
+if m[INCARNATION] ~= life then
+  m[INCARNATION], m[TERM], m[SEQ] = life, math.max(now, m[TERM] + 1), 0
+end
+m[SEQ] = m[SEQ] + 1
+local term, seq, pt, ps = m[TERM], m[SEQ], m[TAIL], m[TAIL + 1]
+m[TAIL], m[TAIL + 1] = term, seq
+local is_first = count(m) == 0
+if is_first then m[FLOOR], m[FLOOR + 1] = pt, ps end
+local look_at = math.max(expires, now + LOOK_INTERVAL)
+m[LOOK_AT] = is_first and look_at or math.min(m[LOOK_AT], look_at)
+if m[COUNTS + priority] == 0 then
+  m[ABOVE + 2 * priority], m[ABOVE + 2 * priority + 1] = pt, ps
+end
+m[COUNTS + priority] = m[COUNTS + priority] + 1
+m[BYTES + priority] = m[BYTES + priority] + added
+m[TOUCHED] = now
+local at = id(term, seq)
+call('XADD', s, at, 'p', (pt == term and ps == seq - 1) and '' or struct.pack('>I8I8', pt, ps), 'e', e)
+local hour = math.floor(now / HOUR)
+local is_due = m[KEPT] ~= hour
+m[KEPT] = hour
+if is_first or is_due then call('PEXPIRE', s, KEY_KEEP) end
+if key ~= '' then
+  call('HSET', c, key, at)
+  call('PEXPIRE', c, KEY_KEEP)
+end
+call('SET', k, struct.pack('>I8I8I8I8', now + ARGV[11], term, seq, m[BORN]) .. ARGV[5], 'PX', ARGV[11])
+write_meta(b, business, m)
+if is_due and not is_history then call('PEXPIRE', b, KEY_KEEP) end
+return {0, life, term, seq, pt, ps, not is_history and call('GET', r) or ''}

@@ -1,0 +1,37 @@
+-- KEYS: route, inboxes, then stream and collapse keys of each inbox that was named.
+-- ARGV: now, owner, instance, attempt (two halves), keys brought, cursors.
+-- Answer: 0: stale; 1, epoch, route of the displaced owner, and the inboxes; or 3 and what is missing.
+local r, b = KEYS[1], KEYS[2]
+local owner, instance, high, low = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+brought_keys(6)
+local epoch, displaced, is_again = math.max(now, 1), '', false
+local route = read_route(r)
+if route then
+  if route.instance == instance and not less(route.high, route.low, high, low) then
+    if route.high ~= high or route.low ~= low or route.owner ~= owner then return {0} end
+    is_again, epoch = true, route.epoch
+  else
+    epoch = math.max(epoch, route.epoch + 1)
+    if route.owner ~= '' then displaced = route.raw end
+  end
+end
+local found = read_inboxes(b)
+local wanting = missing(found)
+if wanting then return wanting end
+if displaced ~= '' then hand_all(b, found) end
+if not is_again then
+  write_route(r, {epoch = epoch, high = high, low = low, instance = instance, owner = owner})
+end
+look_everywhere(b, found)
+local brought = {}
+positions(function(business, term, seq, s, c)
+  local state = take(b, found, business, term, seq, s, c)
+  local m = found[business]
+  if is_again and state == FINE and m and (term ~= 0 or seq ~= 0)
+    and m[INCARNATION] == 0 and m[TAIL] == term and m[TAIL + 1] == seq then
+    -- The first answer said so, and was lost.
+    state = TERM_CHANGED
+  end
+  brought[#brought + 1] = {business, term, seq, state}
+end)
+return add_tails({1, epoch, displaced}, found, brought)

@@ -1,0 +1,10 @@
+-- KEYS: inboxes, stream. ARGV: now, business.
+-- Answer: entries, bytes, tail, floor, overflowed, the oldest entry.
+local raw = call('HGET', KEYS[1], ARGV[2])
+if not raw then return {0, 0, 0, 0, 0, 0, 0, ''} end
+local m = read_meta(raw)
+local oldest = count(m) > 0 and entries(KEYS[2], m[FLOOR], m[FLOOR + 1], 1)[1]
+return {
+  count(m), m[BYTES] + m[BYTES + 1] + m[BYTES + 2], m[TAIL], m[TAIL + 1], m[FLOOR], m[FLOOR + 1],
+  m[OVERFLOWED], oldest and oldest[2][4] or '',
+}

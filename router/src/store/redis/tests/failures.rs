@@ -1,0 +1,134 @@
+//! A server that is away, paused or full.
+
+use super::house::{CALL, Process, device, open, push, push_until_stored, read, until};
+use crate::store::{Store, StoreError};
+use futures_util::future::join_all;
+use std::time::{Duration, Instant};
+
+#[tokio::test]
+async fn a_paused_server_holds_no_call_beyond_its_time() {
+    let Some(process) = Process::start(&["--appendonly", "yes"]).await else { return };
+    let store = open(&process.single()).await;
+    let device = device("a");
+    push_until_stored(&store, &device, "before").await;
+    process.signal("STOP");
+    let pause = if std::env::var_os("HAWSER_REDIS_ALL").is_some() { 60 } else { 3 };
+    let end = Instant::now() + Duration::from_secs(pause);
+    let mut sent = 0;
+    while Instant::now() < end {
+        let calls = (0..100).map(|n| {
+            let (store, device) = (&store, &device);
+            async move {
+                let began = Instant::now();
+                let done = push(store, device, &format!("during-{sent}-{n}"), None).await;
+                assert!(done.is_err(), "nobody can have stored this");
+                began.elapsed()
+            }
+        });
+        let longest = join_all(calls).await.into_iter().max().unwrap();
+        assert!(longest < CALL + Duration::from_millis(200), "{longest:?}");
+        sent += 1;
+    }
+    process.signal("CONT");
+    let began = Instant::now();
+    push_until_stored(&store, &device, "after").await;
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    let ids: Vec<_> = read(&store, &device).await.into_iter().map(|(_, id)| id).collect();
+    assert_eq!((ids.first(), ids.last()), (Some(&"before".into()), Some(&"after".into())));
+}
+
+#[tokio::test]
+async fn more_calls_than_may_wait_are_refused_at_once() {
+    let Some(process) = Process::start(&[]).await else { return };
+    let store = open(&process.single()).await;
+    let device = device("a");
+    process.signal("STOP");
+    let began = Instant::now();
+    let calls = (0..3_000).map(|n| {
+        let (store, device) = (&store, &device);
+        async move { push(store, device, &n.to_string(), None).await }
+    });
+    let done = join_all(calls).await;
+    let refused = done.iter().filter(|it| matches!(it, Err(StoreError::Overloaded))).count();
+    assert_eq!(refused, 3_000 - 2_048);
+    assert!(began.elapsed() < CALL + Duration::from_secs(1));
+    process.signal("CONT");
+    push_until_stored(&store, &device, "after").await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_yet_is_found_later() {
+    let Some(mut process) = Process::start(&["--appendonly", "yes"]).await else { return };
+    process.kill();
+    let began = Instant::now();
+    let store = open(&process.single()).await;
+    assert!(began.elapsed() < Duration::from_secs(2), "the start waits for nobody");
+    let device = device("a");
+    let refused = push(&store, &device, "one", None).await;
+    assert!(matches!(refused, Err(StoreError::Unreachable)), "{refused:?}");
+    process.begin().await;
+    push_until_stored(&store, &device, "two").await;
+    let changes = *store.changes().borrow();
+    // Gone and back.
+    process.kill();
+    assert!(push(&store, &device, "three", None).await.is_err());
+    process.begin().await;
+    push_until_stored(&store, &device, "three").await;
+    assert!(*store.changes().borrow() > changes);
+}
+
+#[tokio::test]
+async fn every_connection_cut_costs_no_call() {
+    let Some(process) = Process::start(&[]).await else { return };
+    let store = open(&process.single()).await;
+    let device = device("a");
+    for n in 0..20 {
+        let (id, words) = (n.to_string(), ["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        let (done, _) = tokio::join!(push(&store, &device, &id, None), process.ask(&words));
+        done.unwrap();
+    }
+    assert_eq!(read(&store, &device).await.len(), 20, "each once");
+}
+
+#[tokio::test]
+async fn scripts_that_were_flushed_are_sent_again() {
+    let Some(process) = Process::start(&[]).await else { return };
+    let store = open(&process.single()).await;
+    process.ask(&["SCRIPT", "FLUSH"]).await;
+    push(&store, &device("a"), "one", None).await.unwrap();
+    process.ask(&["SCRIPT", "FLUSH"]).await;
+    assert_eq!(read(&store, &device("a")).await.len(), 1);
+}
+
+#[tokio::test]
+async fn memory_used_up_refuses_writes_and_lets_devices_drain() {
+    let Some(process) = Process::start(&["--maxmemory", "3mb"]).await else { return };
+    let store = open(&process.single()).await;
+    let device = device("a");
+    let body = "x".repeat(20_000);
+    let mut stored = 0;
+    let refused = loop {
+        match push(&store, &device, &format!("{stored}-{body}"), None).await {
+            Ok(_) => stored += 1,
+            Err(why) => break why,
+        }
+        assert!(stored < 1_000, "memory is used up in the end");
+    };
+    assert!(matches!(refused, StoreError::ReadOnly), "{refused:?}");
+    assert!(refused.is_refusal());
+    // A login, a read, and an acknowledgement that frees it.
+    let read = read(&store, &device).await;
+    assert_eq!(read.len(), stored);
+    assert_eq!(store.purge(&device, super::house::CHAT).await.unwrap(), stored as u64);
+    until("there is room again", async || push(&store, &device, "small", None).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_save_takes_no_pushes() {
+    let Some(process) = Process::start(&["--min-replicas-to-write", "1"]).await else { return };
+    let store = open(&process.single()).await;
+    let refused = push(&store, &device("a"), "one", None).await;
+    assert!(matches!(refused, Err(StoreError::ReadOnly)), "{refused:?}");
+    process.ask(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
+    push(&store, &device("a"), "one", None).await.unwrap();
+}
