@@ -463,9 +463,9 @@ async fn a_stream_that_breaks_in_the_middle_of_pulls_loses_and_repeats_nothing()
         house.router.store.lock().held.clear();
         house.router.answers(Answering::Truly);
         if whole {
-            house.router.cut()
+            house.router.cut();
         } else {
-            house.router.cut_deliver()
+            house.router.cut_deliver();
         }
         reads(&mut device, 1, 40).await;
         device.settle().await;

@@ -4,7 +4,7 @@
 use super::sealed::{Choices, Verdict, Who};
 use crate::fakes::device::{Device, Form, Got};
 use crate::fakes::tokens;
-use hawser_proto::frame::{DeviceFrame, NodeFrame};
+use hawser_proto::frame::{DeviceFrame, NodeFrame, ability};
 use hawser_proto::params;
 use parking_lot::Mutex;
 use std::net::SocketAddr;
@@ -81,7 +81,8 @@ impl Crowd {
         }
         let mut device = Device::new(tcp, Form::Stream);
         let (who, token) = &self.tokens[choices.below(self.tokens.len())];
-        let login = device.login_frame(who.app, &who.device, token.clone());
+        let mut login = device.login_frame(who.app, &who.device, token.clone());
+        login.abilities = ability::INBOX;
         let login = device.form(&DeviceFrame::Login(login).encode());
         device.try_send_bytes(&login).await.ok()?;
         let ok = loop {

@@ -4,7 +4,7 @@ use super::crowd::{APPS, NAMES};
 use super::sealed::{Choices, seal};
 use crate::fakes::router::{Route, Router};
 use crate::house::push_frame;
-use hawser_proto::rpc::node::{DeliverDown, Delivery, Target};
+use hawser_proto::rpc::node::{DeliverDown, Delivery, Place, Target};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -84,7 +84,8 @@ impl Liar {
                 tokio::task::yield_now().await;
                 continue;
             }
-            sent += deliveries.len() as u64;
+            // Stored ones are not reported.
+            sent += deliveries.iter().filter(|it| it.place.is_none()).count() as u64;
             self.pushes.fetch_add(deliveries.len() as u64, Ordering::Relaxed);
             if to.send(Ok(DeliverDown { deliveries, answers: Vec::new() })).await.is_err() {
                 return;
@@ -122,8 +123,14 @@ impl Liar {
         let body = seal(self.key, &route.app, &route.device, route.epoch);
         let device = std::mem::take(&mut route.device);
         let Route { slot, generation, epoch, .. } = route;
+        // Every other one is the wake-up of a stored push, of a place that nothing lies before.
+        let place = (choices.below(2) == 0).then(|| {
+            let seq = self.pushes.load(Ordering::Relaxed) + 1;
+            Place { term: 5, seq, ..Default::default() }
+        });
         Delivery {
             id: 1,
+            place,
             boot: route.boot,
             app: route.app,
             business: 1,

@@ -524,7 +524,7 @@ impl node_server::Node for Service {
             }
             while let Ok(Some(message)) = inbound.message().await {
                 for ask in message.asks {
-                    let answer = router.store.lock().hear(ask);
+                    let answer = router.store.lock().hear(ask, router.on_route.is_none());
                     let answers: Vec<_> = answer.into_iter().collect();
                     if !answers.is_empty() {
                         let _ = tell.send(Ok(DeliverDown { answers, ..Default::default() })).await;

@@ -119,8 +119,9 @@ impl Store {
         }
     }
 
-    pub fn hear(&mut self, ask: wire::Ask) -> Option<wire::Answer> {
-        self.asked.extend(ask.what.clone());
+    /// `keeps`: the call is remembered.
+    pub fn hear(&mut self, ask: wire::Ask, keeps: bool) -> Option<wire::Answer> {
+        self.asked.extend(ask.what.clone().filter(|_| keeps));
         match self.answering {
             Answering::Truly => Some(self.answer(ask)),
             Answering::Never => {
