@@ -17,6 +17,8 @@ pub(crate) enum Waiter {
     Target { call: Arc<Outcomes>, at: u32 },
     /// A delivery of one body to several targets of a call.
     Targets { call: Arc<Outcomes>, at: Arc<[u32]> },
+    /// A stored push whose caller waits until the device has acknowledged it; it is stored in any case.
+    Stored { call: Arc<Outcomes> },
     /// A group or broadcast delivery to one node. `progress`: it reports more than once.
     Node { tally: Arc<Tally>, at: usize, progress: bool },
 }
@@ -32,6 +34,9 @@ impl Waiter {
         match self {
             Self::Target { call, at } => call.settle(&[at], &report.outcomes),
             Self::Targets { call, at } => call.settle(&at, &report.outcomes),
+            Self::Stored { call } => {
+                call.acknowledged(report.outcomes.first() == Some(&(Outcome::Acked as u32)));
+            }
             Self::Node { tally, at, progress } => {
                 tally.reported(at, report, !progress || report.done);
             }
@@ -43,6 +48,7 @@ impl Waiter {
         match self {
             Self::Target { call, at } => call.settle(&[at], &[]),
             Self::Targets { call, at } => call.settle(&at, &[]),
+            Self::Stored { call } => call.acknowledged(false),
             Self::Node { tally, at, .. } => tally.lost(at),
         }
     }
@@ -78,6 +84,21 @@ impl Outcomes {
         if state.missing == 0 {
             self.complete.notify_one();
         }
+    }
+
+    /// A stored push that is waited for.
+    pub(crate) fn stored() -> Arc<Self> {
+        Self::new(vec![Outcome::Stored as i32], 1)
+    }
+
+    /// The device has acknowledged what was stored, or will not say so any more.
+    fn acknowledged(&self, acked: bool) {
+        let mut state = self.state.lock();
+        if acked && let Some(place) = state.outcomes.first_mut() {
+            *place = Outcome::Acked as i32;
+        }
+        state.missing = 0;
+        self.complete.notify_one();
     }
 
     /// The outcomes, as soon as all are there, and at the deadline as they are. True: all came.

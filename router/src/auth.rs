@@ -3,6 +3,7 @@
 //! App and business come from the key and from nowhere else, so no field of any call can reach another
 //! tenant. What a key resolves to is kept until the catalogue changes.
 
+use crate::inbox::Caps;
 use crate::refusal::Refusal;
 use aws_lc_rs::digest::{SHA256, digest};
 use foldhash::fast::RandomState;
@@ -10,9 +11,12 @@ use hawser_chassis::secret::bearer;
 use hawser_proto::catalogue::Catalogue;
 use hawser_proto::code::ErrorCode;
 use hawser_proto::id::{AppId, BusinessId, BusinessNo};
-use hawser_proto::limits::{FRAME_BYTES_MAX, FRAME_BYTES_MAX_DEFAULT};
+use hawser_proto::limits::{
+    FRAME_BYTES_MAX, FRAME_BYTES_MAX_DEFAULT, INBOX_BYTES_DEFAULT, INBOX_BYTES_MAX,
+    INBOX_ENTRIES_DEFAULT, INBOX_ENTRIES_MAX, INBOX_TTL_MAX,
+};
 use hawser_proto::rpc::control::update::What;
-use hawser_proto::rpc::control::{Scope, Update};
+use hawser_proto::rpc::control::{App, InboxOverflow, InboxPolicy, Scope, Update};
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,10 +34,45 @@ pub(crate) struct Credential {
     pub(crate) number: BusinessNo,
     /// Largest frame the app allows.
     pub(crate) frame_bytes_max: usize,
+    /// Bounds of each device's inbox of the business.
+    pub(crate) inbox: InboxBounds,
     scopes: Vec<i32>,
     /// 0: never.
     expires_at_ms: u64,
     enabled: bool,
+}
+
+/// Bounds of the inboxes of one business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct InboxBounds {
+    pub(crate) caps: Caps,
+    /// How long a push may wait at most, in milliseconds.
+    pub(crate) ttl_ms_max: u64,
+}
+
+impl InboxBounds {
+    /// What the catalogue says, with the defaults filled in and within what is allowed at all.
+    fn of(policy: Option<&InboxPolicy>) -> Self {
+        let said = policy.copied().unwrap_or_default();
+        let or =
+            |said: u64, default: u64, max: u64| if said == 0 { default } else { said.min(max) };
+        let (entries, entries_max) = (INBOX_ENTRIES_DEFAULT.into(), INBOX_ENTRIES_MAX.into());
+        let ttl_ms_max = INBOX_TTL_MAX.as_millis() as u64;
+        let caps = Caps {
+            entries_max: or(said.entries_max.into(), entries, entries_max) as u32,
+            bytes_max: or(said.bytes_max, INBOX_BYTES_DEFAULT, INBOX_BYTES_MAX),
+            drops_oldest: said.overflow() == InboxOverflow::DropOldest,
+        };
+        Self { caps, ttl_ms_max: or(said.ttl_ms_max, ttl_ms_max, ttl_ms_max) }
+    }
+}
+
+/// The largest frame an app allows.
+pub(crate) fn frame_bytes_max(app: Option<&App>) -> usize {
+    match app.map_or(0, |app| app.frame_bytes_max) {
+        0 => FRAME_BYTES_MAX_DEFAULT,
+        bytes => (bytes as usize).min(FRAME_BYTES_MAX),
+    }
 }
 
 /// A catalogue with what its keys were found to stand for. Replaced as a whole when the catalogue
@@ -115,15 +154,12 @@ impl Known {
         let number = self.catalogue.number(&app, &business);
         let served = number.and_then(|number| self.catalogue.business(&app, number));
         let enabled = entry.is_some_and(|app| app.enabled) && served.is_some_and(|it| it.enabled);
-        let frame_bytes_max = match entry.map_or(0, |app| app.frame_bytes_max) {
-            0 => FRAME_BYTES_MAX_DEFAULT,
-            bytes => (bytes as usize).min(FRAME_BYTES_MAX),
-        };
         let credential = Arc::new(Credential {
             app,
             business,
             number: number.unwrap_or(BusinessNo(0)),
-            frame_bytes_max,
+            frame_bytes_max: frame_bytes_max(entry.map(|app| &**app)),
+            inbox: InboxBounds::of(served.and_then(|it| it.inbox.as_ref())),
             scopes: key.scopes.clone(),
             expires_at_ms: key.expires_at_ms.max(0).cast_unsigned(),
             enabled,

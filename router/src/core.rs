@@ -2,21 +2,25 @@
 
 use crate::auth::{Credential, KeyDigest, Known};
 use crate::clock::Clock;
+use crate::group_writer::GroupWriter;
 use crate::groups::Groups;
-use crate::key;
-use crate::legacy_store::Store;
+use crate::key::{self, Key};
 use crate::metrics::Metrics;
 use crate::nodes::Nodes;
+use crate::reach::Reach;
 use crate::refusal::Refusal;
+use crate::releases::Releases;
+use crate::sessions;
+use crate::store::Store;
 use crate::table::{SHARDS, Table};
-use crate::writer::WriterHandle;
+use crate::turns::Turns;
 use arc_swap::ArcSwap;
 use hawser_chassis::shutdown::Tasks;
 use hawser_proto::id::AppId;
 use hawser_proto::rpc::control::Scope;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::MissedTickBehavior;
 use tonic::Status;
 use tracing::{info, warn};
@@ -38,7 +42,13 @@ pub(crate) struct Core {
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) groups: Arc<Groups>,
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) writer: WriterHandle,
+    pub(crate) reach: Reach,
+    /// What is asked and told about one device, one after the other.
+    pub(crate) turns: Arc<Turns>,
+    pub(crate) releases: Releases,
+    pub(crate) group_writer: GroupWriter,
+    /// Room for pushes on their way into the store, in KiB.
+    pub(crate) storing_kib: Arc<Semaphore>,
     pub(crate) metrics: Metrics,
     /// Calls of backends; they end before the streams that they wait on.
     pub(crate) push_tasks: Tasks,
@@ -71,6 +81,7 @@ impl Core {
             tokio::select! {
                 _ = leases.tick() => self.expire(),
                 _ = sweep.tick() => {
+                    self.nodes.tell_sweeps(self.clock.steady_ms());
                     self.sweep(shard);
                     shard = (shard + 1) % SHARDS;
                 }
@@ -90,18 +101,31 @@ impl Core {
         }
     }
 
-    fn sweep(&self, shard: usize) {
+    fn sweep(self: &Arc<Self>, shard: usize) {
         let view = self.nodes.late_view(self.clock.steady_ms());
         let live = |owner: &crate::table::Owner| view.is_live(owner);
         let mut swept = 0;
-        self.table.sweep(shard, self.clock.now_ms(), live, |key, owner| {
+        let mut lost = Vec::new();
+        self.table.sweep(shard, live, |key, route| {
             swept += 1;
             // Its node may live on, when only this session was not told of again.
-            let app = key::split(key).and_then(|(app, _)| AppId::new(app).ok());
-            if let (Some(life), Some(app)) = (view.get().life(owner.life), app) {
-                life.count(&app, false);
+            if view.get().life(route.owner().life).is_some() {
+                let (owner, serves) = (route.owner(), route.serves.clone());
+                lost.extend(
+                    key::split(key).map(|(app, id)| {
+                        (app.to_owned(), id.to_owned(), owner, route.epoch, serves)
+                    }),
+                );
             }
         });
+        for (app, device, owner, epoch, serves) in lost {
+            let Some(life) = view.get().life(owner.life) else { continue };
+            let Ok(app) = AppId::new(&app) else { continue };
+            life.count(&app, false);
+            if let Ok(key) = Key::device(&app, &device) {
+                sessions::lost(self, key, life, (owner.at, epoch), &serves);
+            }
+        }
         if swept > 0 {
             info!(shard, swept, "dead routes swept");
         }
@@ -115,6 +139,6 @@ impl Core {
         self.metrics.routes.set(routes.cast_signed());
         self.metrics.pending.set(pending as i64);
         self.metrics.groups.set(self.groups.len() as i64);
-        self.metrics.writes_waiting.set(self.table.writes_waiting() as i64);
+        self.metrics.releases_waiting.set(self.releases.waiting() as i64);
     }
 }

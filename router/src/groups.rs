@@ -1,15 +1,19 @@
 //! Group → business and access nodes.
 //!
-//! Who owns a group is durable: decided and written by [`crate::writer`]. Which nodes have members is
+//! Who owns a group is durable: decided and written by [`crate::group_writer`]. Which nodes have members is
 //! what the nodes reported, in memory only; after a restart they report again. No stream is touched
 //! here: what nodes are to be told goes out through closures, in the order in which it was decided.
 
+pub mod outlet;
+
 use crate::key::{self, Key};
-use crate::legacy_store::{GroupChange, GroupMeta, KeyBytes};
 use crate::nodes::{Life, Nodes};
+use crate::push::history::Outgoing;
+use crate::store::{GroupChange, GroupMeta, HistoryCaps, KeyBytes};
 use crate::table::LifeNo;
 use foldhash::fast::RandomState;
 use hawser_proto::id::{AppId, BusinessNo};
+use outlet::Outlet;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -23,6 +27,10 @@ pub(crate) struct Group {
     pub(crate) owner: BusinessNo,
     /// Milliseconds since 1970.
     pub(crate) created_ms: u64,
+    /// It keeps a history, within these bounds.
+    pub(crate) history: Option<HistoryCaps>,
+    /// Pushes of a history group on their way out.
+    pub(crate) outlet: Mutex<Outlet<Outgoing>>,
     spread: Mutex<Spread>,
 }
 
@@ -43,10 +51,10 @@ struct Presence {
 }
 
 /// What became of a node's report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reported {
-    /// Taken; the group belongs to this business and was created then.
-    Taken { owner: BusinessNo, created_ms: u64 },
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Reported<'a> {
+    /// Taken, for this group.
+    Taken(&'a Arc<Group>),
     /// A later one was here before.
     Stale,
     /// There is no such group.
@@ -57,7 +65,13 @@ pub(crate) enum Reported {
 #[derive(Clone, Debug)]
 pub(crate) enum Wanted {
     /// A new group. `gone`: the number of a business that is no more; its group may be replaced.
-    Create { key: Key, owner: BusinessNo, now_ms: u64, gone: Option<BusinessNo> },
+    Create {
+        key: Key,
+        owner: BusinessNo,
+        history: Option<HistoryCaps>,
+        now_ms: u64,
+        gone: Option<BusinessNo>,
+    },
     /// No group any more.
     Delete { key: Key, owner: BusinessNo },
 }
@@ -170,7 +184,7 @@ impl Groups {
         life: LifeNo,
         seq: u64,
         present: bool,
-        act: impl FnOnce(Reported),
+        act: impl FnOnce(Reported<'_>),
     ) {
         let Some(group) = self.find(key) else { return act(Reported::NoGroup) };
         let mut spread = group.spread.lock();
@@ -182,7 +196,7 @@ impl Groups {
             Some(node) => (node.seq, node.present) = (seq, present),
             None => spread.nodes.push(Presence { life, seq, present }),
         }
-        act(Reported::Taken { owner: group.owner, created_ms: group.created_ms });
+        act(Reported::Taken(&group));
     }
 
     /// Starts to decide on changes. Only the writer does, one decision at a time.
@@ -195,8 +209,8 @@ impl Groups {
     pub(crate) fn apply(&self, wanted: &Wanted, dropped: &Dropped) -> Changed {
         let mut all = self.all.write();
         match wanted {
-            Wanted::Create { key, owner, now_ms, .. } => {
-                let meta = GroupMeta { owner: owner.0, created_ms: *now_ms };
+            Wanted::Create { key, owner, history, now_ms, .. } => {
+                let meta = GroupMeta { owner: owner.0, created_ms: *now_ms, history: *history };
                 let group = Arc::new(Group::new(&meta));
                 if let Some(replaced) = all.insert(key.as_bytes(), group.clone()) {
                     dropped(key, &replaced.delete());
@@ -224,6 +238,8 @@ impl Group {
         Self {
             owner: BusinessNo(meta.owner),
             created_ms: meta.created_ms,
+            history: meta.history,
+            outlet: Mutex::default(),
             spread: Mutex::default(),
         }
     }
@@ -236,6 +252,13 @@ impl Group {
         spread.nodes.retain(|node| !view.is_over(node.life));
         let present = spread.nodes.iter().filter(|node| node.present);
         present.filter_map(|node| view.life(node.life).cloned()).collect()
+    }
+
+    /// Runs under the group's lock, with whether it is there still: what it sends leaves before word of a
+    /// later deletion.
+    pub(crate) fn unless_deleted(&self, act: impl FnOnce(bool)) {
+        let spread = self.spread.lock();
+        act(!spread.deleted);
     }
 
     /// Notes a push to the group.
@@ -267,7 +290,7 @@ impl Decision<'_> {
     /// What the store is to be told if the change is to be made.
     pub(crate) fn take(&mut self, wanted: &Wanted) -> Result<Vec<GroupChange>, Refused> {
         match wanted {
-            Wanted::Create { key, owner, now_ms, gone } => {
+            Wanted::Create { key, owner, history, now_ms, gone } => {
                 let mut changes = Vec::with_capacity(2);
                 let existing = self.meta(key);
                 if existing.as_ref().is_some_and(|it| *gone != Some(BusinessNo(it.owner))) {
@@ -283,7 +306,7 @@ impl Decision<'_> {
                     *self.count(key, BusinessNo(existing.owner)) -= 1;
                     changes.push(GroupChange::Delete(*key, existing));
                 }
-                let meta = GroupMeta { owner: owner.0, created_ms: *now_ms };
+                let meta = GroupMeta { owner: owner.0, created_ms: *now_ms, history: *history };
                 self.planned.insert(key.as_bytes().into(), Some(meta.clone()));
                 changes.push(GroupChange::Put(*key, meta));
                 Ok(changes)
@@ -317,7 +340,8 @@ impl Decision<'_> {
             return planned.clone();
         }
         let group = self.groups.find(key)?;
-        Some(GroupMeta { owner: group.owner.0, created_ms: group.created_ms })
+        let (owner, created_ms) = (group.owner.0, group.created_ms);
+        Some(GroupMeta { owner, created_ms, history: group.history })
     }
 }
 
@@ -362,14 +386,13 @@ mod tests {
     const OWNER: BusinessNo = BusinessNo(1);
     const OTHER: BusinessNo = BusinessNo(2);
     const NODE: LifeNo = LifeNo(0);
-    const TAKEN: Reported = Reported::Taken { owner: OWNER, created_ms: 5 };
 
     fn key(id: &str) -> Key {
         Key::group(&AppId::new("demo").unwrap(), id).unwrap()
     }
 
     fn create(id: &str, owner: BusinessNo) -> Wanted {
-        Wanted::Create { key: key(id), owner, now_ms: 5, gone: None }
+        Wanted::Create { key: key(id), owner, history: None, now_ms: 5, gone: None }
     }
 
     fn nobody() -> Dropped {
@@ -398,10 +421,19 @@ mod tests {
         }
     }
 
-    fn report(groups: &Groups, seq: u64, present: bool) -> Reported {
-        let mut said = None;
-        groups.report(&key("room"), NODE, seq, present, |what| said = Some(what));
-        said.unwrap()
+    fn report(groups: &Groups, seq: u64, present: bool) -> &'static str {
+        let mut said = "";
+        groups.report(&key("room"), NODE, seq, present, |what| {
+            said = match what {
+                Reported::Taken(group) => {
+                    assert_eq!((group.owner, group.created_ms), (OWNER, 5));
+                    "taken"
+                }
+                Reported::Stale => "stale",
+                Reported::NoGroup => "no group",
+            };
+        });
+        said
     }
 
     #[test]
@@ -428,7 +460,8 @@ mod tests {
         assert!(decision.take(&create("c", OTHER)).is_ok(), "each for itself");
         assert!(decision.take(&Wanted::Delete { key: key("a"), owner: OWNER }).is_ok());
         let gone = Some(OTHER);
-        let replace = Wanted::Create { key: key("c"), owner: OWNER, now_ms: 6, gone };
+        let replace =
+            Wanted::Create { key: key("c"), owner: OWNER, history: None, now_ms: 6, gone };
         assert!(decision.take(&replace).is_ok());
         assert_eq!(decision.take(&create("d", OWNER)).unwrap_err(), Refused::Quota);
         assert!(decision.take(&create("e", OTHER)).is_ok());
@@ -444,8 +477,8 @@ mod tests {
     fn a_group_whose_business_is_no_more_can_be_replaced() {
         let groups = Groups::new(Vec::new(), 100);
         make(&groups, "room");
-        let now_ms = 6;
-        let wanted = Wanted::Create { key: key("room"), owner: OTHER, now_ms, gone: Some(OWNER) };
+        let (history, now_ms, gone) = (None, 6, Some(OWNER));
+        let wanted = Wanted::Create { key: key("room"), owner: OTHER, history, now_ms, gone };
         assert_eq!(groups.decide().take(&wanted).unwrap().len(), 2);
         report(&groups, 1, true);
         groups.apply(
@@ -459,12 +492,12 @@ mod tests {
     fn a_report_that_was_overtaken_is_refused() {
         let groups = Groups::new(Vec::new(), 100);
         let group = make(&groups, "room");
-        assert_eq!(report(&groups, 1, true), TAKEN);
-        assert_eq!(report(&groups, 3, true), TAKEN);
-        assert_eq!(report(&groups, 2, false), Reported::Stale);
+        assert_eq!(report(&groups, 1, true), "taken");
+        assert_eq!(report(&groups, 3, true), "taken");
+        assert_eq!(report(&groups, 2, false), "stale");
         assert_eq!(members(&group, &one_node(), 0), [NODE]);
-        assert_eq!(report(&groups, 4, false), TAKEN);
-        assert_eq!(report(&groups, 3, true), Reported::Stale, "it left meanwhile");
+        assert_eq!(report(&groups, 4, false), "taken");
+        assert_eq!(report(&groups, 3, true), "stale", "it left meanwhile");
         assert_eq!(members(&group, &one_node(), 0), []);
     }
 
@@ -484,7 +517,7 @@ mod tests {
             &delete,
             &(Box::new(|_: &Key, nodes: &[LifeNo]| assert_eq!(nodes, [NODE])) as Dropped),
         );
-        assert_eq!(report(&groups, 2, true), Reported::NoGroup);
+        assert_eq!(report(&groups, 2, true), "no group");
         assert_eq!(groups.len(), 0);
     }
 

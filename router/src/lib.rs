@@ -1,32 +1,38 @@
 //! Who is where: routes, groups, the push API.
 //!
 //! [`start`] serves `hawser.push.v1` to business backends and `hawser.node.v1` to access nodes. The
-//! [`table`] and [`groups`] decide and know no stream; [`nodes`] keeps lives and leases; [`node`] is
-//! the shell towards access nodes, [`push`] the one towards backends; [`writer`] alone writes to the
-//! [`store`]. A router never sees a device's socket and never reads a payload.
+//! [`inbox`] holds the rules of what is stored, which the engines behind [`store`] keep; [`table`] and
+//! [`groups`] know and touch no stream; [`nodes`] keeps lives and leases; [`node`] is the shell towards
+//! access nodes, [`push`] the one towards backends, [`sessions`] and [`reach`] the one towards the store.
+//! A router never sees a device's socket and never reads a payload.
 
 mod answer;
 mod auth;
+mod blob;
 mod clock;
 mod config;
 mod core;
+mod engine;
+mod group_reports;
+mod group_writer;
 mod groups;
 mod inbox;
 mod incoming;
 mod key;
-mod legacy_store;
 mod metrics;
 mod node;
 mod nodes;
 mod orphans;
 mod push;
+mod reach;
 mod refusal;
+mod releases;
 mod server;
-#[allow(dead_code)]
+mod sessions;
 mod store;
 mod table;
+mod turns;
 mod watch;
-mod writer;
 
 pub use config::{Config, StoreConfig};
 pub use server::{Listeners, Running, StartError, start};
@@ -34,5 +40,22 @@ pub use server::{Listeners, Running, StartError, start};
 /// The pure parts, for whoever simulates them. No promise is made about their shape.
 #[doc(hidden)]
 pub mod cores {
+    pub use crate::groups::outlet;
     pub use crate::inbox::*;
+    pub use crate::key::{Key, split};
+    /// The live routes of one router.
+    pub mod table {
+        pub use crate::table::*;
+    }
+}
+
+/// The stores, for whoever tests what a router does with one that fails. No promise is made here either.
+#[doc(hidden)]
+pub mod stores {
+    pub use crate::key::Key;
+    pub use crate::server::{open_store, start_on};
+    pub use crate::store::embedded::{Embedded, Settings};
+    pub use crate::store::{
+        Durability, GroupChange, GroupMeta, HistoryCaps, KeyBytes, Positions, Store, StoreError,
+    };
 }

@@ -1,5 +1,8 @@
 //! All metrics of the router.
 
+use crate::reach::Call;
+use hawser_proto::params::GapReason;
+use hawser_proto::rpc::node::ask;
 use hawser_proto::rpc::push::Outcome;
 use prometheus::core::Collector;
 use prometheus::{
@@ -26,7 +29,14 @@ pub(crate) struct Metrics {
     pub(crate) nodes: IntGauge,
     pub(crate) groups: IntGauge,
     pub(crate) pending: IntGauge,
-    pub(crate) writes_waiting: IntGauge,
+    pub(crate) releases_waiting: IntGauge,
+    pub(crate) releases_dropped: IntCounter,
+    pub(crate) terms_changed: IntCounter,
+    pub(crate) cursors_refused: IntCounter,
+    pub(crate) wakes: IntCounter,
+    pub(crate) wakes_lost: IntCounter,
+    pub(crate) asks: Asks,
+    pub(crate) inbox_lost: Lost,
     pub(crate) catalogue_revision: IntGauge,
     pub(crate) unicast_seconds: Histogram,
     pub(crate) batch_seconds: Histogram,
@@ -34,7 +44,106 @@ pub(crate) struct Metrics {
     pub(crate) refusals: IntCounterVec,
     pub(crate) multicast: Fanout,
     pub(crate) broadcast: Fanout,
-    outcomes: Vec<IntCounter>,
+    pub(crate) volatile_outcomes: Outcomes,
+    pub(crate) stored_outcomes: Outcomes,
+}
+
+/// Outcomes of the targets of one class.
+pub(crate) struct Outcomes(Vec<IntCounter>);
+
+impl Outcomes {
+    pub(crate) fn count(&self, outcome: Outcome, targets: u64) {
+        if let Some(counter) = self.0.get(outcome as usize) {
+            counter.inc_by(targets);
+        }
+    }
+}
+
+/// Questions of nodes.
+pub(crate) struct Asks {
+    pull: IntCounter,
+    ack: IntCounter,
+    sweep: IntCounter,
+    history: IntCounter,
+    /// Too many at once; also counted as what they are.
+    pub(crate) refused: IntCounter,
+}
+
+impl Asks {
+    pub(crate) fn of(&self, what: &ask::What) -> &IntCounter {
+        match what {
+            ask::What::Pull(_) => &self.pull,
+            ask::What::Ack(_) => &self.ack,
+            ask::What::Sweep(_) => &self.sweep,
+            ask::What::History(_) => &self.history,
+        }
+    }
+}
+
+/// Entries of inboxes that were told as gone.
+pub(crate) struct Lost {
+    overflow: IntCounter,
+    expired: IntCounter,
+    purged: IntCounter,
+    unknown: IntCounter,
+}
+
+impl Lost {
+    pub(crate) fn of(&self, reason: GapReason) -> &IntCounter {
+        match reason {
+            GapReason::Overflow => &self.overflow,
+            GapReason::Expired => &self.expired,
+            GapReason::Purged => &self.purged,
+            GapReason::Unspecified | GapReason::TooLarge => &self.unknown,
+        }
+    }
+}
+
+/// How the store does.
+pub(crate) struct StoreMetrics {
+    seconds: Vec<Histogram>,
+    failures: Vec<IntCounter>,
+    pub(crate) reachable: IntGauge,
+    pub(crate) changes: IntCounter,
+}
+
+impl StoreMetrics {
+    /// Makes them and puts them into the registry.
+    pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let make = Make(registry);
+        let seconds = make.histograms(
+            "hawser_router_store_seconds",
+            "Observes each call of the store from its start to its answer or its time-out.",
+            &["call"],
+        )?;
+        let failures = make.counters(
+            "hawser_router_store_failures_total",
+            "Grows when the store did not do what it was asked, or was not asked because it is down.",
+            &["call"],
+        )?;
+        let calls = || Call::ALL.iter().map(|call| call.name());
+        Ok(Self {
+            seconds: calls().map(|call| seconds.with_label_values(&[call])).collect(),
+            failures: calls().map(|call| failures.with_label_values(&[call])).collect(),
+            reachable: make.gauge(
+                "hawser_router_store_reachable",
+                "1 while the store answers; 0 once it has answered nothing for 5 s.",
+            )?,
+            changes: make.counter(
+                "hawser_router_store_changes_total",
+                "Grows when the store may have lost something: another incarnation, or a connection that \
+                 broke; nodes are told to ask for everything.",
+            )?,
+        })
+    }
+
+    pub(crate) fn seconds(&self, call: Call) -> &Histogram {
+        &self.seconds[call as usize]
+    }
+
+    pub(crate) fn failed(&self, call: Call) {
+        self.failures[call as usize].inc();
+    }
 }
 
 /// Logins and announcements by what became of them.
@@ -85,8 +194,24 @@ impl Metrics {
             dropped: fanout.with_label_values(&[call, "dropped"]),
             nodes_unknown: fanout.with_label_values(&[call, "node_unknown"]),
         };
-        let outcome =
-            |outcome: i32| outcomes.with_label_values(&["volatile", outcome_name(outcome)]);
+        let outcomes = |class: &str| {
+            let of = |outcome| outcomes.with_label_values(&[class, outcome_name(outcome)]);
+            Outcomes((0..=Outcome::Unknown as i32).map(of).collect())
+        };
+        let asks = make.counters(
+            "hawser_router_node_asks_total",
+            "Grows with each question of a node about inboxes and histories, and with those refused \
+             because too many were open.",
+            &["what"],
+        )?;
+        let lost = make.counters(
+            "hawser_router_inbox_lost_total",
+            "Grows with the entries of inboxes that an access node was told will not come, by reason; those \
+             told twice count twice.",
+            &["reason"],
+        )?;
+        let lost = |reason| lost.with_label_values(&[reason]);
+        let ask = |what| asks.with_label_values(&[what]);
         Ok(Self {
             binds: Binds {
                 ok: binds.with_label_values(&["ok"]),
@@ -137,10 +262,43 @@ impl Metrics {
                 "hawser_router_deliveries_pending",
                 "Deliveries sent to access nodes and not yet reported.",
             )?,
-            writes_waiting: make.gauge(
-                "hawser_router_store_writes_waiting",
-                "Changes of routes that wait for the store.",
+            releases_waiting: make.gauge(
+                "hawser_router_releases_waiting",
+                "Ends of sessions that the store did not take yet, refreshed every second.",
             )?,
+            releases_dropped: make.counter(
+                "hawser_router_releases_dropped_total",
+                "Grows when the store could not be told of the end of a session, for want of room.",
+            )?,
+            terms_changed: make.counter(
+                "hawser_router_terms_changed_total",
+                "Grows when a device brings a cursor above everything in its inbox: the store went back.",
+            )?,
+            cursors_refused: make.counter(
+                "hawser_router_cursors_refused_total",
+                "Grows when a device brings a cursor that cannot be believed.",
+            )?,
+            wakes: make.counter(
+                "hawser_router_wakes_total",
+                "Grows when the node that holds a device is told of a push that was stored for it.",
+            )?,
+            wakes_lost: make.counter(
+                "hawser_router_wakes_lost_total",
+                "Grows when there was no room for that; the node is told to ask for everything.",
+            )?,
+            asks: Asks {
+                pull: ask("pull"),
+                ack: ask("ack"),
+                sweep: ask("sweep"),
+                history: ask("history"),
+                refused: ask("refused"),
+            },
+            inbox_lost: Lost {
+                overflow: lost("overflow"),
+                expired: lost("expired"),
+                purged: lost("purged"),
+                unknown: lost("unknown"),
+            },
             catalogue_revision: make.gauge(
                 "hawser_router_catalogue_revision",
                 "Revision of the catalogue in use; 0 before the first.",
@@ -155,15 +313,54 @@ impl Metrics {
             )?,
             multicast: fanout_of("multicast"),
             broadcast: fanout_of("broadcast"),
-            outcomes: (0..=Outcome::Unknown as i32).map(outcome).collect(),
+            volatile_outcomes: outcomes("volatile"),
+            stored_outcomes: outcomes("stored"),
         })
     }
+}
 
-    /// Counts outcomes of targets.
-    pub(crate) fn count_outcomes(&self, outcome: Outcome, targets: u64) {
-        if let Some(counter) = self.outcomes.get(outcome as usize) {
-            counter.inc_by(targets);
-        }
+/// Metrics of a store on Redis.
+pub(crate) struct RedisMetrics {
+    pub(crate) servers: IntGauge,
+    pub(crate) connects: IntCounter,
+    pub(crate) changes: IntCounter,
+    pub(crate) misconfigured: IntGauge,
+    pub(crate) failures: IntCounterVec,
+    pub(crate) not_vouched: IntCounter,
+}
+
+impl RedisMetrics {
+    /// Makes them and puts them into the registry.
+    pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let make = Make(registry);
+        Ok(Self {
+            servers: make.gauge(
+                "hawser_router_redis_primaries",
+                "Primaries of the store that are connected, refreshed every second.",
+            )?,
+            connects: make.counter(
+                "hawser_router_redis_connects_total",
+                "Grows with each new connection to a primary of the store.",
+            )?,
+            changes: make.counter(
+                "hawser_router_redis_changes_total",
+                "Grows when the store may have lost something: a primary started, was promoted, took \
+                 slots over, or its connection broke.",
+            )?,
+            misconfigured: make.gauge(
+                "hawser_router_redis_misconfigured",
+                "Primaries whose settings put stored pushes at risk; the log says which.",
+            )?,
+            failures: make.counters(
+                "hawser_router_redis_failures_total",
+                "Grows when a call of the store fails, by reason.",
+                &["reason"],
+            )?,
+            not_vouched: make.counter(
+                "hawser_router_redis_durability_missed_total",
+                "Grows when a push was stored, but not as durably as was asked.",
+            )?,
+        })
     }
 }
 

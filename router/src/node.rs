@@ -1,8 +1,10 @@
 //! `hawser.node.v1`: the two streams that each access node keeps here.
 //!
-//! [`control`] carries binds, group reports, kicks and questions; [`deliver`] carries pushes. Both
+//! [`control`] carries binds, group reports, kicks and questions; [`deliver`] carries pushes, and what
+//! nodes ask of the store ([`asks`]), so that the control stream stays free for binds and kicks. Both
 //! begin with a Hello; everything that waits for a stream leaves together ([`outgoing`]).
 
+pub(crate) mod asks;
 pub(crate) mod control;
 pub(crate) mod deliver;
 pub(crate) mod outgoing;

@@ -9,6 +9,7 @@ use crate::node::deliver::DeliverStream;
 use crate::table::{LifeNo, Owner};
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use hawser_proto::id::{AppId, BootId, NodeId};
+use hawser_proto::rpc::node::{SweepNow, down};
 use parking_lot::Mutex;
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -46,7 +47,13 @@ pub(crate) struct Life {
     control: ArcSwapOption<ControlStream>,
     deliver: ArcSwapOption<DeliverStream>,
     routes: Mutex<HashMap<AppId, u64>>,
+    /// The node is to be told to sweep, and when it was told last.
+    sweep_due: AtomicBool,
+    swept_at: AtomicU64,
 }
+
+/// A node is told to sweep no oftener than this; one sweep makes good all that was lost before it.
+const SWEEPS_APART_MS: u64 = 1_000;
 
 /// The lives as they are at one moment: for as many look-ups as one call makes.
 pub(crate) struct View {
@@ -100,6 +107,8 @@ impl Nodes {
             control: ArcSwapOption::empty(),
             deliver: ArcSwapOption::empty(),
             routes: Mutex::default(),
+            sweep_due: AtomicBool::new(false),
+            swept_at: AtomicU64::new(0),
         });
         self.lives.rcu(|lives| {
             let mut lives = Vec::clone(lives);
@@ -131,7 +140,24 @@ impl Nodes {
         if let Some(before) = life.control.swap(Some(stream)) {
             before.cut();
         }
+        life.tell_sweep(now);
         stamp
+    }
+
+    /// The node with this name, if it is in this boot and its lease holds.
+    pub(crate) fn find(&self, node: &NodeId, boot: BootId, now: u64) -> Option<Arc<Life>> {
+        let by_name = self.by_name.lock();
+        by_name.get(node).filter(|life| life.boot == boot && life.is_live(now)).cloned()
+    }
+
+    /// Has all nodes ask for what may wait.
+    pub(crate) fn sweep_all(&self, now: u64) {
+        self.view(now).lives().for_each(|life| life.want_sweep(now));
+    }
+
+    /// Tells those nodes to sweep that are due.
+    pub(crate) fn tell_sweeps(&self, now: u64) {
+        self.view(now).lives().for_each(|life| life.tell_sweep(now));
     }
 
     /// A session was told of again: more may come.
@@ -219,6 +245,24 @@ impl Life {
     /// A stream for pushes has ended.
     pub(crate) fn detach_deliver(&self, stream: &Arc<DeliverStream>) {
         self.deliver.compare_and_swap(stream, None);
+    }
+
+    /// A wake-up for this node was lost, or may have been: it is to ask for all inboxes and histories. Told
+    /// at once, unless it was told just now; then within a second or two.
+    pub(crate) fn want_sweep(&self, now: u64) {
+        self.sweep_due.store(true, Ordering::SeqCst);
+        self.tell_sweep(now);
+    }
+
+    fn tell_sweep(&self, now: u64) {
+        let Some(stream) = self.control() else { return };
+        let told = self.swept_at.load(Ordering::Acquire);
+        if (told == 0 || now >= told + SWEEPS_APART_MS)
+            && self.sweep_due.swap(false, Ordering::SeqCst)
+        {
+            self.swept_at.store(now.max(1), Ordering::Release);
+            stream.tell(down::What::Sweep(SweepNow {}));
+        }
     }
 
     fn cut(&self) {

@@ -2,9 +2,10 @@
 //! deleted them, so that their nodes are told too.
 
 use crate::core::Core;
+use crate::group_writer::ChangeError;
 use crate::groups::Wanted;
 use crate::key::Key;
-use crate::writer::ChangeError;
+use crate::reach::Call;
 use futures_util::future::join_all;
 use hawser_proto::id::{AppId, BusinessNo};
 use std::sync::Arc;
@@ -53,12 +54,10 @@ async fn remove_all(core: &Core, app: &AppId, owner: BusinessNo) -> Result<usize
     let mut removed = 0;
     let mut after = String::new();
     while core.known.load().is_gone(app, owner) {
-        let (store, of, from) = (core.store.clone(), app.clone(), after.clone());
-        let read = move || store.groups_of(of.as_str(), owner.0, &from, TOGETHER);
-        let ids = tokio::task::spawn_blocking(read).await.map_err(|_| ChangeError::Stopping)?;
-        let ids = ids.map_err(Arc::new)?;
+        let asked = core.store.groups_of(app.as_str(), owner.0, &after, TOGETHER);
+        let ids = core.reach.ask(Call::ListGroups, asked).await?;
         let keys = ids.iter().filter_map(|id| Key::group(app, id).ok());
-        let changes = keys.map(|key| core.writer.change(Wanted::Delete { key, owner }));
+        let changes = keys.map(|key| core.group_writer.change(Wanted::Delete { key, owner }));
         for change in join_all(changes).await {
             match change {
                 Ok(_) => removed += 1,

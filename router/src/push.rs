@@ -1,17 +1,22 @@
 //! `hawser.push.v1`: what business backends call.
 //!
 //! Each call is authenticated here, done in a neighbour, and answered or refused with a published code:
-//! [`unicast`] for devices, [`fanout`] for groups and broadcasts, [`groups`], [`presence`].
+//! [`unicast`] and [`stored`] for devices, [`fanout`] and [`history`] for groups and broadcasts, [`groups`],
+//! [`presence`], [`inboxes`].
 
 mod fanout;
 mod groups;
+pub(crate) mod history;
+mod inboxes;
 mod message;
 mod presence;
+mod stored;
 mod unicast;
 
 use crate::auth::{Credential, KeyDigest, shown};
 use crate::core::Core;
 use crate::refusal::Refusal;
+use crate::turns::Turns;
 use futures_util::{Stream, StreamExt as _};
 use hawser_proto::code::ErrorCode;
 use hawser_proto::rpc::control::Scope;
@@ -25,6 +30,7 @@ use hawser_proto::rpc::push::{
     MulticastRequest, MulticastResponse, Outcome, PresenceRequest, PresenceResponse,
     PurgeInboxResponse, UnicastRequest, UnicastResponse,
 };
+use message::Kept;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
@@ -85,7 +91,20 @@ impl PushService {
         request: BatchUnicastRequest,
     ) -> Result<BatchUnicastResponse, Refusal> {
         let by = self.caller(call, Scope::Push)?;
-        Ok(unicast::submit(&self.0, &by, request)?.wait(&self.0).await)
+        self.submit(&by, request, None)?.wait(&self.0).await
+    }
+
+    /// Checks a batch and takes it on. `turns`: of the stream that it came on.
+    fn submit(
+        &self,
+        by: &Credential,
+        request: BatchUnicastRequest,
+        turns: Option<&Arc<Turns>>,
+    ) -> Result<Submitted, Refusal> {
+        Ok(match message::class(request.class, request.store.as_ref())? {
+            Kept::Volatile => Submitted::Volatile(unicast::submit(&self.0, by, request)?),
+            Kept::Stored => Submitted::Stored(stored::submit(&self.0, by, request, turns)?),
+        })
     }
 
     async fn membership(
@@ -100,23 +119,30 @@ impl PushService {
         })
     }
 
-    /// One message of a stream: sent on its way now, in order; what is returned only waits.
+    /// One message of a stream: sent on its way now, or queued behind what is stored for the same devices, in
+    /// order; what is returned only waits.
     fn step(
         &self,
         key: &KeyDigest,
+        turns: &Arc<Turns>,
         message: Result<BatchUnicastRequest, Status>,
     ) -> impl Future<Output = Result<BatchUnicastResponse, Status>> + Send + use<> {
         let taken = message.map_err(|status| self.broken(status)).and_then(|request| {
             // Asked anew for each message: a key that was taken back ends the stream.
             let by = self.0.caller(key, Scope::Push).map_err(|refusal| self.0.refuse(refusal))?;
             let tag = request.tag;
-            Ok((tag, unicast::submit(&self.0, &by, request)))
+            Ok((tag, self.submit(&by, request, Some(turns))))
         });
         let service = self.clone();
         async move {
-            match taken? {
-                (_, Ok(submitted)) => Ok(submitted.wait(&service.0).await),
-                (tag, Err(refusal)) => {
+            let (tag, submitted) = taken?;
+            let answered = match submitted {
+                Ok(submitted) => submitted.wait(&service.0).await,
+                Err(refusal) => Err(refusal),
+            };
+            match answered {
+                Ok(answer) => Ok(answer),
+                Err(refusal) => {
                     let (error, error_message) = (refusal.code.number(), refusal.to_string());
                     let _counted = service.0.refuse(refusal);
                     Ok(BatchUnicastResponse { tag, error, error_message, ..Default::default() })
@@ -124,6 +150,32 @@ impl PushService {
             }
         }
     }
+}
+
+/// A batch that was taken on.
+enum Submitted {
+    Volatile(unicast::Submitted),
+    Stored(stored::Submitted),
+}
+
+impl Submitted {
+    async fn wait(self, core: &Arc<Core>) -> Result<BatchUnicastResponse, Refusal> {
+        match self {
+            Self::Volatile(submitted) => Ok(submitted.wait(core).await),
+            Self::Stored(submitted) => submitted.wait(core).await,
+        }
+    }
+}
+
+/// The answer to a push to one device, of which a push id used twice is no outcome but a mistake.
+fn single(answer: BatchUnicastResponse) -> Result<UnicastResponse, Refusal> {
+    let stored = answer.stored.into_iter().next();
+    let reused = ErrorCode::PushIdReused;
+    if stored.is_some_and(|stored| stored.error == reused.number()) {
+        return Err(Refusal::new(reused, "push_id: used for another content"));
+    }
+    let outcome = answer.outcomes.first().copied().unwrap_or(Outcome::Unknown.into());
+    Ok(UnicastResponse { outcome, push_id: answer.push_id, stored })
 }
 
 /// The key that [`Authenticate`] saw.
@@ -142,11 +194,7 @@ impl Push for PushService {
         let (_, call, request) = request.into_parts();
         let done = self.batch(&call, unicast::single(request)).await;
         self.0.metrics.unicast_seconds.observe(started.elapsed().as_secs_f64());
-        self.finish(done.map(|answer| UnicastResponse {
-            outcome: answer.outcomes.first().copied().unwrap_or(Outcome::Unknown.into()),
-            push_id: answer.push_id,
-            stored: answer.stored.into_iter().next(),
-        }))
+        self.finish(done.and_then(single))
     }
 
     async fn batch_unicast(
@@ -171,11 +219,11 @@ impl Push for PushService {
             Ok(*key)
         });
         let key = opened.map_err(|refusal| self.0.refuse(refusal))?;
-        let service = self.clone();
+        let (service, turns) = (self.clone(), Arc::new(Turns::default()));
         let answers = request
             .into_inner()
             .take_until(self.0.push_tasks.stop_signal().cancelled_owned())
-            .map(move |message| service.step(&key, message))
+            .map(move |message| service.step(&key, &turns, message))
             .buffered(STREAM_MESSAGES_IN_FLIGHT);
         Ok(Response::new(Box::pin(answers)))
     }
@@ -210,7 +258,7 @@ impl Push for PushService {
         request: Request<CreateGroupRequest>,
     ) -> Result<Response<GroupInfo>, Status> {
         self.finish(match self.caller(request.extensions(), Scope::Group) {
-            Ok(by) => groups::create(&self.0, &by, &request.get_ref().group).await,
+            Ok(by) => groups::create(&self.0, &by, request.into_inner()).await,
             Err(refusal) => Err(refusal),
         })
     }
@@ -299,15 +347,21 @@ impl Push for PushService {
 
     async fn describe_inbox(
         &self,
-        _: Request<InboxRequest>,
+        request: Request<InboxRequest>,
     ) -> Result<Response<InboxInfo>, Status> {
-        Err(self.0.refuse(Refusal::new(ErrorCode::Unsupported, "inboxes are not served yet")))
+        self.finish(match self.caller(request.extensions(), Scope::Presence) {
+            Ok(by) => inboxes::describe(&self.0, &by, request.into_inner().device).await,
+            Err(refusal) => Err(refusal),
+        })
     }
 
     async fn purge_inbox(
         &self,
-        _: Request<InboxRequest>,
+        request: Request<InboxRequest>,
     ) -> Result<Response<PurgeInboxResponse>, Status> {
-        Err(self.0.refuse(Refusal::new(ErrorCode::Unsupported, "inboxes are not served yet")))
+        self.finish(match self.caller(request.extensions(), Scope::Push) {
+            Ok(by) => inboxes::purge(&self.0, &by, &request.get_ref().device).await,
+            Err(refusal) => Err(refusal),
+        })
     }
 }

@@ -1,8 +1,9 @@
 //! How the push API says no: a published code in the `hawser-code` metadata of a gRPC status.
 
+use crate::group_writer::ChangeError;
 use crate::groups::Refused;
 use crate::node::control::AskError;
-use crate::writer::ChangeError;
+use crate::store::StoreError;
 use hawser_proto::code::ErrorCode;
 use hawser_proto::id::IdError;
 use std::borrow::Cow;
@@ -77,6 +78,20 @@ impl From<ChangeError> for Refusal {
             ChangeError::Refused(Refused::Quota) => ErrorCode::QuotaExceeded,
             ChangeError::Store(_) | ChangeError::Stopping => ErrorCode::Unavailable,
             ChangeError::Full => ErrorCode::Overloaded,
+        };
+        Self::new(code, why.to_string())
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(why: StoreError) -> Self {
+        let code = match why {
+            StoreError::Overloaded => ErrorCode::Overloaded,
+            StoreError::Timeout => ErrorCode::DeadlineExceeded,
+            StoreError::Value => ErrorCode::Internal,
+            StoreError::Engine(_) | StoreError::ReadOnly | StoreError::Unreachable => {
+                ErrorCode::Unavailable
+            }
         };
         Self::new(code, why.to_string())
     }

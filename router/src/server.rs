@@ -4,20 +4,23 @@ use crate::auth::Known;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::core::Core;
+use crate::engine;
+use crate::group_writer::{self, GroupWriter};
 use crate::groups::{Dropped, Groups};
 use crate::incoming::incoming;
 use crate::key::Key;
-use crate::legacy_store::embedded::Embedded;
-use crate::legacy_store::{Store, StoreError};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, StoreMetrics};
 use crate::node::NodeService;
 use crate::nodes::Nodes;
 use crate::orphans;
 use crate::push::{Authenticate, PushService};
+use crate::reach::{self, Reach};
 use crate::refusal::published;
+use crate::releases::{self, Releases};
+use crate::store::Store;
 use crate::table::{LifeNo, Table};
+use crate::turns::Turns;
 use crate::watch;
-use crate::writer::{Bell, Writer};
 use arc_swap::ArcSwap;
 use hawser_chassis::grpc::{self, RequireBearer, ShowBearer};
 use hawser_chassis::shutdown::{Tasks, served};
@@ -31,11 +34,12 @@ use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
 use tower::util::MapResponseLayer;
 use tracing::{error, info};
 
@@ -50,6 +54,17 @@ const CUT_PATIENCE: Duration = Duration::from_millis(500);
 /// One message of a node: reports of many deliveries, or many binds.
 const NODE_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Pushes that are on their way into the store, in KiB: what callers may have waiting there in all.
+const STORING_KIB_MAX: usize = 64 * 1024;
+/// The groups are read before a router serves; a store that hangs is given up on.
+const GROUPS_TIMEOUT: Duration = Duration::from_mins(1);
+/// What waits for the store gets this long at the end, also when the rest took all the patience.
+const STORE_CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+/// Name under which the health of stored pushes is asked for. `hawser.push.v1.Push` stays healthy while the
+/// store is away: volatile pushes, presence and live groups go on, and a store that all routers share must
+/// not take all of them out of service at once.
+const STORED_HEALTH: &str = "hawser.push.v1.Push.stored";
+
 /// The sockets a router serves.
 #[derive(Debug)]
 pub struct Listeners {
@@ -62,11 +77,12 @@ pub struct Listeners {
 /// Why a router did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The store cannot be opened: another router may have it, or the disk is in trouble.
-    #[error("the store in {folder} cannot be opened")]
+    /// The store cannot be opened: another router may have its folder, the disk may be in trouble, the
+    /// server may not be there or not be set up for this.
+    #[error("{store} cannot be used")]
     Store {
-        /// Where it should be.
-        folder: std::path::PathBuf,
+        /// Which one.
+        store: String,
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -85,15 +101,11 @@ pub enum StartError {
     /// The push API's description cannot be served.
     #[error("reflection cannot be served")]
     Reflection(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The writer's thread did not start.
-    #[error("no thread for the store")]
-    Thread(#[source] std::io::Error),
 }
 
 /// A router at work. Dropped, it goes on; end it with [`Running::shutdown`].
 pub struct Running {
     core: Arc<Core>,
-    writer: Option<JoinHandle<()>>,
     health: tonic_health::server::HealthReporter,
     push_addr: SocketAddr,
     internal_addr: SocketAddr,
@@ -114,41 +126,50 @@ pub async fn start(
     listeners: Listeners,
     registry: &Registry,
 ) -> Result<Running, StartError> {
+    let store = open_store(&config, registry).await?;
+    start_on(config, listeners, registry, store).await
+}
+
+/// Opens the store that the configuration names.
+pub async fn open_store(
+    config: &Config,
+    registry: &Registry,
+) -> Result<Arc<dyn Store>, StartError> {
+    let unusable = |source: Box<dyn std::error::Error + Send + Sync>| StartError::Store {
+        store: engine::name(config),
+        source,
+    };
+    engine::open(config, registry).await.map_err(unusable)
+}
+
+/// Starts a router on these sockets and a store that is open; it is closed in the end.
+pub async fn start_on(
+    config: Config,
+    listeners: Listeners,
+    registry: &Registry,
+    store: Arc<dyn Store>,
+) -> Result<Running, StartError> {
     let (push_addr, internal_addr) =
         (listeners.push.local_addr()?, listeners.internal.local_addr()?);
     let bearer = ShowBearer::new(&config.cluster_secret).ok_or(StartError::Secret)?;
     let channel =
         grpc::channel(&config.control).map_err(|source| StartError::Control(source.into()))?;
     let metrics = Metrics::new(registry)?;
+    let reach = Reach::new(store.clone(), config.store_call_timeout, StoreMetrics::new(registry)?);
     let (tasks, push_tasks) = (Tasks::new(), Tasks::new());
-    let folder = config.data_dir.clone();
-    let not_opened = move |source: Box<dyn std::error::Error + Send + Sync>| StartError::Store {
-        folder: folder.clone(),
+    let unreadable = |source: Box<dyn std::error::Error + Send + Sync>| StartError::Store {
+        store: engine::name(&config),
         source,
     };
-    let data_dir = config.data_dir.clone();
-    let open = move || -> Result<_, StoreError> {
-        let store = Embedded::open(&data_dir)?;
-        let groups = store.groups()?;
-        Ok((store, groups))
-    };
-    let (store, stored_groups) = tokio::task::spawn_blocking(open)
+    let stored_groups = tokio::time::timeout(GROUPS_TIMEOUT, store.groups())
         .await
-        .map_err(|source| not_opened(source.into()))?
-        .map_err(|source| not_opened(source.into()))?;
-    let store: Arc<dyn Store> = Arc::new(store);
+        .map_err(|late| unreadable(late.into()))?
+        .map_err(|source| unreadable(source.into()))?;
     let clock = Clock::new();
-    let bell = Arc::new(Bell::default());
-    let table = Arc::new(Table::new(store.clone(), bell.clone()));
     let groups = Arc::new(Groups::new(stored_groups, config.groups_per_business_max));
     let nodes = Arc::new(Nodes::new(config.node_lease));
     let dropped = tell_dropped(nodes.clone(), clock);
-    let (writer, handle) =
-        Writer::new(store.clone(), table.clone(), groups.clone(), bell, clock, dropped);
-    let writer = std::thread::Builder::new()
-        .name("router-store".to_owned())
-        .spawn(move || writer.run())
-        .map_err(StartError::Thread)?;
+    let (group_writer, changes) = GroupWriter::new();
 
     let core = Arc::new(Core {
         name: config.name,
@@ -159,21 +180,35 @@ pub async fn start(
         clock,
         known: ArcSwap::from_pointee(Known::default()),
         revision: tokio::sync::watch::Sender::new(0),
-        table,
+        table: Arc::new(Table::default()),
         nodes,
         groups,
         store,
-        writer: handle,
+        reach,
+        turns: Arc::new(Turns::default()),
+        releases: Releases::default(),
+        group_writer,
+        storing_kib: Arc::new(Semaphore::new(STORING_KIB_MAX)),
         metrics,
         push_tasks: push_tasks.clone(),
         tasks: tasks.clone(),
     });
+    tasks.spawn("group changes", group_writer::run(core.clone(), changes, dropped));
+    tasks.spawn("ends of sessions", releases::run(core.clone()));
+    tasks.spawn("store changes", reach::follow_changes(core.clone()));
     tasks.spawn("router ticks", core.clone().tick());
     tasks.spawn("orphaned groups", orphans::run(core.clone()));
     tasks.spawn("catalogue watch", watch::run(core.clone(), channel, bearer));
 
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<PushServer<PushService>>().await;
+    health.set_service_status(STORED_HEALTH, ServingStatus::Serving).await;
+    let told = health.clone();
+    let tell_health = async move |is_up: bool| {
+        let status = if is_up { ServingStatus::Serving } else { ServingStatus::NotServing };
+        told.set_service_status(STORED_HEALTH, status).await;
+    };
+    tasks.spawn("store watch", reach::watch(core.clone(), tell_health));
     let push =
         PushServer::new(PushService(core.clone())).max_decoding_message_size(PUSH_CALL_BYTES_MAX);
     let push = InterceptedService::new(push, Authenticate(core.clone()));
@@ -218,7 +253,7 @@ pub async fn start(
         report("node", served(serve_node, stop, STOP_GRACE).await);
     });
     info!(push = %push_addr, internal = %internal_addr, "router started");
-    Ok(Running { core, writer: Some(writer), health, push_addr, internal_addr })
+    Ok(Running { core, health, push_addr, internal_addr })
 }
 
 /// What backends may know of: the definitions they call and implement, none of the internal ones.
@@ -269,23 +304,19 @@ impl Running {
     }
 
     /// Ends in this order: 1. health says no; 2. no new call is taken, pushes in flight get their
-    /// outcomes; 3. streams of nodes are cut; 4. what waits for the store is written and synced. False:
-    /// something was still running at the end of `patience`; what was claimed is on disk nonetheless,
-    /// unless the disk hangs.
-    pub async fn shutdown(mut self, patience: Duration) -> bool {
+    /// outcomes; 3. streams of nodes are cut; 4. ends of sessions and changes of groups that wait are
+    /// written; 5. the store is closed. False: something was still running at the end of `patience`.
+    pub async fn shutdown(self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         self.health.set_not_serving::<PushServer<PushService>>().await;
+        self.health.set_service_status(STORED_HEALTH, ServingStatus::NotServing).await;
         let pushes_ended = self.core.push_tasks.shutdown(patience).await;
         self.core.tasks.stop();
         self.core.nodes.cut_all();
         let left = deadline.saturating_duration_since(Instant::now()).max(CUT_PATIENCE);
         let ended = self.core.tasks.shutdown(left).await && pushes_ended;
-        self.core.writer.stop();
-        let Some(writer) = self.writer.take() else { return ended };
-        let join = tokio::task::spawn_blocking(move || writer.join().is_ok());
-        // The store gets a moment of its own even when the rest took all the patience.
-        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
-        let written = tokio::time::timeout(left, join).await;
-        ended && matches!(written, Ok(Ok(true)))
+        let left = deadline.saturating_duration_since(Instant::now()).max(STORE_CLOSE_PATIENCE);
+        let closed = tokio::time::timeout(left, self.core.store.close()).await.is_ok();
+        ended && closed
     }
 }

@@ -2,17 +2,13 @@
 //! questions that the push API waits on.
 
 use crate::core::Core;
-use crate::groups::Reported;
-use crate::key::Key;
+use crate::group_reports;
 use crate::node::outgoing::{Gather, Outgoing};
 use crate::nodes::Life;
-use crate::table::{Displaced, Login, Owner, Serves, Verdict};
-use hawser_proto::code::{CloseCode, ErrorCode};
-use hawser_proto::id::{AppId, SlotRef};
+use crate::sessions::{self, Asked, Wish};
 use hawser_proto::rpc::node::bind_result::Status as BindStatus;
 use hawser_proto::rpc::node::{
-    Bind, BindResult, ControlDown, ControlUp, Down, GroupReport, GroupResult, Kick, Unbind, Up,
-    Welcome, down, up,
+    Bind, ControlDown, ControlUp, Down, GroupReport, Up, Welcome, down, up,
 };
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
@@ -33,9 +29,10 @@ const DOWN_WAITING_MAX: usize = 8_192;
 const ASKED_WAITING_MAX: usize = DOWN_WAITING_MAX / 2;
 /// Questions to one node that may be open.
 const QUESTIONS_MAX: usize = 16_384;
-
-/// An epoch is about a time of the wall clock; one further ahead would hold a device for ever.
-const EPOCH_AHEAD_MS_MAX: u64 = 24 * 3600 * 1000;
+/// Calls of one node that wait for the store: logins, announcements, reports of history groups. At a
+/// call of 2 ms these are 500,000 logins a second; at a store that hangs they are what a node may have
+/// waiting. More are refused at once, and come again.
+const CALLS_MAX: usize = 1_024;
 
 /// What tonic sends to the node.
 pub(crate) type ControlDownStream = Outgoing<GatherControl>;
@@ -57,13 +54,13 @@ pub(crate) struct Waiting {
 }
 
 /// Room for one answer to the node.
-struct Room<'a> {
-    permit: mpsc::Permit<'a, Waiting>,
+pub(crate) struct Room {
+    permit: mpsc::OwnedPermit<Waiting>,
     place: OwnedSemaphorePermit,
 }
 
-impl Room<'_> {
-    fn send(self, what: down::What) {
+impl Room {
+    pub(crate) fn send(self, what: down::What) {
         self.permit.send(Waiting { what, _place: Some(self.place) });
     }
 }
@@ -115,6 +112,11 @@ impl ControlStream {
         self.questions.lock().clear();
     }
 
+    /// Whether it has ended: what is sent now is heard by nobody.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
     /// Sends word that must not be lost. A node that cannot take it is cut off.
     pub(crate) fn tell(&self, what: down::What) {
         if self.down.try_send(Waiting { what, _place: None }).is_err() {
@@ -152,9 +154,9 @@ impl ControlStream {
     }
 
     /// Waits for room for an answer to the node. `None`: the stream has ended.
-    async fn room(&self) -> Option<Room<'_>> {
+    async fn room(&self) -> Option<Room> {
         let place = self.asked.clone().acquire_owned().await.ok()?;
-        let permit = self.down.reserve().await.ok()?;
+        let permit = self.down.clone().reserve_owned().await.ok()?;
         Some(Room { permit, place })
     }
 
@@ -192,7 +194,8 @@ pub(crate) fn open(
         router_boot: core.boot,
     };
     info!(node = %life.node, boot = %life.boot, "control stream opened");
-    let reader = Reader { core: core.clone(), life, stream, stamp };
+    let calls = Arc::new(Semaphore::new(CALLS_MAX));
+    let reader = Reader { core: core.clone(), life, stream, stamp, calls };
     core.tasks.spawn("node control stream", reader.run(first, inbound));
     let first = ControlDown { welcome: Some(welcome), items: Vec::new() };
     Outgoing::new(Some(first), queue, GatherControl)
@@ -203,6 +206,8 @@ struct Reader {
     life: Arc<Life>,
     stream: Arc<ControlStream>,
     stamp: u16,
+    /// Places for calls that wait for the store.
+    calls: Arc<Semaphore>,
 }
 
 impl Reader {
@@ -245,14 +250,14 @@ impl Reader {
     async fn handle(&self, item: Up) -> Result<(), ()> {
         match item.what {
             Some(up::What::Bind(bind)) => {
-                // Room for the answer first: it is sent under a lock, and must not be lost.
+                // Room for the answer first, so that a node that reads nothing is not asked for either.
                 let room = self.stream.room().await.ok_or(())?;
-                self.bind(&bind, room);
+                self.bind(bind, room);
             }
-            Some(up::What::Unbind(unbind)) => self.unbind(&unbind),
+            Some(up::What::Unbind(unbind)) => sessions::unbind(&self.core, &self.life, &unbind),
             Some(up::What::Group(report)) => {
                 let room = self.stream.room().await.ok_or(())?;
-                self.report(&report, room);
+                self.report(report, room);
             }
             Some(up::What::MembershipDone(done)) => {
                 self.stream.answered(done.call, up::What::MembershipDone(done));
@@ -272,155 +277,32 @@ impl Reader {
         Ok(())
     }
 
-    fn bind(&self, bind: &Bind, room: Room<'_>) {
-        let started = Instant::now();
+    fn bind(&self, bind: Bind, room: Room) {
         let (core, call) = (&self.core, bind.call);
-        let result = |status: BindStatus, epoch| {
-            down::What::BindResult(BindResult {
-                call,
-                status: status.into(),
-                epoch,
-                inboxes: Vec::new(),
-            })
-        };
-        let now_ms = core.clock.now_ms();
-        let Some((app, key, instance)) = read_bind(bind, now_ms) else {
+        let unavailable = || sessions::refused(call, BindStatus::Unavailable, 0);
+        let Some(wish) = Wish::read(bind, &self.life, self.stamp, core.clock.now_ms()) else {
             core.metrics.binds.malformed.inc();
-            return room.send(result(BindStatus::Unavailable, 0));
+            return room.send(unavailable());
         };
-        let steady_ms = core.clock.steady_ms();
-        let view = core.nodes.late_view(steady_ms);
-        let at = SlotRef { slot: bind.slot, generation: bind.generation };
-        let login = Login {
-            owner: Owner { life: self.life.no, stamp: self.stamp, at },
-            instance,
-            attempt: bind.attempt,
-            serves: Serves::new(&bind.businesses),
-        };
-        let mut room = Some(room);
-        let mut answer = |status, epoch| {
-            if let Some(room) = room.take() {
-                room.send(result(status, epoch));
-            }
-        };
-        let act = |verdict| match verdict {
-            Verdict::Bound { epoch, fresh, displaced } => {
-                if fresh {
-                    self.life.count(&app, true);
-                }
-                core.metrics.binds.ok.inc();
-                answer(BindStatus::Ok, epoch);
-                if let Some(displaced) = displaced {
-                    self.supersede(view.get(), &app, &bind.device, displaced);
-                }
-            }
-            Verdict::Stale => {
-                core.metrics.binds.stale.inc();
-                answer(BindStatus::StaleAttempt, 0);
-            }
-            Verdict::Superseded { epoch } => {
-                core.metrics.binds.superseded.inc();
-                answer(BindStatus::Superseded, epoch);
-            }
-        };
-        let live = |owner: &Owner| view.is_live(owner);
-        let decided = if bind.epoch == 0 {
-            core.table.claim(&key, login, now_ms, live, act)
-        } else {
-            core.nodes.await_announcements(&self.life, steady_ms);
-            core.table.announce(&key, bind.epoch, login, now_ms, live, act)
-        };
-        if let Err(source) = decided {
+        let Ok(permit) = self.calls.clone().try_acquire_owned() else {
             core.metrics.binds.unavailable.inc();
-            debug!(%source, "a login could not be decided");
-            answer(BindStatus::Unavailable, 0);
-        }
-        core.metrics.bind_seconds.observe(started.elapsed().as_secs_f64());
-    }
-
-    /// Tells the older connection that a newer login took over. A node that cannot be heard learns it
-    /// when it tells of its sessions again.
-    fn supersede(
-        &self,
-        view: &crate::nodes::View,
-        app: &AppId,
-        device: &str,
-        displaced: Displaced,
-    ) {
-        let Some(life) = view.life(displaced.owner.life) else { return };
-        life.count(app, false);
-        let Some(stream) = life.control().filter(|_| displaced.live) else { return };
-        self.core.metrics.superseded.inc();
-        stream.tell(down::What::Kick(Kick {
-            call: 0,
-            app: app.to_string(),
-            device: device.to_owned(),
-            slot: displaced.owner.at.slot,
-            generation: displaced.owner.at.generation,
-            epoch: displaced.epoch,
-            code: CloseCode::Superseded.number().into(),
-            reason: "a newer login of this device took over".to_owned(),
-            boot: life.boot.0,
-        }));
-    }
-
-    fn unbind(&self, unbind: &Unbind) {
-        let Ok(app) = AppId::new(&unbind.app) else { return };
-        let Ok(key) = Key::device(&app, &unbind.device) else { return };
-        let at = SlotRef { slot: unbind.slot, generation: unbind.generation };
-        let now_ms = self.core.clock.now_ms();
-        if self.core.table.release(&key, self.life.no, at, unbind.epoch, now_ms) {
-            self.life.count(&app, false);
-            self.core.metrics.unbinds.inc();
-        } else {
-            self.core.metrics.unbinds_stale.inc();
-        }
-    }
-
-    fn report(&self, report: &GroupReport, room: Room<'_>) {
-        let key = AppId::new(&report.app).and_then(|app| Key::group(&app, &report.group));
-        let mut room = Some(room);
-        let mut act = |reported| {
-            let (status, business, created_ms) = match reported {
-                Reported::Taken { owner, created_ms } => (0, owner.0, created_ms.cast_signed()),
-                Reported::NoGroup => (ErrorCode::GroupNotFound.number(), 0, 0),
-                Reported::Stale => {
-                    self.core.metrics.group_reports_stale.inc();
-                    (ErrorCode::Unavailable.number(), 0, 0)
-                }
-            };
-            // Word of a leave is not answered.
-            if let Some(room) = room.take().filter(|_| report.present) {
-                let (call, app, group) = (report.call, report.app.clone(), report.group.clone());
-                let result = GroupResult {
-                    call,
-                    app,
-                    group,
-                    status,
-                    business,
-                    created_ms,
-                    ..GroupResult::default()
-                };
-                room.send(down::What::GroupResult(result));
-            }
+            return room.send(unavailable());
         };
-        if let Ok(key) = key {
-            self.core.groups.report(&key, self.life.no, report.seq, report.present, act);
-        } else {
-            act(Reported::NoGroup);
+        let (life, stream) = (self.life.clone(), self.stream.clone());
+        let place = core.turns.take(&wish.key);
+        let asked = Asked { life, stream, room, permit };
+        core.tasks.spawn_light(sessions::bind(core.clone(), wish, asked, place));
+    }
+
+    fn report(&self, report: GroupReport, room: Room) {
+        let (core, life) = (&self.core, &self.life);
+        if let Some(later) = group_reports::take(core, life, report, room) {
+            match self.calls.clone().try_acquire_owned() {
+                Ok(permit) => core.tasks.spawn_light(later.answer(core.clone(), permit)),
+                Err(_) => later.refuse(),
+            }
         }
     }
-}
-
-/// Checks what a bind brings. `None`: the node sent something that no device could have made it send.
-fn read_bind(bind: &Bind, now_ms: u64) -> Option<(AppId, Key, [u8; 16])> {
-    let app = AppId::new(&bind.app).ok()?;
-    let key = Key::device(&app, &bind.device).ok()?;
-    if bind.epoch > now_ms.saturating_add(EPOCH_AHEAD_MS_MAX) {
-        return None;
-    }
-    let instance = bind.instance.as_ref().try_into().ok()?;
-    Some((app, key, instance))
 }
 
 /// How long a caller waits for a node, as the moment when it stops.

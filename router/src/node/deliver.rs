@@ -1,20 +1,23 @@
-//! The deliver stream of one node: pushes down, their reports up.
+//! The deliver stream of one node: pushes and answers down, reports and questions up.
 //!
 //! A push waits here in a queue bounded in items and bytes; its caller waits in the pending map for the
-//! report. When the stream ends, everybody who waits is told so at once.
+//! report. When the stream ends, everybody who waits is told so at once. Wake-ups of stored pushes are
+//! numbered in the order in which they leave; one that finds no room has used up its number, so that the
+//! node sees what it missed. What nodes ask is answered by [`super::asks`].
 
 use crate::answer::Waiter;
 use crate::core::Core;
+use crate::node::asks;
 use crate::node::outgoing::{Gather, Outgoing};
 use crate::nodes::Life;
 use foldhash::fast::RandomState;
-use hawser_proto::rpc::node::{DeliverDown, DeliverUp, Delivery, DeliveryReport};
+use hawser_proto::rpc::node::{Answer, DeliverDown, DeliverUp, Delivery, DeliveryReport};
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 use tracing::{debug, info};
@@ -24,8 +27,15 @@ const DELIVERIES_WAITING_MAX: usize = 16_384;
 const BYTES_WAITING_MAX: usize = 32 * 1024 * 1024;
 /// Deliveries sent and not yet reported.
 const PENDING_MAX: usize = 65_536;
-/// One message of the stream: as many deliveries, or this many bytes once there is one.
-const MESSAGE_DELIVERIES_MAX: usize = 256;
+/// What one node may have asked and not been given yet: questions of sessions, each for a batch of theirs.
+/// More are refused at once.
+pub(crate) const ASKS_MAX: usize = 512;
+/// Bytes that answers to one node may hold, in KiB: those that the store is asked for, and those that wait.
+pub(crate) const ANSWERS_KIB_MAX: usize = 32 * 1024;
+/// Refusals that may wait. A node that lets so much lie while it asks on is cut off; it asks again then.
+const REFUSALS_MAX: usize = 4_096;
+/// One message of the stream: as many items, or this many bytes once there is one.
+const MESSAGE_ITEMS_MAX: usize = 256;
 const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 
 /// What tonic sends to the node.
@@ -33,15 +43,53 @@ pub(crate) type DeliverDownStream = Outgoing<GatherDeliveries>;
 
 /// The way to one node on its deliver stream.
 pub(crate) struct DeliverStream {
-    down: mpsc::Sender<Delivery>,
-    bytes_waiting: Arc<AtomicUsize>,
+    down: mpsc::Sender<Item>,
+    waiting: Arc<Waiting>,
     stop: CancellationToken,
     pending: Mutex<Pending>,
+    /// Places for questions, for the bytes of their answers, and for refusals.
+    pub(crate) asks: Arc<Semaphore>,
+    pub(crate) answer_kib: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
+}
+
+/// What waits for the node. An answer holds its places until it leaves.
+pub(crate) enum Item {
+    Delivery(Delivery),
+    Answer(Answer, Vec<OwnedSemaphorePermit>),
+}
+
+/// Deliveries that wait, and their bytes.
+#[derive(Default)]
+struct Waiting {
+    deliveries: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Waiting {
+    /// Adds deliveries, unless that is too much. One larger batch is taken when nothing waits.
+    fn add(&self, count: usize, bytes: usize) -> bool {
+        let deliveries = self.deliveries.fetch_add(count, Ordering::Relaxed);
+        let waiting = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let fits = deliveries + count <= DELIVERIES_WAITING_MAX
+            && (waiting == 0 || waiting + bytes <= BYTES_WAITING_MAX);
+        if !fits {
+            self.remove(count, bytes);
+        }
+        fits
+    }
+
+    fn remove(&self, count: usize, bytes: usize) {
+        self.deliveries.fetch_sub(count, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
 }
 
 #[derive(Default)]
 struct Pending {
     next: u64,
+    /// Number of the last wake-up.
+    wake: u64,
     closed: bool,
     waiters: HashMap<u64, Waiter, RandomState>,
 }
@@ -62,10 +110,19 @@ pub(crate) struct Sent {
 }
 
 impl DeliverStream {
-    fn new(stop: CancellationToken) -> (Arc<Self>, mpsc::Receiver<Delivery>) {
-        let (down, queue) = mpsc::channel(DELIVERIES_WAITING_MAX);
-        let bytes_waiting = Arc::default();
-        (Arc::new(Self { down, bytes_waiting, stop, pending: Mutex::default() }), queue)
+    fn new(stop: CancellationToken) -> (Arc<Self>, mpsc::Receiver<Item>) {
+        let (down, queue) = mpsc::channel(DELIVERIES_WAITING_MAX + ASKS_MAX + REFUSALS_MAX);
+        let places = |max| Arc::new(Semaphore::new(max));
+        let stream = Self {
+            down,
+            waiting: Arc::default(),
+            stop,
+            pending: Mutex::default(),
+            asks: places(ASKS_MAX),
+            answer_kib: places(ANSWERS_KIB_MAX),
+            refusals: places(REFUSALS_MAX),
+        };
+        (Arc::new(stream), queue)
     }
 
     /// Ends the stream. What was sent and not reported is unknown now.
@@ -87,19 +144,18 @@ impl DeliverStream {
     ) -> Result<Sent, NotSent> {
         let bytes: usize = deliveries.iter().map(|(delivery, _)| weight(delivery)).sum();
         let count = deliveries.len();
-        let permits = self.down.try_reserve_many(count).map_err(|refused| match refused {
-            mpsc::error::TrySendError::Full(()) => NotSent::Full,
-            mpsc::error::TrySendError::Closed(()) => NotSent::Gone,
-        })?;
-        let waiting = self.bytes_waiting.fetch_add(bytes, Ordering::Relaxed);
+        if !self.waiting.add(count, bytes) {
+            return Err(NotSent::Full);
+        }
         let refuse = |why| {
-            self.bytes_waiting.fetch_sub(bytes, Ordering::Relaxed);
+            self.waiting.remove(count, bytes);
             Err(why)
         };
-        // One larger batch is taken when nothing waits.
-        if waiting > 0 && waiting + bytes > BYTES_WAITING_MAX {
-            return refuse(NotSent::Full);
-        }
+        let permits = match self.down.try_reserve_many(count) {
+            Ok(permits) => permits,
+            Err(mpsc::error::TrySendError::Full(())) => return refuse(NotSent::Full),
+            Err(mpsc::error::TrySendError::Closed(())) => return refuse(NotSent::Gone),
+        };
         let mut pending = self.pending.lock();
         if pending.closed {
             drop(pending);
@@ -118,10 +174,67 @@ impl DeliverStream {
         {
             delivery.id = id;
             pending.waiters.insert(id, waiter);
-            permit.send(delivery);
+            permit.send(Item::Delivery(delivery));
         }
         drop(pending);
         Ok(Sent { stream: self.clone(), ids: first..first + count as u64 })
+    }
+
+    /// Queues the wake-up of a stored push. `waiter`: who is told when the device has acknowledged it; with
+    /// too many who wait it is sent all the same, and nobody is told. Never waits.
+    pub(crate) fn wake(
+        self: &Arc<Self>,
+        mut delivery: Delivery,
+        waiter: Option<Waiter>,
+    ) -> Result<Option<Sent>, NotSent> {
+        let bytes = weight(&delivery);
+        let mut pending = self.pending.lock();
+        if pending.closed {
+            return Err(NotSent::Gone);
+        }
+        // Used up also when it does not leave.
+        pending.wake += 1;
+        delivery.wake = pending.wake;
+        if !self.waiting.add(1, bytes) {
+            return Err(NotSent::Full);
+        }
+        let permit = match self.down.try_reserve() {
+            Ok(permit) => permit,
+            Err(refused) => {
+                self.waiting.remove(1, bytes);
+                return Err(match refused {
+                    mpsc::error::TrySendError::Full(()) => NotSent::Full,
+                    mpsc::error::TrySendError::Closed(()) => NotSent::Gone,
+                });
+            }
+        };
+        delivery.id = pending.next;
+        pending.next += 1;
+        let id = delivery.id;
+        let waiter = waiter.filter(|_| pending.waiters.len() < PENDING_MAX);
+        delivery.wants_ack = waiter.is_some();
+        let sent = waiter.map(|waiter| {
+            pending.waiters.insert(id, waiter);
+            Sent { stream: self.clone(), ids: id..id + 1 }
+        });
+        permit.send(Item::Delivery(delivery));
+        Ok(sent)
+    }
+
+    /// Queues an answer, with the places that it holds until it leaves. Never waits: whoever has a place
+    /// has room.
+    pub(crate) fn answer(&self, answer: Answer, places: Vec<OwnedSemaphorePermit>) {
+        if self.down.try_send(Item::Answer(answer, places)).is_err() {
+            self.cut();
+        }
+    }
+
+    /// Queues the answer to a question that nobody will look at. A node that does not read is cut off.
+    pub(crate) fn refuse(&self, answer: Answer) {
+        match self.refusals.clone().try_acquire_owned() {
+            Ok(place) => self.answer(answer, vec![place]),
+            Err(_) => self.cut(),
+        }
     }
 
     /// Deliveries sent and not yet reported.
@@ -181,27 +294,47 @@ fn weight(delivery: &Delivery) -> usize {
         + delivery.targets.iter().map(|target| 32 + target.device.len()).sum::<usize>()
 }
 
-/// Joins deliveries into one message, up to its limits.
+/// Joins what waits into one message, up to its limits.
 pub(crate) struct GatherDeliveries {
-    bytes_waiting: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
 }
 
 impl Gather for GatherDeliveries {
-    type Item = Delivery;
+    type Item = Item;
     type Message = DeliverDown;
 
-    fn gather(&mut self, waiting: &mut VecDeque<Delivery>) -> DeliverDown {
-        let (mut count, mut bytes) = (0, 0);
-        for delivery in waiting.iter().take(MESSAGE_DELIVERIES_MAX) {
-            let more = weight(delivery);
-            if count > 0 && bytes + more > MESSAGE_BYTES_MAX {
+    fn gather(&mut self, waiting: &mut VecDeque<Item>) -> DeliverDown {
+        let mut message = DeliverDown::default();
+        let (mut bytes, mut delivered) = (0, 0);
+        for _ in 0..MESSAGE_ITEMS_MAX {
+            let Some(first) = waiting.front() else { break };
+            let more = match first {
+                Item::Delivery(delivery) => weight(delivery),
+                Item::Answer(answer, _) => answer_weight(answer),
+            };
+            if bytes > 0 && bytes + more > MESSAGE_BYTES_MAX {
                 break;
             }
-            (count, bytes) = (count + 1, bytes + more);
+            bytes += more;
+            match waiting.pop_front() {
+                Some(Item::Delivery(delivery)) => {
+                    delivered += more;
+                    message.deliveries.push(delivery);
+                }
+                Some(Item::Answer(answer, _places)) => message.answers.push(answer),
+                None => {}
+            }
         }
-        self.bytes_waiting.fetch_sub(bytes, Ordering::Relaxed);
-        DeliverDown { deliveries: waiting.drain(..count).collect(), answers: Vec::new() }
+        self.waiting.remove(message.deliveries.len(), delivered);
+        message
     }
+}
+
+/// About what an answer takes on the wire.
+fn answer_weight(answer: &Answer) -> usize {
+    let inboxes: usize = answer.swept.iter().map(|swept| 8 + 48 * swept.inboxes.len()).sum();
+    let entries: usize = answer.entries.iter().map(|entry| 64 + entry.frame.len()).sum();
+    64 + inboxes + entries
 }
 
 /// Takes a deliver stream into service: what the node reports is read by a task of its own.
@@ -213,14 +346,14 @@ pub(crate) fn open(
 ) -> DeliverDownStream {
     let (stream, queue) = DeliverStream::new(core.tasks.stop_signal().child_token());
     life.attach_deliver(stream.clone());
-    let bytes_waiting = stream.bytes_waiting.clone();
+    let waiting = stream.waiting.clone();
     info!(node = %life.node, boot = %life.boot, "deliver stream opened");
     let reader = {
         let core = core.clone();
         async move {
             let stop = stream.stop.clone();
             tokio::select! {
-                () = read(&core, &stream, first, &mut inbound) => {}
+                () = read(&core, &life, &stream, first, &mut inbound) => {}
                 () = stop.cancelled() => {}
             }
             life.detach_deliver(&stream);
@@ -229,12 +362,13 @@ pub(crate) fn open(
         }
     };
     core.tasks.spawn("node deliver stream", reader);
-    Outgoing::new(None, queue, GatherDeliveries { bytes_waiting })
+    Outgoing::new(None, queue, GatherDeliveries { waiting })
 }
 
 async fn read(
-    core: &Core,
-    stream: &DeliverStream,
+    core: &Arc<Core>,
+    life: &Arc<Life>,
+    stream: &Arc<DeliverStream>,
     first: DeliverUp,
     inbound: &mut Streaming<DeliverUp>,
 ) {
@@ -242,6 +376,9 @@ async fn read(
     loop {
         let unknown = stream.reported(message.reports);
         core.metrics.reports_stale.inc_by(unknown as u64);
+        for ask in message.asks {
+            asks::take(core, life, stream, ask);
+        }
         message = match inbound.message().await {
             Ok(Some(message)) => message,
             Ok(None) => return,
@@ -264,7 +401,7 @@ mod tests {
         vec![(delivery, Waiter::Target { call: call.clone(), at: 0 })]
     }
 
-    fn stream() -> (Arc<DeliverStream>, mpsc::Receiver<Delivery>) {
+    fn stream() -> (Arc<DeliverStream>, mpsc::Receiver<Item>) {
         DeliverStream::new(CancellationToken::new())
     }
 
@@ -280,10 +417,10 @@ mod tests {
         while let Ok(delivery) = queue.try_recv() {
             waiting.push_back(delivery);
         }
-        let mut gather = GatherDeliveries { bytes_waiting: stream.bytes_waiting.clone() };
+        let mut gather = GatherDeliveries { waiting: stream.waiting.clone() };
         assert_eq!(gather.gather(&mut waiting).deliveries.len(), 1, "large ones leave alone");
         gather.gather(&mut waiting);
-        assert_eq!(stream.bytes_waiting.load(Ordering::Relaxed), 0);
+        assert_eq!(stream.waiting.bytes.load(Ordering::Relaxed), 0);
         assert!(stream.send(one(&call, 2 * BYTES_WAITING_MAX)).is_ok(), "one larger when empty");
         let many = (0..DELIVERIES_WAITING_MAX).flat_map(|_| one(&call, 0)).collect();
         assert_eq!(stream.send(many).err(), Some(NotSent::Full));

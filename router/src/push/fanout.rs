@@ -8,11 +8,12 @@ use crate::metrics::Fanout;
 use crate::node::deliver::{NotSent, Sent};
 use crate::nodes::Life;
 use crate::push::groups::owned;
-use crate::push::message;
+use crate::push::{history, message};
 use crate::refusal::Refusal;
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 use hawser_proto::code::ErrorCode;
+use hawser_proto::id::BusinessNo;
 use hawser_proto::rpc::node::{Broadcast, Delivery};
 use hawser_proto::rpc::push::{
     BroadcastProgress, BroadcastRequest, MulticastRequest, MulticastResponse, NodeResult,
@@ -28,20 +29,38 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Pushes to the members of a group of this business.
 pub(crate) async fn multicast(
-    core: &Core,
+    core: &Arc<Core>,
     by: &Credential,
     request: MulticastRequest,
 ) -> Result<MulticastResponse, Refusal> {
-    let (_, group) = owned(core, by, &request.group)?;
+    let (key, group) = owned(core, by, &request.group)?;
+    if let Some(caps) = group.history {
+        return history::multicast(core, by, (key, group, caps), request).await;
+    }
+    if request.durability != 0 {
+        return Err(Refusal::invalid("durability: only for groups that keep a history"));
+    }
     let push_id = message::push_id(request.push_id)?;
     let frame = message::group_frame(request.message, push_id.clone(), request.group.clone(), by)?;
     let steady_ms = core.clock.steady_ms();
     group.pushed(steady_ms);
     let lives = group.nodes(&core.nodes, steady_ms);
-    let (tally, sent) = send(core, by, &frame, &lives, false, |_, delivery| Delivery {
+    let of = (by.app.as_str(), by.number);
+    let (tally, sent) = send(core, of, &frame, &lives, false, |_, delivery| Delivery {
         group: request.group.clone(),
         ..delivery
     });
+    let response = MulticastResponse { push_id, ..MulticastResponse::default() };
+    Ok(counted(core, &tally, sent, response).await)
+}
+
+/// Waits for the nodes, and puts what they counted into the answer.
+pub(crate) async fn counted(
+    core: &Core,
+    tally: &Tally,
+    sent: Vec<Sent>,
+    response: MulticastResponse,
+) -> MulticastResponse {
     if tokio::time::timeout(core.call_timeout, tally.complete()).await.is_err() {
         tally.give_up(Instant::now());
     }
@@ -49,15 +68,14 @@ pub(crate) async fn multicast(
     let nodes = tally.results();
     count(&core.metrics.multicast, &nodes);
     let sum = |of: fn(&NodeResult) -> u64| nodes.iter().map(of).sum();
-    Ok(MulticastResponse {
-        push_id,
+    MulticastResponse {
         members: sum(|node| node.members),
         written: sum(|node| node.written),
         queued: sum(|node| node.queued),
         dropped: sum(|node| node.dropped),
         nodes,
-        stored: None,
-    })
+        ..response
+    }
 }
 
 /// Starts a broadcast; the stream tells of its progress. Dropped: the nodes go on, nobody listens.
@@ -81,7 +99,8 @@ pub(crate) fn broadcast(
     lives.sort_by(|(_, a), (_, b)| a.node.cmp(&b.node));
     let total: u64 = lives.iter().map(|(routes, _)| routes).sum();
     let (routes, lives): (Vec<u64>, Vec<Arc<Life>>) = lives.into_iter().unzip();
-    let (tally, sent) = send(core, by, &frame, &lives, true, |at, delivery| {
+    let of = (by.app.as_str(), by.number);
+    let (tally, sent) = send(core, of, &frame, &lives, true, |at, delivery| {
         let targets_per_second = share(pace, routes[at], total);
         let broadcast = Some(Broadcast { targets_per_second, newest_epoch });
         Delivery { broadcast, ..delivery }
@@ -141,9 +160,9 @@ impl Running {
 }
 
 /// One delivery to each node; `complete` fills in whom on the node it is for.
-fn send(
+pub(crate) fn send(
     core: &Core,
-    by: &Credential,
+    (app, business): (&str, BusinessNo),
     frame: &Bytes,
     lives: &[Arc<Life>],
     progress: bool,
@@ -155,19 +174,24 @@ fn send(
     for (at, life) in lives.iter().enumerate() {
         let delivery = Delivery {
             boot: life.boot.0,
-            app: by.app.to_string(),
-            business: by.number.0,
+            app: app.to_owned(),
+            business: business.0,
             frame: frame.clone(),
             ..Default::default()
         };
         let waiter = Waiter::Node { tally: tally.clone(), at, progress };
         let delivery = complete(at, delivery);
+        let is_kept = delivery.place.is_some();
         let done =
             life.deliver().map_or(Err(NotSent::Gone), |to| to.send(vec![(delivery, waiter)]));
         match done {
             Ok(one) => sent.push(one),
             Err(why) => {
                 core.metrics.queue_full.inc_by(u64::from(why == NotSent::Full));
+                // The next one would tell by its `prev`; there may be no next one.
+                if is_kept && why == NotSent::Full {
+                    life.want_sweep(core.clock.steady_ms());
+                }
                 tally.lost(at);
             }
         }

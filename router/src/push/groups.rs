@@ -6,18 +6,20 @@ use crate::groups::{Changed, Group, Wanted};
 use crate::key::Key;
 use crate::node::control::deadline;
 use crate::nodes::Life;
+use crate::push::history::{self, TAIL_ONLY};
 use crate::push::presence::locate;
+use crate::reach::Call;
 use crate::refusal::Refusal;
 use crate::table::LifeNo;
 use futures_util::future::join_all;
 use hawser_proto::code::ErrorCode;
 use hawser_proto::frame::cut;
-use hawser_proto::id::DeviceId;
+use hawser_proto::id::{DeviceId, Position};
 use hawser_proto::limits::TARGETS_PER_CALL_MAX;
 use hawser_proto::rpc::node::{CountGroup, Membership, Target, down, membership::Change, up};
 use hawser_proto::rpc::push::{
-    GroupInfo, GroupNode, ListGroupsRequest, ListGroupsResponse, MembershipRequest,
-    MembershipResponse, MembershipResult,
+    CreateGroupRequest, GroupInfo, GroupNode, ListGroupsRequest, ListGroupsResponse,
+    MembershipRequest, MembershipResponse, MembershipResult,
 };
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -52,9 +54,11 @@ pub(crate) fn owned(
 pub(crate) async fn create(
     core: &Core,
     by: &Credential,
-    group: &str,
+    request: CreateGroupRequest,
 ) -> Result<GroupInfo, Refusal> {
+    let group = request.group.as_str();
     let key = Key::group(&by.app, group).map_err(|why| Refusal::id("group", why))?;
+    let history = history::caps(request.history)?;
     // The group of a business that was deleted may not have been removed yet.
     let gone = core
         .groups
@@ -62,8 +66,8 @@ pub(crate) async fn create(
         .map(|existing| existing.owner)
         .filter(|&owner| core.known.load().is_gone(&by.app, owner));
     let now_ms = core.clock.now_ms();
-    let wanted = Wanted::Create { key, owner: by.number, now_ms, gone };
-    match core.writer.change(wanted).await? {
+    let wanted = Wanted::Create { key, owner: by.number, history, now_ms, gone };
+    match core.group_writer.change(wanted).await? {
         Changed::Created(made) => Ok(info(core, by, group, &made, Vec::new())),
         Changed::Deleted => Err(Refusal::new(ErrorCode::Internal, "a group was to be created")),
     }
@@ -72,7 +76,7 @@ pub(crate) async fn create(
 /// Ends a group of the caller's business; its members are told.
 pub(crate) async fn delete(core: &Core, by: &Credential, group: &str) -> Result<(), Refusal> {
     let key = Key::group(&by.app, group).map_err(|why| Refusal::id("group", why))?;
-    core.writer.change(Wanted::Delete { key, owner: by.number }).await?;
+    core.group_writer.change(Wanted::Delete { key, owner: by.number }).await?;
     Ok(())
 }
 
@@ -82,13 +86,22 @@ pub(crate) async fn describe(
     by: &Credential,
     group: &str,
 ) -> Result<GroupInfo, Refusal> {
-    let (_, found) = owned(core, by, group)?;
+    let (key, found) = owned(core, by, group)?;
     let counting = Counting::until(deadline(core.call_timeout));
     let nodes = counting.members(core, by, group, &found).await;
-    Ok(info(core, by, group, &found, nodes))
+    let mut told = info(core, by, group, &found, nodes);
+    if found.history.is_some() {
+        let now_ms = core.clock.now_ms();
+        let asked = core.store.history(&key, Position::START, TAIL_ONLY, now_ms);
+        let ends = core.reach.ask(Call::History, asked).await?;
+        (told.tail_term, told.tail_seq) = (ends.tail.term, ends.tail.seq);
+        (told.floor_term, told.floor_seq) = (ends.floor.term, ends.floor.seq);
+    }
+    Ok(told)
 }
 
-/// Groups of the caller's business, in order, a page at a time.
+/// Groups of the caller's business, in order, a page at a time. Where the histories of those that keep one
+/// stand is left to [`describe`].
 pub(crate) async fn list(
     core: &Core,
     by: &Credential,
@@ -98,14 +111,9 @@ pub(crate) async fn list(
         0 => PAGE_DEFAULT,
         size => size.min(PAGE_MAX),
     };
-    let (store, app, owner) = (core.store.clone(), by.app.clone(), by.number.0);
-    let after = request.page_token;
-    let read = move || store.groups_of(app.as_str(), owner, &after, page);
-    let broken = |_| Refusal::new(ErrorCode::Unavailable, "the store cannot be asked");
-    let ids = tokio::task::spawn_blocking(read)
-        .await
-        .map_err(|_| Refusal::new(ErrorCode::Internal, "the list was not read"))?;
-    let ids = ids.map_err(broken)?;
+    let (app, owner) = (by.app.as_str(), by.number.0);
+    let asked = core.store.groups_of(app, owner, &request.page_token, page);
+    let ids = core.reach.ask(Call::ListGroups, asked).await?;
     let next_page_token = match ids.last() {
         Some(last) if ids.len() == page => last.clone(),
         _ => String::new(),
@@ -129,6 +137,7 @@ fn info(core: &Core, by: &Credential, id: &str, group: &Group, nodes: Vec<GroupN
         members: nodes.iter().map(|node| node.members).sum(),
         nodes,
         pushes_per_second: group.pushes_per_second(core.clock.steady_ms()),
+        history: group.history.map(history::told),
         ..GroupInfo::default()
     }
 }

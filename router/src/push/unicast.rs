@@ -11,6 +11,7 @@ use crate::node::deliver::{NotSent, Sent};
 use crate::nodes::Life;
 use crate::push::message;
 use crate::refusal::Refusal;
+use crate::sessions;
 use crate::table::{Owner, Route};
 use bytes::Bytes;
 use foldhash::fast::RandomState;
@@ -18,7 +19,8 @@ use hawser_proto::id::{AppId, DeviceId, IdError};
 use hawser_proto::limits::TARGETS_PER_CALL_MAX;
 use hawser_proto::rpc::node::{Delivery, Target};
 use hawser_proto::rpc::push::{
-    BatchUnicastRequest, BatchUnicastResponse, Outcome, OutcomeCount, UnicastRequest,
+    self as push, BatchUnicastRequest, BatchUnicastResponse, Message, Outcome, OutcomeCount,
+    UnicastRequest,
 };
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -81,34 +83,66 @@ pub(crate) fn submit(
     by: &Credential,
     request: BatchUnicastRequest,
 ) -> Result<Submitted, Refusal> {
-    let targets = request.devices.len() + request.targets.len();
-    if targets > TARGETS_PER_CALL_MAX {
-        return Err(Refusal::too_large("more than 1,000 targets in one call"));
-    }
-    message::check_class(request.class)?;
-    let push_id = message::push_id(request.push_id)?;
-    let (devices, frames) = if request.targets.is_empty() {
-        check_ids("devices", request.devices.iter().map(String::as_str))?;
-        let frame = message::push_frame(request.message, push_id.clone(), by)?;
-        (request.devices, Frames::One(frame))
-    } else if request.message.is_some() || !request.devices.is_empty() {
-        return Err(Refusal::invalid("either message and devices, or targets"));
-    } else {
-        check_ids("targets", request.targets.iter().map(|target| target.device.as_str()))?;
-        let mut devices = Vec::with_capacity(targets);
-        let mut frames = Vec::with_capacity(targets);
-        for target in request.targets {
-            let id = match target.push_id {
-                id if id.is_empty() => push_id.clone(),
-                id => message::push_id(id)?,
-            };
-            frames.push(message::push_frame(target.message, id, by)?);
-            devices.push(target.device);
+    let (tag, push_id) = (request.tag, message::push_id(request.push_id.clone())?);
+    let (devices, frames) = match Targets::of(request)? {
+        Targets::One { message, devices } => {
+            (devices, Frames::One(message::push_frame(message, push_id.clone(), by)?))
         }
-        (devices, Frames::Each(frames))
+        Targets::Each(targets) => {
+            let mut devices = Vec::with_capacity(targets.len());
+            let mut frames = Vec::with_capacity(targets.len());
+            for target in targets {
+                let id = match target.push_id {
+                    id if id.is_empty() => push_id.clone(),
+                    id => message::push_id(id)?,
+                };
+                frames.push(message::push_frame(target.message, id, by)?);
+                devices.push(target.device);
+            }
+            (devices, Frames::Each(frames))
+        }
     };
-    let tag = request.tag;
     Ok(Submitted { tag, push_id, ..send(core, by, devices, &frames) })
+}
+
+/// Whom a batch is for, checked in number and form.
+pub(crate) enum Targets {
+    /// One message for all of these.
+    One { message: Option<Message>, devices: Vec<String> },
+    /// A message each.
+    Each(Vec<push::Target>),
+}
+
+impl Targets {
+    pub(crate) fn of(request: BatchUnicastRequest) -> Result<Self, Refusal> {
+        if request.devices.len() + request.targets.len() > TARGETS_PER_CALL_MAX {
+            return Err(Refusal::too_large("more than 1,000 targets in one call"));
+        }
+        if request.targets.is_empty() {
+            check_ids("devices", request.devices.iter().map(String::as_str))?;
+            Ok(Self::One { message: request.message, devices: request.devices })
+        } else if request.message.is_some() || !request.devices.is_empty() {
+            Err(Refusal::invalid("either message and devices, or targets"))
+        } else {
+            check_ids("targets", request.targets.iter().map(|target| target.device.as_str()))?;
+            Ok(Self::Each(request.targets))
+        }
+    }
+}
+
+/// Counts outcomes, for the answer and for the metrics.
+pub(crate) fn totals(outcomes: &[i32], count: impl Fn(Outcome, u64)) -> Vec<OutcomeCount> {
+    let mut counts = [0u64; OUTCOMES];
+    for &outcome in outcomes {
+        counts[outcome as usize % OUTCOMES] += 1;
+    }
+    let mut totals = Vec::with_capacity(2);
+    for (number, &targets) in counts.iter().enumerate().filter(|(_, targets)| **targets > 0) {
+        let outcome = Outcome::try_from(number as i32).unwrap_or(Outcome::Unknown);
+        count(outcome, targets);
+        totals.push(OutcomeCount { outcome: outcome.into(), count: targets });
+    }
+    totals
 }
 
 fn check_ids<'a>(field: &str, ids: impl Iterator<Item = &'a str>) -> Result<(), Refusal> {
@@ -210,25 +244,25 @@ fn send(core: &Core, by: &Credential, devices: Vec<String>, frames: &Frames) -> 
 impl Pushed {
     /// Its node has no such session: word of its end was lost. The route goes, if it still says what it
     /// said then, and if the login is not so new that its answer may be on the way to the node.
-    fn heal(&self, core: &Core, app: &AppId) {
+    fn heal(&self, core: &Arc<Core>, app: &AppId) {
         let now_ms = core.clock.now_ms();
         let settled_ms = now_ms.saturating_sub(core.node_lease.as_millis() as u64);
-        let is_settled = |_, route: &Route| route.at_ms <= settled_ms;
-        if core.table.look(&self.key, is_settled) != Some(true)
-            || !core.table.release(&self.key, self.owner.life, self.owner.at, self.epoch, now_ms)
-        {
+        let settled = |_, route: &Route| (route.at_ms <= settled_ms).then(|| route.serves.clone());
+        let Some(serves) = core.table.look(&self.key, settled).flatten() else { return };
+        if !core.table.release(&self.key, self.owner.life, self.owner.at, self.epoch) {
             return;
         }
         core.metrics.routes_healed.inc();
         if let Some(life) = core.nodes.view(core.clock.steady_ms()).life(self.owner.life) {
             life.count(app, false);
+            sessions::lost(core, self.key, life, (self.owner.at, self.epoch), &serves);
         }
     }
 }
 
 impl Submitted {
     /// Waits for the reports, at most until the deadline; what is missing then is `unknown`.
-    pub(crate) async fn wait(mut self, core: &Core) -> BatchUnicastResponse {
+    pub(crate) async fn wait(mut self, core: &Arc<Core>) -> BatchUnicastResponse {
         let (mut outcomes, complete) = self.outcomes.wait(self.deadline).await;
         if complete {
             self.sent.drain(..).for_each(Sent::settled);
@@ -241,16 +275,9 @@ impl Submitted {
         for &(again, first) in &self.repeated {
             outcomes[again as usize] = outcomes[first as usize];
         }
-        let mut counts = [0u64; OUTCOMES];
-        for &outcome in &outcomes {
-            counts[outcome as usize % OUTCOMES] += 1;
-        }
-        let mut totals = Vec::with_capacity(2);
-        for (number, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
-            let outcome = Outcome::try_from(number as i32).unwrap_or(Outcome::Unknown);
-            core.metrics.count_outcomes(outcome, count);
-            totals.push(OutcomeCount { outcome: outcome.into(), count });
-        }
+        let totals = totals(&outcomes, |outcome, count| {
+            core.metrics.volatile_outcomes.count(outcome, count);
+        });
         let (tag, push_id) = (self.tag, self.push_id);
         BatchUnicastResponse { tag, outcomes, totals, push_id, ..Default::default() }
     }

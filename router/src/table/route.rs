@@ -1,30 +1,29 @@
 //! One device's entry in the table: kept small, because there are a million of them.
 
-use super::LifeNo;
-use crate::legacy_store::Memory;
+use super::{LifeNo, Session};
 use hawser_proto::id::{BusinessNo, SlotRef};
 
 /// The connection that a route leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Owner {
+pub struct Owner {
     /// The node and boot, by their number here.
-    pub(crate) life: LifeNo,
+    pub life: LifeNo,
     /// Which control stream of that life vouched for the connection last.
-    pub(crate) stamp: u16,
+    pub stamp: u16,
     /// Where on the node.
-    pub(crate) at: SlotRef,
+    pub at: SlotRef,
 }
 
 impl Owner {
     /// Whether both name one connection, whichever stream told of it.
-    pub(crate) fn is_same_connection(&self, other: &Self) -> bool {
+    pub fn is_same_connection(&self, other: &Self) -> bool {
         self.life == other.life && self.at == other.at
     }
 }
 
 /// The numbers of the businesses a session serves. The first 64 of an app take no allocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Serves {
+pub struct Serves {
     low: u64,
     #[allow(
         clippy::redundant_allocation,
@@ -35,7 +34,7 @@ pub(crate) struct Serves {
 
 impl Serves {
     /// The numbers as they came; 0 is none and left out.
-    pub(crate) fn new(numbers: &[u32]) -> Self {
+    pub fn new(numbers: &[u32]) -> Self {
         let is_low = |number: u32| (1..=64).contains(&number);
         let low = numbers.iter().filter(|&&n| is_low(n)).fold(0, |bits, n| bits | 1 << (n - 1));
         let high: Box<[u32]> = numbers.iter().copied().filter(|&n| n > 64).collect();
@@ -43,7 +42,7 @@ impl Serves {
     }
 
     /// Whether the business is among them.
-    pub(crate) fn contains(&self, BusinessNo(number): BusinessNo) -> bool {
+    pub fn contains(&self, BusinessNo(number): BusinessNo) -> bool {
         match number {
             0 => false,
             1..=64 => self.low >> (number - 1) & 1 == 1,
@@ -52,74 +51,40 @@ impl Serves {
     }
 
     /// All numbers.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = BusinessNo> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = BusinessNo> + '_ {
         let low = (1..=64).filter(|n| self.low >> (n - 1) & 1 == 1);
         let high = self.high.iter().flat_map(|high| high.iter().copied());
         low.chain(high).map(BusinessNo)
     }
 }
 
-/// What the table holds for a device: its session, or after that what is remembered of it.
+/// What the table holds for a device: where its session is.
 #[derive(Debug)]
-pub(crate) struct Route {
-    /// Epoch of the session, or of the last one.
-    pub(crate) epoch: u64,
-    /// Since when it is bound, or when it was released; milliseconds since 1970.
-    pub(crate) at_ms: u64,
+pub struct Route {
+    /// Epoch of the session.
+    pub epoch: u64,
+    /// Since when it is bound, milliseconds since 1970.
+    pub at_ms: u64,
     /// Businesses of the session.
-    pub(crate) serves: Serves,
-    pub(super) instance: [u8; 16],
-    pub(super) attempt: u64,
-    pub(super) life: LifeNo,
-    pub(super) slot: u32,
-    pub(super) generation: u32,
-    /// Round of the shard's writes that took its last change.
-    pub(super) round: u32,
-    pub(super) stamp: u16,
-    pub(super) bound: bool,
+    pub serves: Serves,
+    life: LifeNo,
+    slot: u32,
+    generation: u32,
+    stamp: u16,
 }
 
 impl Route {
-    /// What the store remembered: no session.
-    pub(super) fn remembered(memory: Memory, round: u32) -> Self {
-        Self {
-            epoch: memory.epoch,
-            at_ms: memory.at_ms,
-            serves: Serves::default(),
-            instance: memory.instance,
-            attempt: memory.attempt,
-            life: LifeNo(0),
-            slot: 0,
-            generation: 0,
-            round,
-            stamp: 0,
-            bound: false,
-        }
+    pub(super) fn new(session: Session) -> Self {
+        let Session { owner, epoch, serves, since_ms } = session;
+        let SlotRef { slot, generation } = owner.at;
+        let (life, stamp) = (owner.life, owner.stamp);
+        Self { epoch, at_ms: since_ms, serves, life, slot, generation, stamp }
     }
 
-    /// The connection it leads to, if it leads anywhere.
-    pub(crate) fn owner(&self) -> Option<Owner> {
+    /// The connection it leads to.
+    pub fn owner(&self) -> Owner {
         let at = SlotRef { slot: self.slot, generation: self.generation };
-        self.bound.then_some(Owner { life: self.life, stamp: self.stamp, at })
-    }
-
-    pub(super) fn bind(&mut self, owner: Owner) {
-        self.life = owner.life;
-        self.stamp = owner.stamp;
-        self.slot = owner.at.slot;
-        self.generation = owner.at.generation;
-        self.bound = true;
-    }
-
-    pub(super) fn unbind(&mut self, now_ms: u64) {
-        self.bound = false;
-        self.serves = Serves::default();
-        self.at_ms = now_ms;
-    }
-
-    pub(super) fn memory(&self, now_ms: u64) -> Memory {
-        let (instance, attempt) = (self.instance, self.attempt);
-        Memory { epoch: self.epoch, instance, attempt, at_ms: now_ms }
+        Owner { life: self.life, stamp: self.stamp, at }
     }
 }
 
@@ -128,8 +93,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_is_eighty_bytes() {
-        assert_eq!(size_of::<Route>(), 80);
+    fn an_entry_is_forty_eight_bytes() {
+        assert_eq!(size_of::<Route>(), 48);
     }
 
     #[test]

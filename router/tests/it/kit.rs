@@ -2,16 +2,21 @@
 
 pub mod control;
 pub mod node;
+pub mod store;
 
 use control::{FakeControl, KEY_BYTES};
 use hawser_chassis::secret::Secret;
 use hawser_proto::rpc::push::push_client::PushClient;
 use hawser_proto::rpc::push::{
-    BatchUnicastRequest, CreateGroupRequest, Message, MulticastRequest, UnicastRequest,
+    BatchUnicastRequest, Class, CreateGroupRequest, Message, MulticastRequest, StoreOptions,
+    UnicastRequest,
 };
-use hawser_router::{Config, Listeners, Running, start};
+use hawser_router::stores::{open_store, start_on};
+use hawser_router::{Config, Listeners, Running};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
+use store::Faulty;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tonic::Request;
@@ -30,6 +35,7 @@ pub struct House {
     pub control: FakeControl,
     pub router: Running,
     pub registry: prometheus::Registry,
+    pub store: Arc<Faulty>,
     folder: TempDir,
 }
 
@@ -44,8 +50,8 @@ impl House {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let control = FakeControl::start().await;
         let registry = prometheus::Registry::new();
-        let router = router(&control, folder.path(), &registry, configure).await;
-        Self { control, router, registry, folder }
+        let (router, store) = router(&control, folder.path(), &registry, configure).await;
+        Self { control, router, registry, store, folder }
     }
 
     /// Ends the router in good order and starts another on the same store.
@@ -53,8 +59,8 @@ impl House {
         let Self { control, router, folder, .. } = self;
         assert!(router.shutdown(PATIENCE).await, "everything ended in time");
         let registry = prometheus::Registry::new();
-        let router = self::router(&control, folder.path(), &registry, |_| {}).await;
-        Self { control, router, registry, folder }
+        let (router, store) = self::router(&control, folder.path(), &registry, |_| {}).await;
+        Self { control, router, registry, store, folder }
     }
 
     pub fn internal(&self) -> String {
@@ -72,7 +78,7 @@ async fn router(
     folder: &Path,
     registry: &prometheus::Registry,
     configure: impl FnOnce(&mut Config),
-) -> Running {
+) -> (Running, Arc<Faulty>) {
     let listen = || async { TcpListener::bind("127.0.0.1:0").await.expect("a free port") };
     let listeners = Listeners { push: listen().await, internal: listen().await };
     let secret = Secret::new(SECRET);
@@ -80,10 +86,14 @@ async fn router(
     config.node_lease = LEASE;
     config.call_timeout = CALL_TIMEOUT;
     config.broadcast_patience = Duration::from_millis(1_500);
+    // A sync of a busy disk may take its time.
+    config.store_call_timeout = Duration::from_secs(5);
     configure(&mut config);
-    let router = start(config, listeners, registry).await.expect("the router starts");
+    let store = Faulty::before(open_store(&config, registry).await.expect("the store opens"));
+    let started = start_on(config, listeners, registry, store.clone()).await;
+    let router = started.expect("the router starts");
     within(router.catalogue(1)).await;
-    router
+    (router, store)
 }
 
 /// Waits, but not for ever.
@@ -92,7 +102,7 @@ pub async fn within<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// Asks again until the answer is the one that must come.
-pub async fn eventually<T, F: Future<Output = Option<T>>>(mut ask: impl FnMut() -> F) -> T {
+pub async fn eventually<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let asking = async {
         loop {
             if let Some(answer) = ask().await {
@@ -124,6 +134,16 @@ pub fn say(text: &str) -> Option<Message> {
 
 pub fn to_one(device: &str) -> UnicastRequest {
     UnicastRequest { device: device.to_owned(), message: say("hello"), ..Default::default() }
+}
+
+/// The same, stored, with an id of its own.
+pub fn stored(device: &str, push_id: &str) -> UnicastRequest {
+    UnicastRequest { class: Class::Stored.into(), push_id: store::id(push_id), ..to_one(device) }
+}
+
+/// The same, with options.
+pub fn stored_as(device: &str, push_id: &str, options: StoreOptions) -> UnicastRequest {
+    UnicastRequest { store: Some(options), ..stored(device, push_id) }
 }
 
 pub fn to_many(devices: &[&str]) -> BatchUnicastRequest {

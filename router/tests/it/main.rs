@@ -7,6 +7,8 @@
 
 mod broadcasts;
 mod groups;
+mod histories;
+mod inboxes;
 mod kit;
 mod leases;
 mod operations;
@@ -15,4 +17,6 @@ mod pushes;
 mod refusals;
 mod restarts;
 mod sessions;
+mod store_down;
+mod stored;
 mod streams;

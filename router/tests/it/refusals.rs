@@ -9,8 +9,8 @@ use hawser_proto::rpc::node::node_client::NodeClient;
 use hawser_proto::rpc::node::{ControlUp, DeliverUp, Hello};
 use hawser_proto::rpc::push::{
     BatchUnicastRequest, BroadcastRequest, Class, CreateGroupRequest, DeleteGroupRequest,
-    DescribeDeviceRequest, DescribeGroupRequest, DisconnectRequest, ListGroupsRequest,
-    MembershipRequest, Message, PresenceRequest, Target,
+    DescribeDeviceRequest, DescribeGroupRequest, DisconnectRequest, InboxRequest,
+    ListGroupsRequest, MembershipRequest, Message, PresenceRequest, StoreOptions, Target,
 };
 use std::collections::HashMap;
 use tonic::{Code, Request, Status};
@@ -37,6 +37,7 @@ async fn every_call(
     let member = || MembershipRequest { group: group(), ..Default::default() };
     let broadcast = || BroadcastRequest { message: say("x"), ..Default::default() };
     let device = || "a".to_owned();
+    let inbox = || InboxRequest { device: device() };
     let end = || DisconnectRequest { device: device(), ..Default::default() };
     vec![
         ("push", refused(client.unicast(with(header, to_one("a"))).await)),
@@ -85,6 +86,8 @@ async fn every_call(
                     .await,
             ),
         ),
+        ("presence", refused(client.describe_inbox(with(header, inbox())).await)),
+        ("push", refused(client.purge_inbox(with(header, inbox())).await)),
         ("admin", refused(client.disconnect(with(header, end())).await)),
     ]
 }
@@ -152,7 +155,11 @@ async fn malformed_pushes_are_refused_before_anything_is_sent() {
         ("long id", "invalid_argument", to_many(&["a", &long])),
         ("no message", "invalid_argument", BatchUnicastRequest { message: None, ..base() }),
         ("unknown class", "invalid_argument", BatchUnicastRequest { class: 9, ..base() }),
-        ("stored", "unsupported", BatchUnicastRequest { class: Class::Stored.into(), ..base() }),
+        (
+            "options of a push that is not stored",
+            "invalid_argument",
+            BatchUnicastRequest { store: Some(StoreOptions::default()), ..base() },
+        ),
         ("large body", "too_large", BatchUnicastRequest { message: large.clone(), ..base() }),
         (
             "many entries",
@@ -201,8 +208,17 @@ async fn malformed_pushes_are_refused_before_anything_is_sent() {
         ),
     ];
     for (what, expected, request) in cases {
+        // What is wrong with a push is as wrong with one that is to be stored.
+        if request.class == 0 && request.store.is_none() {
+            let stored = BatchUnicastRequest { class: Class::Stored.into(), ..request.clone() };
+            let refused = client.batch_unicast(by("demo-chat", stored)).await;
+            assert_eq!(code(refused), expected, "{what}, stored");
+        }
         assert_eq!(code(client.batch_unicast(by("demo-chat", request)).await), expected, "{what}");
     }
+    let inbox = InboxRequest { device: "a".to_owned() };
+    let inbox = client.describe_inbox(by("demo-chat", inbox)).await.unwrap().into_inner();
+    assert_eq!((inbox.entries, inbox.tail_term), (0, 0), "nothing was stored");
     assert_eq!(code(client.unicast(by("demo-chat", to_one("\u{0}"))).await), "invalid_argument");
     assert_eq!(code(client.multicast(by("demo-chat", to_group(""))).await), "invalid_argument");
     let huge = Some(Message { body: vec![0; 5 << 20].into(), ..Default::default() });

@@ -4,7 +4,7 @@ use crate::kit::control::CHAT;
 use crate::kit::node::{FakeNode, STALE, WRITTEN};
 use crate::kit::{House, PATIENCE, by, code, say, to_many, within};
 use hawser_proto::code::ErrorCode;
-use hawser_proto::rpc::push::{BatchUnicastRequest, Class, Message, Outcome};
+use hawser_proto::rpc::push::{BatchUnicastRequest, Class, Message, Outcome, StoreOptions};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
@@ -47,10 +47,11 @@ async fn a_bad_message_is_answered_and_the_stream_goes_on() {
     let mut client = house.client().await;
     let big = Message { body: vec![0; 70_000].into(), ..Default::default() };
     let stored = Class::Stored.into();
+    let bad_options = Some(StoreOptions { wait_ack_ms: 15_001, ..StoreOptions::default() });
     let requests = vec![
         tagged(1, &["a"]),
         BatchUnicastRequest { message: Some(big), ..tagged(2, &["a"]) },
-        BatchUnicastRequest { class: stored, ..tagged(3, &["a"]) },
+        BatchUnicastRequest { class: stored, store: bad_options, ..tagged(3, &["a"]) },
         tagged(4, &["bad\nid"]),
         BatchUnicastRequest { message: None, ..tagged(5, &["a"]) },
         tagged(6, &["a"]),
@@ -60,12 +61,8 @@ async fn a_bad_message_is_answered_and_the_stream_goes_on() {
     let answers: Vec<_> =
         within(answers.map(|answer| answer.expect("the stream goes on")).collect()).await;
     let errors: Vec<_> = answers.iter().map(|answer| (answer.tag, answer.error)).collect();
-    let (large, unsupported, invalid) = (
-        ErrorCode::TooLarge.number(),
-        ErrorCode::Unsupported.number(),
-        ErrorCode::InvalidArgument.number(),
-    );
-    assert_eq!(errors, [(1, 0), (2, large), (3, unsupported), (4, invalid), (5, invalid), (6, 0)]);
+    let (large, invalid) = (ErrorCode::TooLarge.number(), ErrorCode::InvalidArgument.number());
+    assert_eq!(errors, [(1, 0), (2, large), (3, invalid), (4, invalid), (5, invalid), (6, 0)]);
     assert!(answers.iter().all(|answer| (answer.error == 0) == answer.error_message.is_empty()));
 }
 

@@ -7,8 +7,9 @@ use hawser_proto::code::CloseCode;
 use hawser_proto::rpc::node::bind_result::Status as BindStatus;
 use hawser_proto::rpc::node::node_client::NodeClient;
 use hawser_proto::rpc::node::{
-    Bind, ControlUp, DeliverUp, Delivery, DeliveryReport, GroupReport, GroupResult, Hello, Kick,
-    KickDone, Lease, Unbind, Up, Welcome, down, up,
+    self as rpc, Ack, Answer, Ask, Bind, BindResult, ControlUp, DeliverUp, Delivery,
+    DeliveryReport, GroupReport, GroupResult, Hello, InboxPosition, Kick, KickDone, Lease, Pull,
+    PullHistory, Unbind, Up, Welcome, ask, down, up,
 };
 use hawser_proto::rpc::push::Outcome;
 use std::collections::VecDeque;
@@ -32,6 +33,7 @@ pub struct FakeNode {
     deliveries: Streaming<hawser_proto::rpc::node::DeliverDown>,
     words: VecDeque<down::What>,
     waiting: VecDeque<Delivery>,
+    answers: VecDeque<Answer>,
     calls: u64,
 }
 
@@ -42,6 +44,24 @@ pub struct Session {
     pub slot: u32,
     pub epoch: u64,
     pub attempt: u64,
+}
+
+impl Session {
+    /// As the node names it in questions.
+    pub fn named(&self) -> rpc::Session {
+        rpc::Session {
+            app: "demo".to_owned(),
+            device: self.device.clone(),
+            slot: self.slot,
+            generation: 1,
+            epoch: self.epoch,
+        }
+    }
+}
+
+/// A position in the inbox of a business.
+pub fn at(business: u32, (term, seq): (u64, u64)) -> InboxPosition {
+    InboxPosition { business, term, seq }
 }
 
 impl FakeNode {
@@ -72,6 +92,7 @@ impl FakeNode {
             deliveries: deliver.into_inner(),
             words: VecDeque::new(),
             waiting: VecDeque::new(),
+            answers: VecDeque::new(),
             calls: 0,
         })
     }
@@ -133,28 +154,45 @@ impl FakeNode {
 
     /// Sends a bind and waits for its answer: the status, and the session it made.
     pub async fn try_bind(&mut self, bind: Bind) -> (i32, Session) {
+        let (device, slot, attempt) = (bind.device.clone(), bind.slot, bind.attempt);
+        let result = self.bind_result(bind).await;
+        (result.status, Session { device, slot, epoch: result.epoch, attempt })
+    }
+
+    /// Sends a bind and waits for its whole answer.
+    pub async fn bind_result(&mut self, bind: Bind) -> BindResult {
         self.calls += 1;
         let call = self.calls;
-        let (device, slot, attempt) = (bind.device.clone(), bind.slot, bind.attempt);
         self.send(up::What::Bind(Bind { call, ..bind })).await;
-        let result = self
-            .next(|word| match word {
-                down::What::BindResult(result) if result.call == call => Ok(result),
-                other => Err(other),
-            })
-            .await;
-        let epoch = result.epoch;
-        (result.status, Session { device, slot, epoch, attempt })
+        self.next(|word| match word {
+            down::What::BindResult(result) if result.call == call => Ok(result),
+            other => Err(other),
+        })
+        .await
+    }
+
+    /// Waits for word that everything has to be asked for.
+    pub async fn sweep_now(&mut self) {
+        self.next(|word| match word {
+            down::What::Sweep(_) => Ok(()),
+            other => Err(other),
+        })
+        .await;
     }
 
     pub async fn unbind(&self, session: &Session) {
+        self.unbind_at(session, &[]).await;
+    }
+
+    /// The same, with how far the inboxes were written.
+    pub async fn unbind_at(&self, session: &Session, sent: &[InboxPosition]) {
         let unbind = Unbind {
             app: "demo".into(),
             device: session.device.clone(),
             slot: session.slot,
             generation: 1,
             epoch: session.epoch,
-            sent: Vec::new(),
+            sent: sent.to_vec(),
         };
         self.send(up::What::Unbind(unbind)).await;
     }
@@ -191,10 +229,63 @@ impl FakeNode {
             if let Some(delivery) = self.waiting.pop_front() {
                 return delivery;
             }
-            let message = within(self.deliveries.message()).await;
-            let message = message.expect("no error").expect("the stream is open");
-            self.waiting.extend(message.deliveries);
+            self.read_deliveries().await;
         }
+    }
+
+    async fn read_deliveries(&mut self) {
+        let message = within(self.deliveries.message()).await;
+        let message = message.expect("no error").expect("the stream is open");
+        self.waiting.extend(message.deliveries);
+        self.answers.extend(message.answers);
+    }
+
+    /// Asks without waiting for the answer; its call number.
+    pub async fn send_ask(&mut self, what: ask::What) -> u64 {
+        self.calls += 1;
+        let asks = vec![Ask { call: self.calls, what: Some(what) }];
+        let message = DeliverUp { asks, ..DeliverUp::default() };
+        self.reports.send(message).await.expect("the stream is open");
+        self.calls
+    }
+
+    /// The answer to a question.
+    pub async fn answer(&mut self, call: u64) -> Answer {
+        loop {
+            if let Some(at) = self.answers.iter().position(|answer| answer.call == call) {
+                return self.answers.remove(at).expect("it was just found");
+            }
+            self.read_deliveries().await;
+        }
+    }
+
+    pub async fn ask(&mut self, what: ask::What) -> Answer {
+        let call = self.send_ask(what).await;
+        self.answer(call).await
+    }
+
+    /// Asks for what lies above a position.
+    pub async fn pull(&mut self, session: &Session, business: u32, after: (u64, u64)) -> Answer {
+        let (term, seq) = after;
+        let (entries_max, bytes_max) = (32, 256 * 1024);
+        let session = Some(session.named());
+        let pull = Pull { session, business, term, seq, entries_max, bytes_max };
+        self.ask(ask::What::Pull(pull)).await
+    }
+
+    /// Acknowledges up to a position.
+    pub async fn ack(&mut self, session: &Session, business: u32, upto: (u64, u64)) -> Answer {
+        let upto = vec![at(business, upto)];
+        self.ask(ask::What::Ack(Ack { session: Some(session.named()), upto })).await
+    }
+
+    /// Asks for a group's history above a position.
+    pub async fn pull_history(&mut self, group: &str, after: (u64, u64)) -> Answer {
+        let (term, seq) = after;
+        let (app, group) = ("demo".to_owned(), group.to_owned());
+        let (entries_max, bytes_max) = (64, 256 * 1024);
+        let pull = PullHistory { app, group, term, seq, entries_max, bytes_max };
+        self.ask(ask::What::History(pull)).await
     }
 
     pub async fn report(&self, report: DeliveryReport) {

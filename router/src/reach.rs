@@ -1,0 +1,232 @@
+//! The way to the store: a deadline and a measure around every call, and whether it answers at all.
+//!
+//! A store that has answered nothing for [`DOWN_AFTER`] is not asked any more, so that no login and no
+//! push waits for its deadline in vain; a question every [`PROBE_INTERVAL`] finds out when it is back.
+//! Volatile pushes, presence and live groups need no store and go on.
+
+use crate::core::Core;
+use crate::key::Key;
+use crate::metrics::StoreMetrics;
+use crate::store::{Store, StoreError};
+use hawser_proto::id::{AppId, BusinessNo};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::time::MissedTickBehavior;
+use tracing::{info, warn};
+
+/// Without an answer for this long the store is taken for unreachable.
+pub(crate) const DOWN_AFTER: Duration = Duration::from_secs(5);
+/// How often a store that fails is asked whether it is back.
+const PROBE_INTERVAL: Duration = Duration::from_millis(250);
+/// Nodes are told to sweep no oftener than this because of the store.
+const CHANGES_APART: Duration = Duration::from_secs(1);
+/// Between two nodes that are told to sweep.
+const NODES_APART: Duration = Duration::from_millis(20);
+
+/// The most time-outs that any call is waited for.
+pub(crate) const PATIENCE_MAX: u32 = 4;
+
+/// What the store is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    Claim,
+    Announce,
+    Release,
+    Append,
+    Fetch,
+    Ack,
+    Sweep,
+    Describe,
+    Purge,
+    Publish,
+    History,
+    ChangeGroups,
+    ListGroups,
+}
+
+impl Call {
+    pub(crate) const ALL: [Self; 13] = [
+        Self::Claim,
+        Self::Announce,
+        Self::Release,
+        Self::Append,
+        Self::Fetch,
+        Self::Ack,
+        Self::Sweep,
+        Self::Describe,
+        Self::Purge,
+        Self::Publish,
+        Self::History,
+        Self::ChangeGroups,
+        Self::ListGroups,
+    ];
+
+    /// Its name in metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Claim => "claim",
+            Self::Announce => "announce",
+            Self::Release => "release",
+            Self::Append => "append",
+            Self::Fetch => "fetch",
+            Self::Ack => "ack",
+            Self::Sweep => "sweep",
+            Self::Describe => "describe",
+            Self::Purge => "purge",
+            Self::Publish => "publish",
+            Self::History => "history",
+            Self::ChangeGroups => "change_groups",
+            Self::ListGroups => "list_groups",
+        }
+    }
+
+    /// How many of the configured time-outs it is waited for. Whoever called for an append or a publish is
+    /// answered after one; it is waited for longer so that the device is woken when it was stored late.
+    fn patience(self) -> u32 {
+        match self {
+            Self::Append | Self::Publish | Self::ChangeGroups => PATIENCE_MAX,
+            _ => 1,
+        }
+    }
+}
+
+/// The way to one store.
+pub(crate) struct Reach {
+    store: Arc<dyn Store>,
+    timeout: Duration,
+    started: Instant,
+    /// Since when it has only failed, in milliseconds after `started`; 0: it answers.
+    failing_since: AtomicU64,
+    metrics: StoreMetrics,
+}
+
+impl Reach {
+    pub(crate) fn new(store: Arc<dyn Store>, timeout: Duration, metrics: StoreMetrics) -> Self {
+        metrics.reachable.set(1);
+        Self { store, timeout, started: Instant::now(), failing_since: AtomicU64::new(0), metrics }
+    }
+
+    /// Asks the store, in time.
+    pub(crate) async fn ask<T, F>(&self, call: Call, ask: F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        if self.is_down() {
+            self.metrics.failed(call);
+            return Err(StoreError::Unreachable);
+        }
+        let began = Instant::now();
+        let patience = self.timeout * call.patience();
+        let done = match tokio::time::timeout(patience, ask).await {
+            Ok(done) => done,
+            Err(_) => Err(StoreError::Timeout),
+        };
+        self.metrics.seconds(call).observe(began.elapsed().as_secs_f64());
+        self.note(call, &done);
+        done
+    }
+
+    /// How long a caller waits for one call.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Whether it has failed for so long that it is not asked any more.
+    pub(crate) fn is_down(&self) -> bool {
+        match self.failing_since.load(Ordering::Relaxed) {
+            0 => false,
+            since => self.now() >= since + DOWN_AFTER.as_millis() as u64,
+        }
+    }
+
+    fn note<T>(&self, call: Call, done: &Result<T, StoreError>) {
+        match done {
+            Err(StoreError::Engine(_) | StoreError::Timeout) => {
+                self.metrics.failed(call);
+                let now = self.now();
+                let _ = self.failing_since.compare_exchange(
+                    0,
+                    now,
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                );
+            }
+            // Also a refusal is an answer.
+            Err(_) => {
+                self.metrics.failed(call);
+                self.failing_since.store(0, Ordering::Relaxed);
+            }
+            Ok(_) => self.failing_since.store(0, Ordering::Relaxed),
+        }
+    }
+
+    /// Asks something small, whatever the state.
+    async fn probe(&self) {
+        let Ok(app) = AppId::new("hawser") else { return };
+        let Ok(key) = Key::device(&app, "is the store there") else { return };
+        let asked = self.store.describe(&key, BusinessNo(1));
+        let done = tokio::time::timeout(self.timeout, asked).await;
+        if !matches!(done, Err(_) | Ok(Err(StoreError::Engine(_) | StoreError::Timeout))) {
+            self.failing_since.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// At least 1.
+    fn now(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64 + 1
+    }
+}
+
+/// Looks after a store that fails, and says so in the health of stored pushes. Ends with the router.
+pub(crate) async fn watch(core: Arc<Core>, health: impl AsyncFn(bool) + Send) {
+    let reach = &core.reach;
+    let stop = core.tasks.stop_signal();
+    let mut tick = tokio::time::interval(PROBE_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut was_down = false;
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        if reach.failing_since.load(Ordering::Relaxed) != 0 {
+            reach.probe().await;
+        }
+        let is_down = reach.is_down();
+        if is_down == was_down {
+            continue;
+        }
+        was_down = is_down;
+        reach.metrics.reachable.set((!is_down).into());
+        if is_down {
+            warn!("the store does not answer: no logins, no stored pushes; sessions stay");
+        } else {
+            info!("the store answers again");
+            // What was stored meanwhile, by whomever, woke nobody.
+            core.nodes.sweep_all(core.clock.steady_ms());
+        }
+        health(!is_down).await;
+    }
+}
+
+/// Has all nodes sweep whenever the store may have lost something. Ends with the router.
+pub(crate) async fn follow_changes(core: Arc<Core>) {
+    let mut changes = core.store.changes();
+    let stop = core.tasks.stop_signal();
+    changes.mark_unchanged();
+    loop {
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = stop.cancelled() => return,
+        }
+        core.reach.metrics.changes.inc();
+        info!("the store may have lost something: nodes sweep their sessions");
+        let lives: Vec<_> = core.nodes.view(core.clock.steady_ms()).lives().cloned().collect();
+        for life in lives {
+            life.want_sweep(core.clock.steady_ms());
+            tokio::time::sleep(NODES_APART).await;
+        }
+        tokio::time::sleep(CHANGES_APART).await;
+    }
+}

@@ -1,0 +1,346 @@
+//! Sessions between the access nodes and the store: claims, announcements, ends.
+//!
+//! The store decides; its word is brought to the [`crate::table`], then to the node, then to whoever was
+//! displaced. Each runs in a task of its own, one at a time per device ([`crate::turns`]), so that the
+//! reader of a control stream never waits for the store, and answers and kicks of one device leave in
+//! order. While the store is away nothing is claimed; sessions that live stay where they are, and their
+//! nodes tell of them again later.
+
+use crate::core::Core;
+use crate::inbox::{self, Announced, Claimed, InboxState};
+use crate::key::Key;
+use crate::node::control::{ControlStream, Room};
+use crate::nodes::Life;
+use crate::reach::Call;
+use crate::releases::{Release, release};
+use crate::store::{Positions, StoreError};
+use crate::table::{Bound, Owner, Serves, Session};
+use crate::turns::Place;
+use hawser_proto::code::CloseCode;
+use hawser_proto::id::{AppId, BusinessNo, Position, SlotRef};
+use hawser_proto::limits::BUSINESSES_PER_CONNECTION_MAX;
+use hawser_proto::params;
+use hawser_proto::rpc::node::bind_result::Status;
+use hawser_proto::rpc::node::{Bind, BindResult, InboxPosition, InboxTail, Kick, Unbind, down};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::debug;
+
+/// An epoch is about a time of the wall clock; one further ahead would hold a device for ever.
+const EPOCH_AHEAD: Duration = Duration::from_hours(24);
+/// Numbers that every store compares exactly; above every position that there is.
+const ALL_SENT: Position = Position { term: (1 << 53) - 1, seq: (1 << 53) - 1 };
+
+/// A node's wish to bind, read and checked.
+pub(crate) struct Wish {
+    pub(crate) key: Key,
+    call: u64,
+    app: AppId,
+    device: String,
+    login: inbox::Login,
+    serves: Serves,
+    positions: Positions,
+    /// 0: a new login.
+    epoch: u64,
+    stamp: u16,
+}
+
+/// Where a wish comes from, and what it holds until it is answered.
+pub(crate) struct Asked {
+    pub(crate) life: Arc<Life>,
+    pub(crate) stream: Arc<ControlStream>,
+    pub(crate) room: Room,
+    pub(crate) permit: OwnedSemaphorePermit,
+}
+
+impl Wish {
+    /// Reads a bind. `None`: the node sent something that no device could have made it send.
+    pub(crate) fn read(bind: Bind, life: &Life, stamp: u16, now_ms: u64) -> Option<Self> {
+        let app = AppId::new(&bind.app).ok()?;
+        let key = Key::device(&app, &bind.device).ok()?;
+        if bind.epoch > now_ms.saturating_add(EPOCH_AHEAD.as_millis() as u64) {
+            return None;
+        }
+        let instance = bind.instance.as_ref().try_into().ok()?;
+        let at = SlotRef { slot: bind.slot, generation: bind.generation };
+        let owner = inbox::Owner { node: life.node.clone(), boot: life.boot, at };
+        let login = inbox::Login { owner, instance, attempt: bind.attempt };
+        let serves = Serves::new(&bind.businesses);
+        let mut positions = positions(&bind.cursors);
+        // A session reaches the inboxes of what it serves, and no others.
+        positions.retain(|&(business, _)| serves.contains(business));
+        let (call, device, epoch) = (bind.call, bind.device, bind.epoch);
+        Some(Self { key, call, app, device, login, serves, positions, epoch, stamp })
+    }
+
+    /// The session that it wants to be.
+    fn session(&self, life: &Life, epoch: u64, since_ms: u64) -> Session {
+        let owner = Owner { life: life.no, stamp: self.stamp, at: self.login.owner.at };
+        Session { owner, epoch, serves: self.serves.clone(), since_ms }
+    }
+}
+
+/// Positions as a node names them; more than a connection can have are left out.
+pub(crate) fn positions(said: &[InboxPosition]) -> Positions {
+    let read = |it: &InboxPosition| (BusinessNo(it.business), Position::new(it.term, it.seq));
+    said.iter().take(BUSINESSES_PER_CONNECTION_MAX).map(read).collect()
+}
+
+/// Inboxes as a node is told of them.
+pub(crate) fn tails(found: &[inbox::InboxTail]) -> Vec<InboxTail> {
+    let state = |state| match state {
+        InboxState::Fine => params::InboxState::Unspecified,
+        InboxState::TermChanged => params::InboxState::TermChanged,
+        InboxState::CursorRefused => params::InboxState::CursorRefused,
+    };
+    let tell = |it: &inbox::InboxTail| InboxTail {
+        business: it.business.0,
+        tail_term: it.tail.term,
+        tail_seq: it.tail.seq,
+        floor_term: it.floor.term,
+        floor_seq: it.floor.seq,
+        state: state(it.state) as u32,
+        priority: it.priority as u32 + 1,
+    };
+    found.iter().map(tell).collect()
+}
+
+/// The answer to a bind that bound nothing.
+pub(crate) fn refused(call: u64, status: Status, epoch: u64) -> down::What {
+    let inboxes = Vec::new();
+    down::What::BindResult(BindResult { call, status: status.into(), epoch, inboxes })
+}
+
+/// What came of a wish.
+enum Verdict {
+    Bound { epoch: u64, inboxes: Vec<inbox::InboxTail>, ousted: Vec<Ousted> },
+    Refused { status: Status, epoch: u64 },
+}
+
+/// A session that is one no more, and has to be told.
+struct Ousted {
+    life: Arc<Life>,
+    at: SlotRef,
+    epoch: u64,
+}
+
+/// Takes a wish to the store and answers it. `place` keeps the order of this device.
+pub(crate) async fn bind(core: Arc<Core>, wish: Wish, asked: Asked, place: Place) {
+    let began = Instant::now();
+    let Asked { life, stream, room, permit } = asked;
+    let Ok(_turn) = tokio::time::timeout(core.call_timeout, place.turn()).await else {
+        core.metrics.binds.unavailable.inc();
+        return room.send(refused(wish.call, Status::Unavailable, 0));
+    };
+    let decided = if wish.epoch == 0 {
+        claim(&core, &wish, &life, &stream).await
+    } else {
+        core.nodes.await_announcements(&life, core.clock.steady_ms());
+        announce(&core, &wish, &life).await
+    };
+    let verdict = decided.unwrap_or_else(|source| {
+        debug!(%source, "a login could not be decided");
+        Verdict::Refused { status: Status::Unavailable, epoch: 0 }
+    });
+    let binds = &core.metrics.binds;
+    match verdict {
+        Verdict::Bound { epoch, inboxes, ousted } => {
+            binds.ok.inc();
+            let inboxes = tell_inboxes(&core, &wish, inboxes);
+            let (call, status) = (wish.call, Status::Ok.into());
+            room.send(down::What::BindResult(BindResult { call, status, epoch, inboxes }));
+            // After the answer: on one node it is in order, and elsewhere it does not matter.
+            ousted.into_iter().for_each(|it| kick(&core, &wish, &it));
+        }
+        Verdict::Refused { status, epoch } => {
+            match status {
+                Status::StaleAttempt => binds.stale.inc(),
+                Status::Superseded => binds.superseded.inc(),
+                _ => binds.unavailable.inc(),
+            }
+            room.send(refused(wish.call, status, epoch));
+        }
+    }
+    drop(permit);
+    core.metrics.bind_seconds.observe(began.elapsed().as_secs_f64());
+}
+
+async fn claim(
+    core: &Arc<Core>,
+    wish: &Wish,
+    life: &Arc<Life>,
+    stream: &ControlStream,
+) -> Result<Verdict, StoreError> {
+    let now_ms = core.clock.now_ms();
+    let asked = core.store.claim(&wish.key, wish.login.clone(), wish.positions.clone(), now_ms);
+    let (mut epoch, displaced, inboxes) = match core.reach.ask(Call::Claim, asked).await? {
+        Claimed::Stale => return Ok(Verdict::Refused { status: Status::StaleAttempt, epoch: 0 }),
+        Claimed::Bound { epoch, displaced, inboxes } => (epoch, displaced, inboxes),
+    };
+    // The node that asked is not there to hear it: nobody will use this session, or end it.
+    if stream.is_cut() {
+        end(core, wish, epoch);
+        return Err(StoreError::Timeout);
+    }
+    let mut replaced = None;
+    loop {
+        match core.table.bind(&wish.key, wish.session(life, epoch, now_ms)) {
+            Bound::Taken { fresh, replaced: before } => {
+                count(core, &wish.app, life, fresh, before);
+                replaced = replaced.or(before);
+                break;
+            }
+            // A session is known here that the store has forgotten: it went back in time, and its clock is
+            // behind as well. Epochs only grow, so this one goes above.
+            Bound::Behind { epoch: known } => {
+                let above = known.saturating_add(1);
+                let (login, sent) = (wish.login.clone(), Positions::new());
+                let asked = core.store.announce(&wish.key, above, login, sent, now_ms);
+                match core.reach.ask(Call::Announce, asked).await? {
+                    Announced::Bound { .. } => epoch = above,
+                    Announced::Superseded { .. } => {
+                        return Ok(Verdict::Refused { status: Status::Unavailable, epoch: 0 });
+                    }
+                }
+            }
+        }
+    }
+    Ok(Verdict::Bound { epoch, inboxes, ousted: ousted(core, displaced, replaced) })
+}
+
+async fn announce(core: &Arc<Core>, wish: &Wish, life: &Arc<Life>) -> Result<Verdict, StoreError> {
+    let (now_ms, epoch) = (core.clock.now_ms(), wish.epoch);
+    // The epoch is the time of the login, unless clocks were set back in between.
+    let session = wish.session(life, epoch, epoch.min(now_ms));
+    let (login, sent) = (wish.login.clone(), wish.positions.clone());
+    let asked = core.store.announce(&wish.key, epoch, login, sent, now_ms);
+    match core.reach.ask(Call::Announce, asked).await {
+        Ok(Announced::Bound { displaced, inboxes }) => {
+            match core.table.bind(&wish.key, session) {
+                Bound::Taken { fresh, replaced } => {
+                    count(core, &wish.app, life, fresh, replaced);
+                    let ousted = ousted(core, displaced, replaced);
+                    Ok(Verdict::Bound { epoch, inboxes, ousted })
+                }
+                // The store went back in time; a newer one is still known here, and will say so.
+                Bound::Behind { epoch } => {
+                    Ok(Verdict::Refused { status: Status::Superseded, epoch })
+                }
+            }
+        }
+        Ok(Announced::Superseded { epoch: newer }) => {
+            if core.table.release(&wish.key, life.no, wish.login.owner.at, epoch) {
+                life.count(&wish.app, false);
+            }
+            Ok(Verdict::Refused { status: Status::Superseded, epoch: newer })
+        }
+        Err(source) => {
+            if core.table.vouch(&wish.key, session) == Some(true) {
+                life.count(&wish.app, true);
+            }
+            Err(source)
+        }
+    }
+}
+
+fn count(core: &Core, app: &AppId, life: &Life, fresh: bool, replaced: Option<(Owner, u64)>) {
+    if fresh {
+        life.count(app, true);
+    }
+    if let Some((owner, _)) = replaced
+        && let Some(life) = core.nodes.view(core.clock.steady_ms()).life(owner.life)
+    {
+        life.count(app, false);
+    }
+}
+
+/// Who has to be told: the one that the store names, and the one that was known here. Mostly they are the
+/// same. A node that cannot be heard learns it when it tells of its sessions again.
+fn ousted(
+    core: &Core,
+    displaced: Option<inbox::Session>,
+    replaced: Option<(Owner, u64)>,
+) -> Vec<Ousted> {
+    let mut ousted = Vec::new();
+    if let Some(inbox::Session { owner, epoch }) = displaced
+        && let Some(life) = core.nodes.find(&owner.node, owner.boot, core.clock.steady_ms())
+    {
+        ousted.push(Ousted { life, at: owner.at, epoch });
+    }
+    if let Some((owner, epoch)) = replaced
+        && let Some(life) = core.nodes.view(core.clock.steady_ms()).life(owner.life)
+        && !ousted.iter().any(|it| it.life.no == life.no && (it.at, it.epoch) == (owner.at, epoch))
+    {
+        ousted.push(Ousted { life: life.clone(), at: owner.at, epoch });
+    }
+    ousted
+}
+
+/// Tells the older connection that a newer login took over.
+fn kick(core: &Core, wish: &Wish, ousted: &Ousted) {
+    let Some(stream) = ousted.life.control() else { return };
+    core.metrics.superseded.inc();
+    stream.tell(down::What::Kick(Kick {
+        call: 0,
+        app: wish.app.to_string(),
+        device: wish.device.clone(),
+        slot: ousted.at.slot,
+        generation: ousted.at.generation,
+        epoch: ousted.epoch,
+        code: CloseCode::Superseded.number().into(),
+        reason: "a newer login of this device took over".to_owned(),
+        boot: ousted.life.boot.0,
+    }));
+}
+
+/// What the node is told of the inboxes of its session.
+fn tell_inboxes(core: &Core, wish: &Wish, mut found: Vec<inbox::InboxTail>) -> Vec<InboxTail> {
+    found.retain(|it| wish.serves.contains(it.business));
+    for it in &found {
+        match it.state {
+            InboxState::Fine => {}
+            InboxState::TermChanged => core.metrics.terms_changed.inc(),
+            InboxState::CursorRefused => core.metrics.cursors_refused.inc(),
+        }
+    }
+    tails(&found)
+}
+
+fn end(core: &Arc<Core>, wish: &Wish, epoch: u64) {
+    let session = inbox::Session { owner: wish.login.owner.clone(), epoch };
+    release(core, Release { key: wish.key, session, sent: Positions::new() }, None);
+}
+
+/// A node says that a session has ended.
+pub(crate) fn unbind(core: &Arc<Core>, life: &Life, unbind: &Unbind) {
+    let Ok(app) = AppId::new(&unbind.app) else { return };
+    let Ok(key) = Key::device(&app, &unbind.device) else { return };
+    let at = SlotRef { slot: unbind.slot, generation: unbind.generation };
+    if core.table.release(&key, life.no, at, unbind.epoch) {
+        life.count(&app, false);
+        core.metrics.unbinds.inc();
+    } else {
+        core.metrics.unbinds_stale.inc();
+    }
+    // The store compares for itself: it may know of this session what is not known here.
+    let owner = inbox::Owner { node: life.node.clone(), boot: life.boot, at };
+    let session = inbox::Session { owner, epoch: unbind.epoch };
+    let sent = positions(&unbind.sent);
+    let place = core.turns.take(&key);
+    release(core, Release { key, session, sent }, Some(place));
+}
+
+/// A live node has no such session: word of its end was lost, and nobody knows how far it was written to.
+pub(crate) fn lost(
+    core: &Arc<Core>,
+    key: Key,
+    life: &Life,
+    (at, epoch): (SlotRef, u64),
+    serves: &Serves,
+) {
+    let owner = inbox::Owner { node: life.node.clone(), boot: life.boot, at };
+    let session = inbox::Session { owner, epoch };
+    let sent = serves.iter().map(|business| (business, ALL_SENT)).collect();
+    release(core, Release { key, session, sent }, None);
+}

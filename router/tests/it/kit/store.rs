@@ -1,0 +1,250 @@
+//! A store that fails, hangs and forgets to answer when the test says so, in front of one that does not.
+
+use bytes::Bytes;
+use hawser_proto::id::{BusinessNo, Position};
+use hawser_router::cores::{
+    Announced, Appended, Batch, Caps, Claimed, Described, Fenced, InboxTail, Limits, Login,
+    NewEntry, Session,
+};
+use hawser_router::stores::{
+    Durability, GroupChange, GroupMeta, Key, KeyBytes, Positions, Store, StoreError,
+};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// What the store does just now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Answers,
+    /// Says at once that it failed, and does nothing.
+    Fails,
+    /// Takes no writes.
+    ReadOnly,
+    /// Neither does nor says anything until the mode is another.
+    Hangs,
+    /// Does what it is asked and never says so.
+    IsSilent,
+    /// Answers publishes late, and each by another measure.
+    Dawdles,
+}
+
+pub struct Faulty {
+    inner: Arc<dyn Store>,
+    mode: watch::Sender<Mode>,
+    changed: watch::Sender<u64>,
+    releases: AtomicU64,
+    publishes: AtomicU64,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("on purpose")]
+struct OnPurpose;
+
+impl Faulty {
+    pub fn before(inner: Arc<dyn Store>) -> Arc<Self> {
+        let (mode, changed) = (watch::Sender::new(Mode::Answers), watch::Sender::new(0));
+        let (releases, publishes) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { inner, mode, changed, releases, publishes })
+    }
+
+    pub fn set(&self, mode: Mode) {
+        self.mode.send_replace(mode);
+    }
+
+    /// Says that something may be lost.
+    pub fn change(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Releases that reached the store.
+    pub fn releases(&self) -> u64 {
+        self.releases.load(Ordering::SeqCst)
+    }
+
+    async fn gate(&self) -> Result<(), StoreError> {
+        let mut mode = self.mode.subscribe();
+        let now = *mode.wait_for(|mode| *mode != Mode::Hangs).await.expect("it is held by self");
+        match now {
+            Mode::Fails => Err(StoreError::Engine(Arc::new(OnPurpose))),
+            _ => Ok(()),
+        }
+    }
+
+    async fn gate_write(&self) -> Result<(), StoreError> {
+        self.gate().await?;
+        let mode = *self.mode.borrow();
+        if mode == Mode::ReadOnly { Err(StoreError::ReadOnly) } else { Ok(()) }
+    }
+
+    async fn say<T>(&self, done: T) -> T {
+        let mode = *self.mode.borrow();
+        if mode == Mode::IsSilent {
+            std::future::pending::<()>().await;
+        }
+        done
+    }
+}
+
+#[tonic::async_trait]
+impl Store for Faulty {
+    async fn claim(
+        &self,
+        device: &Key,
+        login: Login,
+        cursors: Positions,
+        now_ms: u64,
+    ) -> Result<Claimed, StoreError> {
+        self.gate_write().await?;
+        let done = self.inner.claim(device, login, cursors, now_ms).await;
+        self.say(done).await
+    }
+
+    async fn announce(
+        &self,
+        device: &Key,
+        epoch: u64,
+        login: Login,
+        sent: Positions,
+        now_ms: u64,
+    ) -> Result<Announced, StoreError> {
+        self.gate_write().await?;
+        let done = self.inner.announce(device, epoch, login, sent, now_ms).await;
+        self.say(done).await
+    }
+
+    async fn release(
+        &self,
+        device: &Key,
+        session: Session,
+        sent: Positions,
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
+        self.gate_write().await?;
+        let done = self.inner.release(device, session, sent, now_ms).await;
+        self.releases.fetch_add(1, Ordering::SeqCst);
+        self.say(done).await
+    }
+
+    async fn append(
+        &self,
+        device: &Key,
+        business: BusinessNo,
+        new: NewEntry,
+        caps: Caps,
+        durability: Option<Durability>,
+        now_ms: u64,
+    ) -> Result<(Appended, Durability), StoreError> {
+        self.gate_write().await?;
+        let done = self.inner.append(device, business, new, caps, durability, now_ms).await;
+        self.say(done).await
+    }
+
+    async fn fetch(
+        &self,
+        device: &Key,
+        session: &Session,
+        business: BusinessNo,
+        after: Position,
+        limits: Limits,
+        now_ms: u64,
+    ) -> Result<Result<Batch, Fenced>, StoreError> {
+        self.gate().await?;
+        self.inner.fetch(device, session, business, after, limits, now_ms).await
+    }
+
+    async fn ack(
+        &self,
+        device: &Key,
+        session: &Session,
+        upto: Positions,
+        now_ms: u64,
+    ) -> Result<Result<(), Fenced>, StoreError> {
+        self.gate_write().await?;
+        self.inner.ack(device, session, upto, now_ms).await
+    }
+
+    async fn sweep(
+        &self,
+        device: &Key,
+        session: &Session,
+        acked: Positions,
+        now_ms: u64,
+    ) -> Result<Result<Vec<InboxTail>, Fenced>, StoreError> {
+        self.gate_write().await?;
+        self.inner.sweep(device, session, acked, now_ms).await
+    }
+
+    async fn describe(&self, device: &Key, business: BusinessNo) -> Result<Described, StoreError> {
+        self.gate().await?;
+        self.inner.describe(device, business).await
+    }
+
+    async fn purge(&self, device: &Key, business: BusinessNo) -> Result<u64, StoreError> {
+        self.gate_write().await?;
+        self.inner.purge(device, business).await
+    }
+
+    async fn publish(
+        &self,
+        group: &Key,
+        new: NewEntry,
+        caps: Caps,
+        durability: Option<Durability>,
+        now_ms: u64,
+    ) -> Result<(Appended, Durability), StoreError> {
+        self.gate_write().await?;
+        let done = self.inner.publish(group, new, caps, durability, now_ms).await;
+        let count = self.publishes.fetch_add(1, Ordering::SeqCst);
+        if *self.mode.borrow() == Mode::Dawdles {
+            // The later ones of each eight are the faster ones.
+            tokio::time::sleep(Duration::from_millis(4 * (7 - count % 8))).await;
+        }
+        self.say(done).await
+    }
+
+    async fn history(
+        &self,
+        group: &Key,
+        after: Position,
+        limits: Limits,
+        now_ms: u64,
+    ) -> Result<Batch, StoreError> {
+        self.gate().await?;
+        self.inner.history(group, after, limits, now_ms).await
+    }
+
+    async fn change_groups(&self, changes: Vec<GroupChange>) -> Result<(), StoreError> {
+        self.gate_write().await?;
+        self.inner.change_groups(changes).await
+    }
+
+    async fn groups(&self) -> Result<Vec<(KeyBytes, GroupMeta)>, StoreError> {
+        self.inner.groups().await
+    }
+
+    async fn groups_of(
+        &self,
+        app: &str,
+        owner: u32,
+        after: &str,
+        max: usize,
+    ) -> Result<Vec<String>, StoreError> {
+        self.gate().await?;
+        self.inner.groups_of(app, owner, after, max).await
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
+
+/// A push id of the test.
+pub fn id(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
