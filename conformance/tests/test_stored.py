@@ -138,10 +138,18 @@ def test_a_batch_is_stored_for_each_and_tells_each(world):
     again = world.push.BatchUnicast(devices=names[:2], message=text("news"), push_id=b"batch-1", **stored)
     assert [place(it) for it in again.stored] == [place(it) for it in answer.stored[:2]]
     assert all(it.repeated for it in again.stored)
-    targets = [push.Target(device=away, message=text(f"{n}")) for n in range(20)]
+    others = [fresh("away") for _ in range(20)]
+    targets = [push.Target(device=name, message=text(f"for {name}")) for name in others]
     answer = world.push.BatchUnicast(targets=targets, **stored)
     assert {outcome(it) for it in answer.outcomes} == {"stored"}
-    assert late.wait_for("chat", 21) == [b"news", *(str(n).encode() for n in range(20))]
+    for name in others[::7]:
+        made = raw(world, name)
+        assert made.next_push().body == f"for {name}".encode()
+    # One id for the whole batch: a second content for the same device is another one.
+    targets = [push.Target(device=away, message=text(f"{n}")) for n in range(2)]
+    answer = world.push.BatchUnicast(targets=targets, **stored)
+    assert [page.ERROR_NAME[it.error] for it in answer.stored] == ["ok", "push_id_reused"]
+    assert late.wait_for("chat", 2) == [b"news", b"0"]
 
 
 # To the device.
@@ -353,19 +361,6 @@ def test_of_one_kind_only_the_newest_waits(world):
     assert {word for _, word, *_ in program.words} <= {"gap expired"}
 
 
-def test_the_inbox_with_the_urgent_push_is_served_first(world):
-    name = fresh("device")
-    for n in range(20):
-        world.api["live"].store(name, f"{n}", priority=push.PRIORITY_LOW)
-    for n in range(20):
-        world.api["chat"].store(name, f"{n}", priority=push.PRIORITY_HIGH if n == 19 else push.PRIORITY_NORMAL)
-    made = raw(world, name)
-    got = take(made, 40)
-    assert got[0].params.business == made.number("chat")
-    for business in ("live", "chat"):
-        assert bodies(it for it in got if it.params.business == made.number(business)) == list(range(20)), "never within one"
-
-
 def bounded(world, name, overflow):
     """A business whose inboxes hold five."""
     if name not in world.api:
@@ -379,6 +374,21 @@ def bounded(world, name, overflow):
 
         until(known, 10, "the node to know a new business")
     return world.api[name]
+
+
+def test_inboxes_with_urgent_pushes_are_read_first_and_none_within_one(world):
+    name, urgent = fresh("device"), push.PRIORITY_HIGH
+    bounded(world, "ring", "drop_oldest")
+    for n in range(5):
+        world.api["ring"].store(name, f"{n}", priority=push.PRIORITY_LOW)
+    for business in ("chat", "live"):
+        for n in range(20):
+            world.api[business].store(name, f"{n}", priority=urgent if n == 19 else push.PRIORITY_NORMAL)
+    made = raw(world, name)
+    got = take(made, 45)
+    assert got[0].params.business != made.number("ring")
+    for business, count in [("ring", 5), ("live", 20), ("chat", 20)]:
+        assert bodies(it for it in got if it.params.business == made.number(business)) == list(range(count))
 
 
 def test_a_full_inbox_refuses_what_comes(world):
@@ -542,7 +552,7 @@ def test_a_cursor_that_is_ahead_is_believed_and_harms_its_own_inbox_alone(world)
         world.push.store(name, f"{n}")
         world.push.store(beside.device, f"{n}")
         world.api["live"].store(name, f"live {n}")
-    lie = wire.Cursor(business="chat", term=now_ms() + 60_000, seq=2**63)
+    lie = wire.Cursor(business="chat", term=now_ms() + 60_000, seq=2**53 - 1)
     made = raw(world, name, cursors=[lie])
     states = {it.business: it.state for it in made.login_ok.inboxes}
     assert states[made.number("chat")] == wire.INBOX_STATE_TERM_CHANGED
@@ -558,12 +568,12 @@ def test_a_cursor_that_is_ahead_is_believed_and_harms_its_own_inbox_alone(world)
     assert beside.wait_for("chat", 3) == [b"0", b"1", b"2"]
 
 
-@pytest.mark.parametrize("ahead", [3_600_000, 2**62], ids=["an hour", "absurd"])
-def test_a_cursor_that_cannot_be_true_is_refused(world, ahead):
+@pytest.mark.parametrize("ahead, seq", [(3_600_000, 7), (2**62, 7), (0, 2**53)], ids=["an hour", "absurd", "number"])
+def test_a_cursor_that_cannot_be_true_is_refused(world, ahead, seq):
     program = world.program()
     for n in range(3):
         world.push.store(program.device, f"{n}")
-    program.cursors.saved["chat"] = (now_ms() + ahead, 7)
+    program.cursors.saved["chat"] = (now_ms() + ahead, seq)
     program = world.program(program.device, program.cursors)
     world.enter(program)
     program.wait_word("chat", "cursor refused")
@@ -598,7 +608,7 @@ def test_cursors_of_what_is_not_served_are_ignored(world):
 
 
 def test_acknowledgements_of_what_was_never_sent_move_nothing(world):
-    made = raw(world)
+    made = world.connect(abilities=sum(page.ABILITY.values()))
     told = [place(world.push.store(made.device, f"{n}").stored) for n in range(WINDOW_ENTRIES + 5)]
     take(made, WINDOW_ENTRIES)
     for lie in [told[-1], (told[-1][0], told[-1][1] + 1), (2**64 - 1, 2**64 - 1), (told[-1][0] + 1, 0)]:

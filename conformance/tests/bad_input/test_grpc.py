@@ -16,7 +16,7 @@ SCOPE = {"Unicast": "push", "BatchUnicast": "push", "StreamUnicast": "push", "Mu
          "CreateGroup": "group", "DeleteGroup": "group", "DescribeGroup": "group", "ListGroups": "group",
          "JoinGroup": "group", "LeaveGroup": "group", "KickFromGroup": "group",
          "GetPresence": "presence", "DescribeDevice": "presence", "Disconnect": "admin",
-         "DescribeInbox": "push", "PurgeInbox": "admin"}
+         "DescribeInbox": "presence", "PurgeInbox": "push"}
 
 
 def fields(method: str, device: str, group: str) -> dict:
