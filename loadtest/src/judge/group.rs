@@ -38,6 +38,10 @@ pub(super) fn judge(court: &mut Court<'_>) {
                     member.handed.clear();
                     member.resets.clear();
                 }
+                if event.prev() != Position::START && member.last.is_none() {
+                    member.last = Some((event.prev(), index));
+                    member.from = event.prev();
+                }
                 if event.position() != Position::START && member.last.is_none() {
                     member.last = Some((event.position(), index));
                     member.from = event.position();

@@ -263,7 +263,8 @@ impl<'a> Inboxes<'a> {
         if event.t > rest {
             return;
         }
-        let called = push.calls.last().map_or(event, |call| &court.events[*call]);
+        let before = push.calls.iter().rev().find(|call| **call < ok);
+        let called = before.map_or(event, |call| &court.events[*call]);
         let position = event.position();
         let inbox = self.inboxes.get(&(key.0, key.1, key.2));
         let covers = |gap: &&usize| {

@@ -1,6 +1,7 @@
 //! What goes wrong, and when. A plan is made from the seed alone; what it does to the parts is theirs.
 
-use crate::net::{Ns, SEC};
+use crate::coverage::State;
+use crate::net::{MS, Ns, SEC};
 use crate::rng::Rng;
 
 /// How big the world is.
@@ -84,6 +85,8 @@ pub(crate) struct Fault {
     pub(crate) router: usize,
     pub(crate) length: Ns,
     pub(crate) trap: Trap,
+    /// It waits for its device to be in this state, but not for long.
+    pub(crate) wanted: Option<State>,
     /// For whatever else has to be chosen.
     pub(crate) dice: u64,
 }
@@ -123,6 +126,7 @@ pub(crate) fn plan(rng: &mut Rng, shape: Shape) -> Vec<Fault> {
             router: rng.below(shape.routers as u64) as usize,
             length: rng.between(SEC / 10, 8 * SEC),
             trap: *rng.pick(&traps),
+            wanted: rng.percent(35).then(|| *rng.pick(State::ALL)),
             dice: rng.next(),
         })
         .filter(|fault| lies || fault.kind != Kind::Lies)
@@ -133,6 +137,21 @@ pub(crate) fn plan(rng: &mut Rng, shape: Shape) -> Vec<Fault> {
         if rng.percent(40) {
             let close = faults[index - 1].at + rng.below(SEC / 2);
             faults[index].at = close;
+        }
+    }
+    // A full window takes a slow handler, many pushes, and something that goes wrong behind them.
+    if rng.percent(20)
+        && let Some(last) = faults.last().copied()
+    {
+        let at = rng.between(SEC, TROUBLE - 12 * SEC);
+        for (kind, after) in [(Kind::SlowHandler, 0), (Kind::Burst, 10 * MS)] {
+            let length = 8 * SEC;
+            faults.push(Fault { at: at + after, kind, length, dice: 69, wanted: None, ..last });
+        }
+        let kind = *rng.pick(Kind::ALL);
+        if lies || kind != Kind::Lies && kind != Kind::ClockJump && kind != Kind::StoreBack {
+            let wanted = Some(State::WindowFull);
+            faults.push(Fault { at: at + SEC, kind, dice: rng.next(), wanted, ..last });
         }
     }
     faults.sort_by_key(|fault| fault.at);

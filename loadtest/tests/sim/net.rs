@@ -195,7 +195,7 @@ impl<M: Clone + Debug> Net<M> {
             }
             return Some((next.part, next.what));
         }
-        self.now = end;
+        self.now = self.now.max(end);
         None
     }
 

@@ -58,6 +58,8 @@ impl Outcome {
 /// A run is at rest when it has been so for this long; it must be within the second.
 const CALM: u64 = 6 * SEC;
 const PATIENCE: u64 = 90 * SEC;
+/// A fault waits so long for the state it wants.
+const WAIT: u64 = 3 * SEC;
 /// No run is shorter.
 const HAPPENINGS_MIN: u64 = 500;
 
@@ -75,6 +77,14 @@ pub(crate) fn run<E: Engine>(seed: u64, switches: E::Switches, traced: bool) -> 
     };
     for fault in &faults {
         go(&mut engine, &mut net, fault.at);
+        if let Some(wanted) = fault.wanted {
+            let end = (net.now + WAIT).min(TROUBLE);
+            while engine.state_of(&net, fault.device) != wanted
+                && let Some((part, what)) = net.next(end)
+            {
+                engine.handle(&mut net, part, what);
+            }
+        }
         coverage.hit(fault.kind, engine.state_of(&net, fault.device));
         net.note(&format!("FAULT {fault:?}"));
         engine.fault(&mut net, fault);

@@ -95,10 +95,24 @@ impl Ours {
     }
 
     pub(super) fn wish_burst(&mut self, net: &mut Net<Message>, device: usize, dice: u64) {
+        // Seventy and more, to one inbox alone, fill a window.
+        let one = dice % 70 == 69;
         for _ in 0..20 + dice % 70 {
-            let what = stored(net);
+            let mut what = stored(net);
+            if one && let What::Stored { collapse, ttl_ms, .. } = &mut what {
+                (*collapse, *ttl_ms) = (false, 0);
+            }
             let at = net.rng.below(SEC);
             self.wish(net, device, what, at);
+            if one && let Some(wish) = self.wishes.last_mut() {
+                let payload = Payload {
+                    push: &wish.push,
+                    app: wish.app,
+                    device: &wish.device,
+                    inbox: "chat",
+                };
+                (wish.body, wish.business) = (payload.encode(), "chat");
+            }
         }
     }
 

@@ -45,6 +45,7 @@ pub(super) struct Device {
     wake: u64,
     // The app's group.
     wants_in: bool,
+    leaving: Option<u64>,
     pub(super) is_member: bool,
     pub(super) group_last: Position,
     // Troubles.
@@ -74,6 +75,7 @@ impl Device {
             prevs: BTreeMap::new(),
             wake: 0,
             wants_in: true,
+            leaving: None,
             is_member: false,
             group_last: Position::START,
             trap: None,
@@ -180,6 +182,7 @@ impl Ours {
         let deadline = instant(net.now + 30 * SEC);
         let Some(session) = &mut self.devices[index].session else { return };
         let id = session.next_id();
+        self.devices[index].leaving = (!is_in).then_some(id);
         let event = if is_in {
             cores::Event::Join(id, Arc::from("chat"), GROUP.to_owned(), deadline)
         } else {
@@ -417,7 +420,15 @@ impl Ours {
                 let delay = net.rng.between(MS, 20 * MS);
                 net.after(delay, part, Message::Keep(cursors));
             }
-            A::Ask | A::Limit(_) | A::Answer(..) | A::Grouped(..) | A::Left(..) => {}
+            A::Grouped(id, _) => {
+                // A leave may be answered without the node, which has forgotten the member by itself.
+                if device.leaving.take_if(|leaving| *leaving == id).is_some() {
+                    (device.is_member, device.group_last) = (false, Position::START);
+                    let event = device.event(Kind::Leave, GROUP);
+                    net.record(event);
+                }
+            }
+            A::Ask | A::Limit(_) | A::Answer(..) | A::Left(..) => {}
         }
     }
 

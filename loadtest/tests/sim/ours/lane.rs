@@ -60,6 +60,11 @@ impl Lane {
     }
 }
 
+/// Above everything that was lost before an entry, and not above the entry.
+fn below(at: Position) -> Position {
+    Position::new(at.term, at.seq.saturating_sub(1))
+}
+
 type Entries = (Vec<Item>, Position, Position);
 
 impl Ours {
@@ -307,8 +312,8 @@ impl Ours {
                 self.reset_live(net, node, app, entry.at, tail);
                 continue;
             }
-            if entry.prev > last {
-                self.reset_live(net, node, app, entry.prev, tail);
+            if entry.prev > last || entry.lost > 0 {
+                self.reset_live(net, node, app, below(entry.at), tail);
             }
             self.write_live(net, node, app, entry.at, &entry.frame);
         }
@@ -412,8 +417,8 @@ impl Ours {
             if entry.frame.is_empty() {
                 self.reset_member(net, node, app, at, entry.at, tail);
             } else if self.takes(net, node, at, entry.frame.len()) {
-                if entry.prev > after {
-                    self.reset_member(net, node, app, at, entry.prev, tail);
+                if entry.prev > after || entry.lost > 0 {
+                    self.reset_member(net, node, app, at, below(entry.at), tail);
                 }
                 self.write(net, node, at, entry.frame);
             } else {
