@@ -72,7 +72,7 @@ impl Cluster {
              admin_token = \"env:FAULTS_ADMIN_TOKEN\"\ncluster_secret = \"env:FAULTS_CLUSTER_SECRET\"\n\
              master_key = \"env:FAULTS_MASTER_KEY\"\nallow_open_access = true\n\
              signing_activation_delay = \"0s\"\nreconnect_window = \"1s\"\n\
-             [backoff]\nbase = \"200ms\"\nmax = \"2s\"\n",
+             [backoff]\nbase = \"200ms\"\nmax = \"2s\"\nfactor = 2.0\njitter = 0.5\n",
             folder.join("control").display()
         );
         cluster.place(Service::Control, "control", "control", &text, ports[4])?;

@@ -42,11 +42,6 @@ pub(crate) enum Message {
         turn: u64,
         upto: Option<u64>,
     },
-    /// The cursor has moved and the lock is free.
-    Done {
-        device: usize,
-        more: bool,
-    },
     Present {
         device: usize,
         node: usize,
@@ -57,7 +52,6 @@ pub(crate) enum Message {
     },
     Connect(usize),
     Dial,
-    Greeted(LinkId),
     Idle(LinkId),
     Ping,
     Rise(Part),
@@ -72,8 +66,9 @@ struct Shelf {
     entries: BTreeMap<u64, String>,
     /// Where the device is.
     presence: Option<(usize, LinkId)>,
-    /// Taken until then.
+    /// Taken until then, in this turn.
     locked: Ns,
+    turn: u64,
 }
 
 #[derive(Debug, Default)]
@@ -341,8 +336,8 @@ impl Locking {
                 if shelf.locked > net.now {
                     return;
                 }
-                shelf.locked = net.now + LOCK;
                 self.turn += 1;
+                (shelf.locked, shelf.turn) = (net.now + LOCK, self.turn);
                 let above = shelf.entries.range(shelf.cursor + 1..).take(BATCH);
                 let entries: Vec<_> = above.map(|(at, push)| (*at, push.clone())).collect();
                 let at = shelf.presence;
@@ -361,12 +356,11 @@ impl Locking {
                         let written = Message::Written { device, turn, upto: None };
                         net.after(3 * SEC, part, written);
                     }
-                    None => self.unlock(net, router, device, None),
+                    None => self.unlock(net, router, device, turn, None),
                 }
             }
-            Message::Written { device, upto, .. } => self.unlock(net, router, device, upto),
-            Message::Done { device, more: true } => {
-                net.after(MS, part, Message::Push(device));
+            Message::Written { device, turn, upto } => {
+                self.unlock(net, router, device, turn, upto);
             }
             Message::Present { device, node, link } => {
                 self.shelves[device].presence = Some((node, link));
@@ -377,15 +371,29 @@ impl Locking {
         }
     }
 
-    fn unlock(&mut self, net: &mut Net<Message>, router: usize, device: usize, upto: Option<u64>) {
+    /// Moves the cursor, lets the lock go if it is still ours, and looks again.
+    fn unlock(
+        &mut self,
+        net: &mut Net<Message>,
+        router: usize,
+        device: usize,
+        turn: u64,
+        upto: Option<u64>,
+    ) {
         let shelf = &mut self.shelves[device];
-        let moved = upto.is_some_and(|upto| upto > shelf.cursor);
         if let Some(upto) = upto {
-            shelf.cursor = upto;
+            shelf.cursor = shelf.cursor.max(upto);
         }
-        shelf.locked = 0;
-        let more = moved && shelf.entries.range(shelf.cursor + 1..).next().is_some();
-        net.after(MS, Part::Router(router), Message::Done { device, more });
+        if shelf.turn != turn {
+            return;
+        }
+        (shelf.locked, shelf.turn) = (0, 0);
+        let waits = shelf.entries.range(shelf.cursor + 1..).next().is_some();
+        if waits && shelf.presence.is_some() {
+            // At once after a success, with a pause after a failure.
+            let pause = if upto.is_some() { MS } else { SEC };
+            net.after(pause, Part::Router(router), Message::Push(device));
+        }
     }
 
     // === A node ===
@@ -395,7 +403,15 @@ impl Locking {
         match what {
             Happening::Due(Message::Connect(router)) => {
                 match net.open_stream(part, Part::Router(router), Stream::Deliver) {
-                    Some(stream) => drop(self.streams.insert((node, router), stream)),
+                    Some(stream) => {
+                        self.streams.insert((node, router), stream);
+                        // What was said of presence on the stream before may be lost.
+                        let here: Vec<_> =
+                            self.links[node].iter().map(|(link, it)| (*link, it.0)).collect();
+                        for (link, device) in here {
+                            self.tell(net, node, Message::Present { device, node, link });
+                        }
+                    }
                     None => net.after(SEC / 2, part, Message::Connect(router)),
                 }
             }

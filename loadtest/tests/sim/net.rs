@@ -319,11 +319,6 @@ impl<M: Clone + Debug> Net<M> {
         usize::from(self.links[link].node == part)
     }
 
-    /// Whether this part still holds its side.
-    pub(crate) fn is_open(&self, link: LinkId, part: Part) -> bool {
-        self.links[link].open[self.side_of(link, part)]
-    }
-
     /// Live links of a device, as it sees them or as the node does.
     pub(crate) fn links_of(&self, device: Part) -> Vec<LinkId> {
         let own = |link: &LinkId| {
@@ -331,14 +326,6 @@ impl<M: Clone + Debug> Net<M> {
             it.device == device && it.open[0] && self.life(device) == Some(it.lives[0])
         };
         (0..self.links.len()).filter(own).collect()
-    }
-
-    pub(crate) fn node_of(&self, link: LinkId) -> Part {
-        self.links[link].node
-    }
-
-    pub(crate) fn device_of(&self, link: LinkId) -> Part {
-        self.links[link].device
     }
 
     pub(crate) fn send(&mut self, link: LinkId, from: Part, bytes: Bytes) {

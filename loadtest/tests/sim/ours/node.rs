@@ -5,6 +5,7 @@ use super::{Answer, Ask, Item, Message, Named, No, Ours, name_of, number_of, own
 use crate::net::{Happening, LinkId, MS, Net, Ns, Part, SEC, Stream, StreamId};
 use bytes::Bytes;
 use hawser_access::cores::feed::{Action, Entry, Feeds, Place, Pulled};
+use hawser_access::cores::session::{self, Malformed, Session, Signal};
 use hawser_loadtest::judge::{Event, Kind};
 use hawser_proto::code::CloseCode;
 use hawser_proto::codec::decode_message;
@@ -37,6 +38,9 @@ pub(super) struct Conn {
     /// As the device names it, so that the two can be matched.
     pub(super) link: Option<LinkId>,
     stage: Stage,
+    session: Session,
+    /// Frames behind a LOGIN that is being checked wait in the link.
+    held: Vec<Bytes>,
     app: String,
     device: String,
     instance: [u8; 16],
@@ -117,6 +121,8 @@ impl Node {
         slot.conn = Some(Conn {
             link: Some(link),
             stage: Stage::AwaitLogin,
+            session: Session::new(),
+            held: Vec::new(),
             app: String::new(),
             device: String::new(),
             instance: [0; 16],
@@ -170,7 +176,7 @@ impl Ours {
             }
             Happening::Ended(link) => {
                 if let Some(at) = self.nodes[node].by_link(link) {
-                    self.close(net, node, at, None);
+                    self.session_event(net, node, at, session::Event::Ended);
                 }
             }
             Happening::Drained(link) => {
@@ -192,7 +198,7 @@ impl Ours {
             Message::Idle(at) => {
                 let Some(conn) = self.nodes[node].conn(at) else { return };
                 if net.now >= conn.heard + IDLE {
-                    self.close(net, node, at, Some(CloseCode::IdleTimeout));
+                    self.order(net, node, at, CloseCode::IdleTimeout);
                 } else {
                     net.after(SEC, part, Message::Idle(at));
                 }
@@ -201,7 +207,7 @@ impl Ours {
                 if let Some((_, at, is_login)) = self.nodes[node].binds.remove(&call)
                     && is_login
                 {
-                    self.close(net, node, at, Some(CloseCode::Internal));
+                    self.refuse(net, node, at, CloseCode::RouterUnavailable);
                 }
             }
             Message::Due(at) => self.pump(net, node, at),
@@ -266,7 +272,7 @@ impl Ours {
             if let Some((_, at, is_login)) = self.nodes[node].binds.remove(&call)
                 && is_login
             {
-                self.close(net, node, at, Some(CloseCode::Internal));
+                self.refuse(net, node, at, CloseCode::RouterUnavailable);
             }
         }
         for call in asks {
@@ -301,55 +307,85 @@ impl Ours {
     // === What devices say ===
 
     fn from_device(&mut self, net: &mut Net<Message>, node: usize, at: SlotRef, bytes: Bytes) {
-        let frame = decode_message(bytes, 1 << 20).and_then(DeviceFrame::parse);
         let Some(conn) = self.nodes[node].conn(at) else { return };
         conn.heard = net.now;
-        let frame = match frame {
-            Ok(frame) => frame,
-            Err(error) => return self.close(net, node, at, Some(error.close_code())),
+        if conn.stage == Stage::Binding {
+            return conn.held.push(bytes);
+        }
+        let frame = decode_message(bytes, conn.session.frame_bytes_max());
+        let event = match frame.and_then(DeviceFrame::parse) {
+            Ok(frame) => session::Event::Frame(frame),
+            Err(error) => session::Event::Malformed(Malformed {
+                code: error.close_code(),
+                reason: error.to_string(),
+            }),
         };
-        match (&conn.stage, frame) {
-            (Stage::AwaitLogin, DeviceFrame::Login(login)) => self.log_in(net, node, at, login),
-            (Stage::AwaitLogin, _) => self.close(net, node, at, Some(CloseCode::LoginRequired)),
-            // Held by the link until the login is done, in the real one; none comes here.
-            (Stage::Binding, _) => self.close(net, node, at, Some(CloseCode::UnexpectedFrame)),
-            (Stage::Active, DeviceFrame::Ping(ping)) => {
-                self.write(net, node, at, NodeFrame::Pong(ping).encode());
+        self.session_event(net, node, at, event);
+    }
+
+    /// Tells the session machine, and does the one thing that it says.
+    fn session_event(
+        &mut self,
+        net: &mut Net<Message>,
+        node: usize,
+        at: SlotRef,
+        event: session::Event,
+    ) {
+        use session::Action as A;
+        let Some(conn) = self.nodes[node].conn(at) else { return };
+        let app = conn.app.clone();
+        match conn.session.handle(event) {
+            A::Authenticate(login) => self.log_in(net, node, at, *login),
+            A::Admit => conn.stage = Stage::Active,
+            A::Pong { nonce } => {
+                let pong = NodeFrame::Pong(params::Ping { nonce });
+                self.write(net, node, at, pong.encode());
             }
-            (Stage::Active, DeviceFrame::Ack(ack)) => {
+            A::Ack(ack) => {
                 for it in ack.inboxes {
                     let _ = conn.feeds.ack(BusinessNo(it.business), Position::new(it.term, it.seq));
                 }
                 self.pump(net, node, at);
             }
-            (Stage::Active, DeviceFrame::Resync(resync)) => {
+            A::Resync(resync) => {
                 let it = resync.after.unwrap_or_default();
                 let _ = conn.feeds.resync(BusinessNo(it.business), Position::new(it.term, it.seq));
                 self.pump(net, node, at);
             }
-            (Stage::Active, DeviceFrame::Bye(_)) => {
-                self.close(net, node, at, Some(CloseCode::Goodbye));
-            }
-            (Stage::Active, DeviceFrame::Join(join)) => {
-                let app = conn.app.clone();
-                self.join_group(net, node, at, &app, &join);
-            }
-            (Stage::Active, DeviceFrame::Leave(leave)) => {
-                let app = conn.app.clone();
-                self.leave_group(net, node, at, &app, &leave);
-            }
-            (Stage::Active, DeviceFrame::Recover(recover)) => {
-                let app = conn.app.clone();
+            A::Join(join) => self.join_group(net, node, at, &app, &join),
+            A::Leave(leave) => self.leave_group(net, node, at, &app, &leave),
+            A::Recover(recover) => {
                 let after = Position::new(recover.term, recover.seq);
                 self.recover_group(net, node, at, &app, after);
             }
-            (Stage::Active, _) => {}
+            A::Close { code, .. } => self.close(net, node, at, Some(code)),
+            A::Vanish => self.close(net, node, at, None),
+            A::Nothing
+            | A::Refresh { .. }
+            | A::Forward(..)
+            | A::RefuseRequest { .. }
+            | A::Drain => {}
         }
+    }
+
+    /// Somebody wants the session to end.
+    fn order(&mut self, net: &mut Net<Message>, node: usize, at: SlotRef, code: CloseCode) {
+        let signal = match code {
+            CloseCode::IdleTimeout => Signal::Idle,
+            code => Signal::Ordered(code, String::new()),
+        };
+        self.session_event(net, node, at, session::Event::Signal(signal));
+    }
+
+    /// The login does not hold.
+    fn refuse(&mut self, net: &mut Net<Message>, node: usize, at: SlotRef, code: CloseCode) {
+        let event = session::Event::Refused(code, String::new());
+        self.session_event(net, node, at, event);
     }
 
     fn log_in(&mut self, net: &mut Net<Message>, node: usize, at: SlotRef, login: params::Login) {
         let Some(stream) = self.way(net, node, Stream::Control) else {
-            return self.close(net, node, at, Some(CloseCode::Internal));
+            return self.refuse(net, node, at, CloseCode::RouterUnavailable);
         };
         let Some(conn) = self.nodes[node].conn(at) else { return };
         conn.stage = Stage::Binding;
@@ -415,7 +451,7 @@ impl Ours {
                 let matches = net.life(Part::Node(node)) == Some(boot)
                     && self.nodes[node].conn(owner.at).is_some_and(|conn| conn.epoch == epoch);
                 if matches {
-                    self.close(net, node, owner.at, Some(CloseCode::Superseded));
+                    self.order(net, node, owner.at, CloseCode::Superseded);
                 }
             }
             Message::SweepNow => self.want_sweep(net, node),
@@ -458,8 +494,11 @@ impl Ours {
                 let Some(conn) = self.nodes[node].conn(at) else {
                     return;
                 };
-                conn.stage = Stage::Active;
                 conn.epoch = epoch;
+                let frame_bytes_max = FRAME_BYTES_MAX_DEFAULT;
+                let bound = session::Event::Bound { frame_bytes_max, abilities: ability::ALL };
+                self.session_event(net, node, at, bound);
+                let Some(conn) = self.nodes[node].conn(at) else { return };
                 for (business, cursor) in conn.cursors.clone() {
                     if cursor > Position::START {
                         conn.feeds.begin(business, cursor);
@@ -468,6 +507,10 @@ impl Ours {
                 let ok = self.login_ok(net, node, at, &inboxes);
                 self.write(net, node, at, ok);
                 self.stand(net, node, at, &inboxes);
+                let held = self.nodes[node].conn(at).map(|conn| std::mem::take(&mut conn.held));
+                for bytes in held.into_iter().flatten() {
+                    self.from_device(net, node, at, bytes);
+                }
             }
             Ok((_, inboxes)) => {
                 if let Some(conn) = self.nodes[node].conn(at) {
@@ -475,11 +518,13 @@ impl Ours {
                 }
                 self.stand(net, node, at, &inboxes);
             }
-            Err(None) => self.close(net, node, at, Some(CloseCode::StaleLogin)),
+            Err(None) => self.refuse(net, node, at, CloseCode::StaleLogin),
             Err(Some(No::Superseded)) => {
-                self.close(net, node, at, Some(CloseCode::Superseded));
+                self.order(net, node, at, CloseCode::Superseded);
             }
-            Err(Some(_)) if is_login => self.close(net, node, at, Some(CloseCode::Internal)),
+            Err(Some(_)) if is_login => {
+                self.refuse(net, node, at, CloseCode::RouterUnavailable);
+            }
             Err(Some(_)) => {
                 let pause = net.rng.between(100 * MS, SEC);
                 net.after(pause, Part::Node(node), Message::Announce(at));
@@ -737,7 +782,7 @@ impl Ours {
     fn judge(&mut self, net: &mut Net<Message>, node: usize, at: SlotRef, epoch: u64, no: No) {
         let Some(conn) = self.nodes[node].conn(at).filter(|it| it.epoch == epoch) else { return };
         match no {
-            No::Superseded => self.close(net, node, at, Some(CloseCode::Superseded)),
+            No::Superseded => self.order(net, node, at, CloseCode::Superseded),
             No::Forgotten => {
                 if !std::mem::replace(&mut conn.is_forgotten, true) {
                     let pause = net.rng.between(MS, 200 * MS);
