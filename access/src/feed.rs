@@ -8,57 +8,25 @@
 //! why nothing is stranded: no path forgets `beyond` without having written up to it, or having asked the
 //! store after it was learned.
 
+mod entry;
 mod inbox;
+mod turn;
+
+pub use entry::{Entry, Place, Pulled};
 
 use bytes::Bytes;
 use hawser_proto::id::{BusinessNo, Position};
-use hawser_proto::limits::INBOX_PULL_ENTRIES;
-use hawser_proto::params::{Gap, GapReason};
-use inbox::{Inbox, Left};
+use hawser_proto::params::Gap;
+use inbox::Inbox;
 use std::collections::VecDeque;
 
 /// Pulls one session may have in flight, one per inbox.
 pub const PULLS_MAX: usize = 2;
 /// Callers who may wait for acknowledgements of one session.
 pub const WAITERS_MAX: usize = 64;
-/// Room that a GAP asks for, in bytes; a large term and number in each field are below it.
-const GAP_BYTES: usize = 96;
 /// The first pause after a call that failed; it doubles.
 const PAUSE_MS: u64 = 200;
 const PAUSE_DOUBLINGS_MAX: u32 = 5;
-
-/// Where an entry stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Its own position.
-    pub at: Position,
-    /// The entry before it, or the floor: nothing lies between the two.
-    pub prev: Position,
-}
-
-/// One entry as the store hands it out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Where it stands.
-    pub place: Place,
-    /// The encoded PUSH. Empty: there is no entry, only word that nothing up to `place.at` will come.
-    pub frame: Bytes,
-    /// Entries before it that were removed by policy, at most.
-    pub lost: u64,
-    /// `hawser.wire.v1.GapReason` of those.
-    pub lost_reason: i32,
-    /// `hawser.push.v1.Priority`.
-    pub priority: u8,
-}
-
-/// What a pull brought.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pulled {
-    /// In the order of their positions.
-    pub entries: Vec<Entry>,
-    /// The newest position at that moment.
-    pub tail: Position,
-}
 
 /// A caller who waits until the device has handled an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -293,30 +261,7 @@ impl Feeds {
         }
     }
 
-    // === What comes of it ===
-
-    /// The next thing to do; to be called until it says `None`, with nothing else in between. `room`
-    /// says whether the link takes a frame of so many bytes now, 0: whether it takes any. Without
-    /// `may_ask` no call of the store is begun.
-    pub fn poll(
-        &mut self,
-        now_ms: u64,
-        frame_bytes_max: usize,
-        may_ask: bool,
-        room: impl Fn(usize) -> bool,
-    ) -> Option<Action> {
-        let is_open = room(0);
-        let action = self
-            .next_tell()
-            .or_else(|| self.next_write(frame_bytes_max, &room))
-            .or_else(|| if may_ask { self.next_ack(now_ms) } else { None })
-            .or_else(|| if may_ask && is_open { self.next_pull(now_ms) } else { None });
-        if action.is_none() {
-            self.is_stopped = !is_open && self.inboxes.iter().any(Inbox::is_behind);
-            self.rest(now_ms);
-        }
-        action
-    }
+    // === How it stands ===
 
     /// Whether a call of the store waits for leave to be made.
     pub fn wants_to_ask(&self, now_ms: u64) -> bool {
@@ -369,98 +314,6 @@ impl Feeds {
         });
         &mut self.inboxes[index]
     }
-
-    fn next_tell(&mut self) -> Option<Action> {
-        let (waiter, is_handled) = self.busy.as_mut()?.to_tell.pop()?;
-        Some(Action::Tell(waiter, is_handled))
-    }
-
-    /// Writes what is ready, and forgets what finds no room.
-    fn next_write(
-        &mut self,
-        frame_bytes_max: usize,
-        room: impl Fn(usize) -> bool,
-    ) -> Option<Action> {
-        while let Some((business, mut entry, was_pulled)) = self.busy.as_mut()?.ready.pop_front() {
-            let inbox = self.inboxes.iter_mut().find(|inbox| inbox.business == business)?;
-            let at = entry.place.at;
-            if at <= inbox.sent {
-                continue;
-            }
-            if let Some(gap) = gap_before(inbox, &entry, frame_bytes_max) {
-                let upto = Position::new(gap.upto_term, gap.upto_seq);
-                if room(GAP_BYTES) {
-                    inbox.skip(upto);
-                    (entry.place.prev, entry.lost) = (upto, 0);
-                    if upto < at {
-                        self.busy().ready.push_front((business, entry, was_pulled));
-                    }
-                    return Some(Action::Gap(gap));
-                }
-            } else if inbox.has_window(entry.frame.len()) && room(entry.frame.len()) {
-                inbox.write(at, entry.frame.len());
-                return Some(Action::Write { business, at, frame: entry.frame, was_pulled });
-            }
-            inbox.behind(at, entry.priority);
-            // With this one, whatever of its inbox comes behind it: order is kept by forgetting.
-            self.busy.as_mut()?.ready.retain(|(of, later, _)| {
-                if *of == business {
-                    inbox.behind(later.place.at, later.priority);
-                }
-                *of != business
-            });
-        }
-        None
-    }
-
-    fn next_ack(&mut self, now_ms: u64) -> Option<Action> {
-        if !self.inboxes.iter().any(Inbox::has_untold) {
-            return None;
-        }
-        let busy = self.busy.get_or_insert_default();
-        if !busy.may_tell(now_ms) {
-            return None;
-        }
-        busy.is_telling = true;
-        Some(Action::Ack(self.inboxes.iter_mut().filter_map(Inbox::tell).collect()))
-    }
-
-    fn next_to_pull(&self, now_ms: u64) -> Option<usize> {
-        if self.inboxes.iter().filter(|inbox| inbox.is_pulling()).count() >= PULLS_MAX {
-            return None;
-        }
-        let able = self.inboxes.iter().enumerate().filter(|(_, inbox)| inbox.may_pull(now_ms));
-        // Of equal ones the first.
-        able.rev().max_by_key(|(_, inbox)| inbox.priority()).map(|(index, _)| index)
-    }
-
-    fn next_pull(&mut self, now_ms: u64) -> Option<Action> {
-        let index = self.next_to_pull(now_ms)?;
-        self.serial = self.serial.wrapping_add(1);
-        let serial = self.serial;
-        let inbox = &mut self.inboxes[index];
-        let Left { entries, bytes } = inbox.pull(serial);
-        Some(Action::Pull {
-            business: inbox.business,
-            serial,
-            after: inbox.sent,
-            entries_max: entries.min(INBOX_PULL_ENTRIES) as u32,
-            bytes_max: bytes as u32,
-        })
-    }
-
-    /// Gives back what is only needed while something is under way.
-    fn rest(&mut self, now_ms: u64) {
-        for inbox in &mut self.inboxes {
-            inbox.rest(now_ms);
-        }
-        if let Some(busy) = self.busy.as_mut().filter(|busy| busy.tell_not_before_ms <= now_ms) {
-            busy.tell_not_before_ms = 0;
-        }
-        if self.busy.as_ref().is_some_and(|busy| busy.is_idle()) {
-            self.busy = None;
-        }
-    }
 }
 
 impl Busy {
@@ -479,34 +332,6 @@ impl Busy {
             && !self.is_telling
             && self.tell_not_before_ms == 0
     }
-}
-
-/// The GAP that must be written before an entry, or in its place.
-fn gap_before(inbox: &Inbox, entry: &Entry, frame_bytes_max: usize) -> Option<Gap> {
-    let Place { at, prev } = entry.place;
-    let is_too_large = entry.frame.len() > frame_bytes_max;
-    let (upto, reason) = if is_too_large {
-        (at, GapReason::TooLarge as i32)
-    } else if entry.frame.is_empty() {
-        (at, entry.lost_reason)
-    } else if entry.lost > 0 || prev > inbox.sent {
-        // Just below the entry: above everything that was lost, and the entry itself is still taken.
-        (Position::new(at.term, at.seq.saturating_sub(1)), entry.lost_reason)
-    } else {
-        return None;
-    };
-    if upto <= inbox.sent {
-        return None;
-    }
-    Some(Gap {
-        business: inbox.business.0,
-        after_term: inbox.sent.term,
-        after_seq: inbox.sent.seq,
-        upto_term: upto.term,
-        upto_seq: upto.seq,
-        count: entry.lost + u64::from(is_too_large),
-        reason,
-    })
 }
 
 /// How long to wait after one more failure.

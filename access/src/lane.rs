@@ -5,6 +5,7 @@
 //! connections' deadlines.
 
 mod history;
+mod recovery;
 
 pub(crate) use history::{HistoryAnswer, Recovered, Whom};
 

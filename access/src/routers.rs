@@ -4,6 +4,7 @@
 //!
 //! On the embedded store there is exactly one router. With several, each word goes to one that is up.
 
+mod announce;
 pub(crate) mod asks;
 mod control_stream;
 mod deliver_stream;
@@ -12,10 +13,11 @@ use crate::downlink;
 use crate::node::Node;
 use crate::retry::Retry;
 use crate::table::Connection;
+use announce::bind_of;
 use hawser_proto::code::CloseCode;
 use hawser_proto::id::{AppId, DeviceId, Epoch, SlotRef};
 use hawser_proto::rpc::node::{
-    Ask, Bind, BindResult, DeliveryReport, InboxPosition, InboxTail, Unbind, bind_result::Status,
+    Ask, BindResult, DeliveryReport, InboxPosition, InboxTail, Unbind, bind_result::Status,
     up::What,
 };
 use parking_lot::Mutex;
@@ -145,31 +147,6 @@ impl Routers {
         let deliver = self.all.get(router).and_then(|router| router.deliver.lock().clone());
         if let Some(up) = deliver {
             let _ = up.reports.try_send(report);
-        }
-    }
-
-    /// The store knows an older session than this one, or none.
-    pub(crate) fn forgotten(&self, at: SlotRef) {
-        self.forgotten.lock().insert(at);
-    }
-
-    /// Announces some of the forgotten sessions.
-    pub(crate) fn announce_forgotten(&self, node: &Node, most: usize) {
-        let some: Vec<SlotRef> = {
-            let mut forgotten = self.forgotten.lock();
-            let some: Vec<SlotRef> = forgotten.iter().take(most).copied().collect();
-            for at in &some {
-                forgotten.remove(at);
-            }
-            some
-        };
-        for at in some {
-            if let Some(word) = self.announcement(node, at)
-                && !self.send(word)
-            {
-                node.metrics.uplink_full.inc();
-                self.forgotten(at);
-            }
         }
     }
 
@@ -320,77 +297,6 @@ impl Routers {
     fn has_lost_unbind(&self) -> bool {
         self.has_lost_unbind.swap(false, Ordering::AcqRel)
     }
-
-    /// The word that a live session is here, with its answer awaited. `None`: it has gone.
-    fn announcement(&self, node: &Node, at: SlotRef) -> Option<What> {
-        let session = node.table.with(at, |connection| {
-            let identity = connection.identity.as_ref().filter(|it| it.epoch.0 != 0)?;
-            Some((identity.app.clone(), identity.device.clone(), identity.epoch))
-        });
-        let (app, device, epoch) = session.flatten()?;
-        let call = self.calls.fetch_add(1, Ordering::Relaxed);
-        let word = bind_of(node, at, call, epoch)?;
-        let pending = Pending { at, app, device, tell: None, announced: Some(epoch) };
-        self.pending.lock().insert(call, pending);
-        Some(word)
-    }
-
-    /// Announces again what the router could not take before, as far as there is room.
-    fn announce_refused(&self, node: &Node, queue: &mpsc::Sender<What>) {
-        let mut refused = std::mem::take(&mut *self.refused.lock());
-        while let Some(at) = refused.pop() {
-            let Ok(room) = queue.try_reserve() else {
-                refused.push(at);
-                break;
-            };
-            if let Some(word) = self.announcement(node, at) {
-                room.send(word);
-            }
-        }
-        self.refused.lock().append(&mut refused);
-    }
-
-    /// Tells a router of every live session again, after a stream broke: it may have lost them.
-    async fn announce(&self, node: &Node, queue: &mpsc::Sender<What>) {
-        for slot in 0..node.table.slots_used() {
-            let Some(at) = node.table.visit(slot, |at, _| at) else { continue };
-            let Some(word) = self.announcement(node, at) else { continue };
-            if queue.send(word).await.is_err() {
-                return;
-            }
-        }
-        for word in node.groups.announcements() {
-            if queue.send(word).await.is_err() {
-                return;
-            }
-        }
-    }
-}
-
-fn bind_of(node: &Node, at: SlotRef, call: u64, epoch: Epoch) -> Option<What> {
-    node.table
-        .with(at, |connection| {
-            let identity = connection.identity.as_ref()?;
-            Some(What::Bind(Bind {
-                call,
-                app: identity.app.as_str().to_owned(),
-                device: identity.device.as_str().to_owned(),
-                slot: at.slot,
-                generation: at.generation,
-                instance: identity.instance.to_vec().into(),
-                attempt: identity.attempt,
-                businesses: identity.businesses.iter().map(|no| no.0).collect(),
-                epoch: epoch.0,
-                cursors: if epoch.0 == 0 { cursors(connection) } else { Vec::new() },
-            }))
-        })
-        .flatten()
-}
-
-/// How far the device of a new login has its inboxes.
-fn cursors(connection: &Connection) -> Vec<InboxPosition> {
-    let downlink = connection.downlink.as_ref();
-    downlink.map_or_else(Vec::new, |it| downlink::positions(it.feeds.sent()))
 }
 
 /// Starts the tasks that keep the streams up.

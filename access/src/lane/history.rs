@@ -26,17 +26,15 @@ use crate::routers::asks::Waits;
 use crate::sweep::tail_of;
 use crate::table::Written;
 use hawser_proto::code::ErrorCode;
-use hawser_proto::frame::{NodeFrame, ability};
+use hawser_proto::frame::NodeFrame;
 use hawser_proto::id::{Position, SlotRef};
 use hawser_proto::params::{GroupReset, Joined};
 use std::collections::{HashMap, VecDeque};
 
 /// Entries asked for at once.
-const PULL_ENTRIES: u32 = 64;
-/// Members of one lane that are recovered at once.
-const RECOVERIES_MAX: usize = 64;
+pub(super) const PULL_ENTRIES: u32 = 64;
 /// After a call that failed.
-const PAUSE_MS: u64 = 200;
+pub(super) const PAUSE_MS: u64 = 200;
 const WRITES_PER_TURN: usize = 128;
 
 /// For whom a history was asked.
@@ -75,7 +73,7 @@ struct Joining {
 /// A group's history as this lane has written it.
 #[derive(Default)]
 pub(super) struct History {
-    last: Option<Position>,
+    pub(super) last: Option<Position>,
     floor: Position,
     /// The highest position that is known of; above `last`: the lane is behind.
     beyond: Position,
@@ -83,22 +81,22 @@ pub(super) struct History {
     pulling: Option<Position>,
     not_before_ms: u64,
     joining: Vec<Joining>,
-    recovering: HashMap<u32, Recovering, foldhash::fast::RandomState>,
+    pub(super) recovering: HashMap<u32, Recovering, foldhash::fast::RandomState>,
 }
 
-struct Recovering {
-    at: SlotRef,
+pub(super) struct Recovering {
+    pub(super) at: SlotRef,
     /// Everything up to here was written to it.
-    after: Position,
-    is_pulling: bool,
-    not_before_ms: u64,
+    pub(super) after: Position,
+    pub(super) is_pulling: bool,
+    pub(super) not_before_ms: u64,
 }
 
 /// The members of one lane that wait for their turn to be recovered.
 #[derive(Default)]
 pub(super) struct Recoveries {
-    waiting: VecDeque<(GroupKey, SlotRef)>,
-    in_flight: usize,
+    pub(super) waiting: VecDeque<(GroupKey, SlotRef)>,
+    pub(super) in_flight: usize,
     /// Groups that wait for a pause to be over.
     paused: Vec<GroupKey>,
 }
@@ -367,168 +365,7 @@ impl Lane {
         }
     }
 
-    // === Recovering ===
-
-    /// A member says what it has; from there it is written again.
-    pub(super) fn recover(&mut self, at: SlotRef, key: &GroupKey, after: Position) {
-        if !self.is_member(at, key) {
-            return;
-        }
-        let Some(&index) = self.by_key.get(key) else { return };
-        let Some(history) = &self.groups[index].history else { return };
-        if history.last.is_some_and(|last| after < last) {
-            self.begin_recovery(index, at, after);
-        }
-    }
-
-    fn understands_history(&self, at: SlotRef) -> bool {
-        self.node.table.with(at, |connection| connection.has(ability::HISTORY)) == Some(true)
-    }
-
-    fn begin_recovery(&mut self, index: usize, at: SlotRef, after: Position) {
-        if !self.understands_history(at) {
-            return;
-        }
-        let key = self.groups[index].key.clone();
-        let Some(history) = &mut self.groups[index].history else { return };
-        let known = history.recovering.get_mut(&at.slot).filter(|known| known.at == at);
-        if let Some(known) = known {
-            // A call in flight for another position is not taken when it is answered.
-            known.after = after;
-            return;
-        }
-        let recovering = Recovering { at, after, is_pulling: false, not_before_ms: 0 };
-        history.recovering.insert(at.slot, recovering);
-        self.node.metrics.recoveries.inc();
-        self.recoveries.waiting.push_back((key, at));
-        self.next_recoveries();
-    }
-
-    /// Gives those who wait their turn, as far as there is leave, and their links are empty.
-    fn next_recoveries(&mut self) {
-        let now_ms = self.node.table.now_ms();
-        for _ in 0..self.recoveries.waiting.len() {
-            if self.recoveries.in_flight >= RECOVERIES_MAX || !self.node.asks.has_leave() {
-                return;
-            }
-            let Some((key, at)) = self.recoveries.waiting.pop_front() else { return };
-            let Some(&index) = self.by_key.get(&key) else { continue };
-            let seq = self.groups[index].seq;
-            let history = self.groups[index].history.as_mut();
-            let Some(member) = history.and_then(|history| history.recovering.get_mut(&at.slot))
-            else {
-                continue;
-            };
-            if member.at != at || member.is_pulling {
-                continue;
-            }
-            let takes = self.node.table.with(at, |connection| connection.takes_stored(1));
-            let Some(takes) = takes else { continue };
-            if !takes || now_ms < member.not_before_ms {
-                self.recoveries.waiting.push_back((key, at));
-                continue;
-            }
-            let after = member.after;
-            member.is_pulling = true;
-            let ask = tail_of(&key, PULL_ENTRIES, after);
-            let whom = Whom::Member(at);
-            let waits = Waits::History { lane: self.index, key: key.clone(), seq, whom, after };
-            if self.node.asks.ask(&self.node, ask, waits) {
-                self.recoveries.in_flight += 1;
-            } else {
-                member.is_pulling = false;
-                member.not_before_ms = now_ms + PAUSE_MS;
-                self.recoveries.waiting.push_back((key, at));
-            }
-        }
-    }
-
-    fn member_recovered(
-        &mut self,
-        index: usize,
-        at: SlotRef,
-        after: Position,
-        answer: HistoryAnswer,
-    ) {
-        let now_ms = self.node.table.now_ms();
-        let key = self.groups[index].key.clone();
-        let Some(history) = &mut self.groups[index].history else { return };
-        let last = history.last.unwrap_or_default();
-        let Some(member) = history.recovering.get_mut(&at.slot) else { return };
-        if member.at != at || !member.is_pulling {
-            return;
-        }
-        member.is_pulling = false;
-        let HistoryAnswer::Entries(answer) = answer else {
-            member.not_before_ms = now_ms + PAUSE_MS;
-            self.recoveries.waiting.push_back((key, at));
-            return;
-        };
-        // Else it has asked for something else meanwhile.
-        let is_over = member.after == after && self.write_recovered(index, at, last, answer);
-        if is_over {
-            // From here on it is written what the others are: everything above `last`.
-            if let Some(history) = &mut self.groups[index].history {
-                history.recovering.remove(&at.slot);
-            }
-        } else {
-            self.recoveries.waiting.push_back((key, at));
-        }
-    }
-
-    /// Writes a part of the history to one member, up to `last` and as far as its link takes it. True:
-    /// it has everything up to `last` now.
-    fn write_recovered(
-        &mut self,
-        index: usize,
-        at: SlotRef,
-        last: Position,
-        answer: Recovered,
-    ) -> bool {
-        let Recovered { entries, tail, floor } = answer;
-        let mut after = self.position_of(index, at);
-        if floor > after {
-            self.reset_member(index, at, floor, tail);
-            after = floor;
-        }
-        let mut is_over = entries.is_empty();
-        for entry in entries {
-            if entry.place.at > last {
-                is_over = true;
-                break;
-            }
-            if entry.place.at <= after {
-                continue;
-            }
-            let frame = FrameOut::new(entry.frame);
-            let takes = self.node.table.with(at, |connection| {
-                let fits = frame.len() <= connection.frame_bytes_max as usize && frame.len() > 0;
-                fits.then(|| connection.takes_stored(frame.len()))
-            });
-            match takes {
-                None | Some(Some(false)) => break,
-                Some(None) => self.reset_member(index, at, entry.place.at, tail),
-                Some(Some(true)) => {
-                    if entry.place.prev > after {
-                        self.reset_member(index, at, entry.place.prev, tail);
-                    }
-                    self.node.table.write_history(at, &frame, SlowPolicy::DropNewest);
-                }
-            }
-            after = entry.place.at;
-        }
-        let history = self.groups[index].history.as_mut();
-        if let Some(member) = history.and_then(|history| history.recovering.get_mut(&at.slot)) {
-            member.after = after;
-        }
-        is_over || after >= last
-    }
-
-    fn position_of(&self, index: usize, at: SlotRef) -> Position {
-        let history = self.groups[index].history.as_ref();
-        let member = history.and_then(|history| history.recovering.get(&at.slot));
-        member.map_or(Position::START, |member| member.after)
-    }
+    // === Pauses ===
 
     /// With each turn of the wheel: what had to pause goes on.
     pub(super) fn turn_histories(&mut self) {
@@ -565,7 +402,7 @@ impl Lane {
         }
     }
 
-    fn reset_member(&self, index: usize, at: SlotRef, floor: Position, tail: Position) {
+    pub(super) fn reset_member(&self, index: usize, at: SlotRef, floor: Position, tail: Position) {
         if !self.understands_history(at) {
             return;
         }

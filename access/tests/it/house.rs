@@ -204,8 +204,12 @@ impl House {
 
     /// Every gauge of the node is back to nothing, and no task is left.
     pub async fn ends_clean(self) {
-        for gauge in ["hawser_access_connections", "hawser_access_sessions", "hawser_access_groups"]
-        {
+        for gauge in [
+            "hawser_access_connections",
+            "hawser_access_sessions",
+            "hawser_access_groups",
+            "hawser_downlink_unacked",
+        ] {
             self.metric_is(gauge, &[], 0).await;
         }
         assert!(self.node.shutdown(PATIENCE).await, "a task was left");

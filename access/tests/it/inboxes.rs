@@ -449,6 +449,30 @@ async fn a_session_that_the_store_has_forgotten_is_announced_and_goes_on() {
     device.settle().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn losing_the_store_is_no_storm_of_announcements() {
+    let house = House::start_with(|config| config.announcements_per_second = 20).await;
+    let mut devices = Vec::new();
+    for n in 0..20 {
+        devices.push(able(&house, &format!("d-{n}")).await);
+    }
+    house.router.store.lock().owners.clear();
+    for n in 0..20 {
+        store_all(&house, &format!("d-{n}"), 1, 1);
+    }
+    house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow {}));
+    let begun = Instant::now();
+    for device in &mut devices {
+        reads(device, 1, 1).await;
+    }
+    // Two each tenth of a second.
+    let took = begun.elapsed();
+    assert!(took > Duration::from_millis(700), "{took:?}");
+    let words = house.router.words();
+    let again = words.iter().filter(|it| matches!(it, up::What::Bind(bind) if bind.epoch != 0));
+    assert_eq!(again.count(), 20, "each once");
+}
+
 // === Calls that fail ===
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
