@@ -55,7 +55,7 @@ const CUT_PATIENCE: Duration = Duration::from_millis(500);
 const NODE_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Pushes that are on their way into the store, in KiB: what callers may have waiting there in all.
-const STORING_KIB_MAX: usize = 64 * 1024;
+const STORING_KIB_MAX: usize = 128 * 1024;
 /// The groups are read before a router serves; a store that hangs is given up on.
 const GROUPS_TIMEOUT: Duration = Duration::from_mins(1);
 /// What waits for the store gets this long at the end, also when the rest took all the patience.

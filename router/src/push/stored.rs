@@ -4,19 +4,21 @@
 //! then stored by a task of its own, which goes on when the caller does not wait any more, so that whatever
 //! was stored also wakes its device; and what may have been stored without an answer makes the nodes ask.
 
-use crate::answer::{Outcomes, Waiter};
+mod append;
+
+use crate::answer::Outcomes;
 use crate::auth::{Credential, InboxBounds};
-use crate::blob::{self, Placed};
 use crate::core::Core;
-use crate::inbox::{self, Appended, NewEntry, Priority};
+use crate::inbox::{Appended, Priority};
 use crate::key::Key;
-use crate::node::deliver::{NotSent, Sent};
+use crate::node::deliver::Sent;
 use crate::push::message::{self, Storable};
 use crate::push::unicast::{Targets, totals};
-use crate::reach::Call;
 use crate::refusal::Refusal;
 use crate::store::{Durability, StoreError};
-use crate::turns::{Place, Turn, Turns};
+use crate::turns::{Place, Turns};
+pub(crate) use append::place_of;
+use append::one;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 use futures_util::StreamExt as _;
@@ -25,7 +27,6 @@ use futures_util::stream;
 use hawser_proto::code::ErrorCode;
 use hawser_proto::id::{AppId, BusinessNo, Position};
 use hawser_proto::limits::{COLLAPSE_KEY_BYTES_MAX, WAIT_ACK_MAX};
-use hawser_proto::rpc::node::{self as node, Delivery};
 use hawser_proto::rpc::push::{
     self as wire, BatchUnicastRequest, BatchUnicastResponse, Outcome, StoreOptions, StoredResult,
 };
@@ -33,7 +34,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Targets of one call that are stored at the same time.
 const TOGETHER: usize = 64;
@@ -64,6 +65,8 @@ struct Shared {
     business: BusinessNo,
     bounds: InboxBounds,
     options: Options,
+    /// Room for all of it, until the last of them is stored or is not.
+    _room: OwnedSemaphorePermit,
 }
 
 /// One target.
@@ -150,10 +153,12 @@ pub(crate) fn submit(
     let kind = (options.collapse_key.as_ref(), options.priority);
     let mut pushes: Vec<Push> = Vec::new();
     let mut at = Vec::new();
+    let mut bytes = 0;
     let key = |device: &str| Key::device(&by.app, device).map_err(|why| Refusal::id("device", why));
     match Targets::of(request)? {
         Targets::One { message, devices } => {
             let stored = Arc::new(message::storable(message, push_id.clone(), kind, by)?);
+            bytes += stored.blob.len();
             let mut seen = HashMap::with_hasher(RandomState::default());
             for device in devices {
                 match seen.entry(device.clone()) {
@@ -175,12 +180,17 @@ pub(crate) fn submit(
                     id => message::push_id(id)?,
                 };
                 let stored = message::storable(target.message, push_id.clone(), kind, by)?;
+                bytes += stored.blob.len();
                 let (device, stored) = (target.device, Arc::new(stored));
                 at.push(pushes.len());
                 pushes.push(Push { key: key(&device)?, device, push_id, stored, place: None });
             }
         }
     }
+    // A KiB for each target beside its body.
+    let kib = (bytes.div_ceil(1024) + pushes.len()) as u32;
+    let full = |_| Refusal::from(StoreError::Overloaded);
+    let room = core.storing_kib.clone().try_acquire_many_owned(kib).map_err(full)?;
     // One device may be named more than once, in one call with a body each or in many of one stream.
     let own = Arc::new(Turns::default());
     let turns = turns.unwrap_or(&own);
@@ -189,7 +199,7 @@ pub(crate) fn submit(
     }
     let acked_by = (!options.wait_ack.is_zero()).then(|| Instant::now() + options.wait_ack);
     let (app, business, bounds) = (by.app.clone(), by.number, by.inbox);
-    let shared = Arc::new(Shared { app, business, bounds, options });
+    let shared = Arc::new(Shared { app, business, bounds, options, _room: room });
     Ok(Submitted { shared, pushes, at, acked_by, tag, push_id })
 }
 
@@ -217,149 +227,6 @@ impl Submitted {
         });
         let (tag, push_id) = (self.tag, self.push_id);
         Ok(BatchUnicastResponse { tag, outcomes, totals, push_id, stored, ..Default::default() })
-    }
-}
-
-/// Has one target stored, and waits for it in time.
-async fn one(core: &Arc<Core>, shared: &Arc<Shared>, mut push: Push) -> Told {
-    let patience = core.reach.timeout();
-    let turn = match push.place.take() {
-        Some(place) => match tokio::time::timeout(patience, place.turn()).await {
-            Ok(turn) => Some(turn),
-            // What came before it hangs; this one was not begun.
-            Err(_) => return Told::Failed(StoreError::Overloaded),
-        },
-        None => None,
-    };
-    let kib = push.stored.blob.len().div_ceil(1024) as u32 + 1;
-    let Ok(room) = core.storing_kib.clone().try_acquire_many_owned(kib) else {
-        return Told::Failed(StoreError::Overloaded);
-    };
-    let (tell, told) = oneshot::channel();
-    let (of, shared) = (core.clone(), shared.clone());
-    core.push_tasks.spawn_light(async move {
-        let told = store(&of, &shared, &push, turn, room).await;
-        // Nobody waits: then nobody waits for the device's acknowledgement either.
-        let _ = tell.send(told);
-    });
-    match tokio::time::timeout(patience, told).await {
-        Ok(Ok(told)) => told,
-        _ => Told::Failed(StoreError::Timeout),
-    }
-}
-
-/// Stores one push and wakes its device.
-async fn store(
-    core: &Arc<Core>,
-    shared: &Shared,
-    push: &Push,
-    turn: Option<Turn>,
-    room: OwnedSemaphorePermit,
-) -> Told {
-    let options = &shared.options;
-    let new = NewEntry {
-        push_id: push.push_id.clone(),
-        digest: push.stored.digest,
-        expires_at_ms: options.expires_at_ms,
-        collapse_key: options.collapse_key.clone(),
-        priority: options.priority,
-        blob: push.stored.blob.clone(),
-    };
-    let (caps, now_ms) = (shared.bounds.caps, core.clock.now_ms());
-    let asked =
-        core.store.append(&push.key, shared.business, new, caps, options.durability, now_ms);
-    let done = core.reach.ask(Call::Append, asked).await;
-    drop(room);
-    let told = match done {
-        Ok((appended, durability)) => {
-            let waits = match &appended {
-                Appended::Stored { position, prev, owner: Some(owner) } => {
-                    wake(core, shared, push, (*position, *prev), owner)
-                }
-                _ => None,
-            };
-            Told::Done { appended, durability, waits }
-        }
-        Err(source) => {
-            if !source.is_refusal() {
-                hint(core, &push.key);
-            }
-            Told::Failed(source)
-        }
-    };
-    // Only now may the next one to this device be stored: its wake-up leaves behind this one's.
-    drop(turn);
-    told
-}
-
-/// Tells the node that holds the device, with the push itself, which it writes if nothing is in between.
-fn wake(
-    core: &Core,
-    shared: &Shared,
-    push: &Push,
-    (position, prev): (Position, Position),
-    owner: &inbox::Session,
-) -> Option<(Arc<Outcomes>, Sent)> {
-    let steady_ms = core.clock.steady_ms();
-    let at = owner.owner.at;
-    let life = core.nodes.find(&owner.owner.node, owner.owner.boot, steady_ms)?;
-    // What is known of the session here spares the node a push that it would not write.
-    let serves = core.table.look(&push.key, |known, route| {
-        (known.life, known.at, route.epoch) != (life.no, at, owner.epoch)
-            || route.serves.contains(shared.business)
-    });
-    if serves == Some(false) {
-        return None;
-    }
-    let placed =
-        Placed { position, prev, redelivered: false, expires_at_ms: shared.options.expires_at_ms };
-    let frame = blob::push_frame(&push.stored.blob, &placed).ok()?;
-    let target = node::Target {
-        slot: at.slot,
-        generation: at.generation,
-        epoch: owner.epoch,
-        device: push.device.clone(),
-    };
-    let delivery = Delivery {
-        boot: life.boot.0,
-        app: shared.app.to_string(),
-        business: shared.business.0,
-        frame,
-        targets: vec![target],
-        place: Some(place_of(position, prev)),
-        priority: shared.options.priority as u32 + 1,
-        ..Delivery::default()
-    };
-    let call = (!shared.options.wait_ack.is_zero()).then(Outcomes::stored);
-    let waiter = call.clone().map(|call| Waiter::Stored { call });
-    // Without a stream nothing needs to be said: a node whose stream broke asks for everything.
-    match life.deliver()?.wake(delivery, waiter) {
-        Ok(sent) => {
-            core.metrics.wakes.inc();
-            call.zip(sent)
-        }
-        Err(NotSent::Full) => {
-            core.metrics.wakes_lost.inc();
-            life.want_sweep(steady_ms);
-            None
-        }
-        Err(NotSent::Gone) => None,
-    }
-}
-
-/// A place as nodes are told of it.
-pub(crate) fn place_of(position: Position, prev: Position) -> node::Place {
-    node::Place { term: position.term, seq: position.seq, prev_term: prev.term, prev_seq: prev.seq }
-}
-
-/// Something may have been stored, and nobody said for whom: whoever may hold the device is to ask.
-fn hint(core: &Core, key: &Key) {
-    let steady_ms = core.clock.steady_ms();
-    let view = core.nodes.view(steady_ms);
-    let life = core.table.look(key, |owner, _| owner).and_then(|owner| view.life(owner.life));
-    match life {
-        Some(life) => life.want_sweep(steady_ms),
-        None => core.nodes.sweep_all(steady_ms),
     }
 }
 

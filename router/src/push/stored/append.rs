@@ -1,0 +1,153 @@
+//! One stored push, from its turn to the wake-up of its device.
+
+use super::{Push, Shared, Told};
+use crate::answer::{Outcomes, Waiter};
+use crate::blob::{self, Placed};
+use crate::core::Core;
+use crate::inbox::{self, Appended, NewEntry};
+use crate::key::Key;
+use crate::node::deliver::{NotSent, Sent};
+use crate::reach::Call;
+use crate::store::StoreError;
+use crate::turns::Turn;
+use hawser_proto::id::Position;
+use hawser_proto::rpc::node::{self, Delivery};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// Has one target stored, and waits for it in time.
+pub(super) async fn one(core: &Arc<Core>, shared: &Arc<Shared>, mut push: Push) -> Told {
+    let patience = core.reach.timeout();
+    let turn = match push.place.take() {
+        Some(place) => match tokio::time::timeout(patience, place.turn()).await {
+            Ok(turn) => Some(turn),
+            // What came before it hangs; this one was not begun.
+            Err(_) => return Told::Failed(StoreError::Overloaded),
+        },
+        None => None,
+    };
+    let (tell, told) = oneshot::channel();
+    let (of, shared) = (core.clone(), shared.clone());
+    core.push_tasks.spawn_light(async move {
+        let told = store(&of, &shared, &push, turn).await;
+        // Nobody waits: then nobody waits for the device's acknowledgement either.
+        let _ = tell.send(told);
+    });
+    match tokio::time::timeout(patience, told).await {
+        Ok(Ok(told)) => told,
+        _ => Told::Failed(StoreError::Timeout),
+    }
+}
+
+/// Stores one push and wakes its device.
+async fn store(
+    core: &Arc<Core>,
+    shared: &Shared,
+    push: &Push,
+    turn: Option<Turn>,
+) -> Told {
+    let options = &shared.options;
+    let new = NewEntry {
+        push_id: push.push_id.clone(),
+        digest: push.stored.digest,
+        expires_at_ms: options.expires_at_ms,
+        collapse_key: options.collapse_key.clone(),
+        priority: options.priority,
+        blob: push.stored.blob.clone(),
+    };
+    let (caps, now_ms) = (shared.bounds.caps, core.clock.now_ms());
+    let asked =
+        core.store.append(&push.key, shared.business, new, caps, options.durability, now_ms);
+    let done = core.reach.ask(Call::Append, asked).await;
+    let told = match done {
+        Ok((appended, durability)) => {
+            let waits = match &appended {
+                Appended::Stored { position, prev, owner: Some(owner) } => {
+                    wake(core, shared, push, (*position, *prev), owner)
+                }
+                _ => None,
+            };
+            Told::Done { appended, durability, waits }
+        }
+        Err(source) => {
+            if !source.is_refusal() {
+                hint(core, &push.key);
+            }
+            Told::Failed(source)
+        }
+    };
+    // Only now may the next one to this device be stored: its wake-up leaves behind this one's.
+    drop(turn);
+    told
+}
+
+/// Tells the node that holds the device, with the push itself, which it writes if nothing is in between.
+fn wake(
+    core: &Core,
+    shared: &Shared,
+    push: &Push,
+    (position, prev): (Position, Position),
+    owner: &inbox::Session,
+) -> Option<(Arc<Outcomes>, Sent)> {
+    let steady_ms = core.clock.steady_ms();
+    let at = owner.owner.at;
+    let life = core.nodes.find(&owner.owner.node, owner.owner.boot, steady_ms)?;
+    // What is known of the session here spares the node a push that it would not write.
+    let serves = core.table.look(&push.key, |known, route| {
+        (known.life, known.at, route.epoch) != (life.no, at, owner.epoch)
+            || route.serves.contains(shared.business)
+    });
+    if serves == Some(false) {
+        return None;
+    }
+    let placed =
+        Placed { position, prev, redelivered: false, expires_at_ms: shared.options.expires_at_ms };
+    let frame = blob::push_frame(&push.stored.blob, &placed).ok()?;
+    let target = node::Target {
+        slot: at.slot,
+        generation: at.generation,
+        epoch: owner.epoch,
+        device: push.device.clone(),
+    };
+    let delivery = Delivery {
+        boot: life.boot.0,
+        app: shared.app.to_string(),
+        business: shared.business.0,
+        frame,
+        targets: vec![target],
+        place: Some(place_of(position, prev)),
+        priority: shared.options.priority as u32 + 1,
+        ..Delivery::default()
+    };
+    let call = (!shared.options.wait_ack.is_zero()).then(Outcomes::stored);
+    let waiter = call.clone().map(|call| Waiter::Stored { call });
+    // Without a stream nothing needs to be said: a node whose stream broke asks for everything.
+    match life.deliver()?.wake(delivery, waiter) {
+        Ok(sent) => {
+            core.metrics.wakes.inc();
+            call.zip(sent)
+        }
+        Err(NotSent::Full) => {
+            core.metrics.wakes_lost.inc();
+            life.want_sweep(steady_ms);
+            None
+        }
+        Err(NotSent::Gone) => None,
+    }
+}
+
+/// A place as nodes are told of it.
+pub(crate) fn place_of(position: Position, prev: Position) -> node::Place {
+    node::Place { term: position.term, seq: position.seq, prev_term: prev.term, prev_seq: prev.seq }
+}
+
+/// Something may have been stored, and nobody said for whom: whoever may hold the device is to ask.
+fn hint(core: &Core, key: &Key) {
+    let steady_ms = core.clock.steady_ms();
+    let view = core.nodes.view(steady_ms);
+    let life = core.table.look(key, |owner, _| owner).and_then(|owner| view.life(owner.life));
+    match life {
+        Some(life) => life.want_sweep(steady_ms),
+        None => core.nodes.sweep_all(steady_ms),
+    }
+}
