@@ -134,7 +134,7 @@ impl Redis {
             args.extend(fixed.iter().cloned());
             args.push(number(named.len() as u64));
             for &business in &named {
-                keys.extend([tag.stream(business), tag.collapse(business)]);
+                keys.extend([tag.entries(business), tag.collapse(business)]);
                 args.push(number(u64::from(business.0)));
             }
             for &(business, at) in positions {
@@ -165,7 +165,7 @@ impl Redis {
         let keys = [
             tag.route(),
             tag.inboxes(),
-            tag.stream(business),
+            tag.entries(business),
             tag.push_id(business, &new.push_id),
             tag.collapse(business),
         ];
@@ -176,7 +176,7 @@ impl Redis {
             number(new.priority as u64),
             new.digest.to_be_bytes().to_vec(),
             new.collapse_key.to_vec(),
-            answer::entry_bytes(&new, now_ms),
+            answer::body_bytes(&new, now_ms),
             number(u64::from(caps.entries_max)),
             number(caps.bytes_max.min(1 << 53)),
             number(u64::from(caps.drops_oldest)),
@@ -296,7 +296,7 @@ impl Store for Redis {
         now_ms: u64,
     ) -> Result<Result<Batch, Fenced>, StoreError> {
         let tag = Tag::device(device);
-        let keys = [tag.route(), tag.inboxes(), tag.stream(business)];
+        let keys = [tag.route(), tag.inboxes(), tag.entries(business)];
         let mut args = vec![number(now_ms)];
         args.extend(session_args(session));
         args.extend(reading_args(business, after, limits));
@@ -331,7 +331,7 @@ impl Store for Redis {
 
     async fn describe(&self, device: &Key, business: BusinessNo) -> Result<Described, StoreError> {
         let tag = Tag::device(device);
-        let keys = [tag.inboxes(), tag.stream(business)];
+        let keys = [tag.inboxes(), tag.entries(business)];
         let args = [number(0), number(u64::from(business.0))];
         let called = self.caller.call(&SCRIPTS.describe, tag.slot(), &keys, &args).await?;
         answer::described(&called.answer)
@@ -339,7 +339,7 @@ impl Store for Redis {
 
     async fn purge(&self, device: &Key, business: BusinessNo) -> Result<u64, StoreError> {
         let tag = Tag::device(device);
-        let keys = [tag.inboxes(), tag.stream(business), tag.collapse(business)];
+        let keys = [tag.inboxes(), tag.entries(business), tag.collapse(business)];
         let args = [number(0), number(u64::from(business.0))];
         let called = self.caller.call(&SCRIPTS.purge, tag.slot(), &keys, &args).await?;
         answer::number(&called.answer)
@@ -364,7 +364,7 @@ impl Store for Redis {
         now_ms: u64,
     ) -> Result<Batch, StoreError> {
         let tag = Tag::group(group);
-        let keys = [tag.inboxes(), tag.stream(HISTORY)];
+        let keys = [tag.inboxes(), tag.entries(HISTORY)];
         let mut args = vec![number(now_ms)];
         args.extend(reading_args(HISTORY, after, limits));
         let read = self.read(&SCRIPTS.history, tag.slot(), &keys, &args, after).await?;

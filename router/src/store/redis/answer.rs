@@ -9,8 +9,10 @@ use bytes::Bytes;
 use hawser_proto::id::{BootId, BusinessNo, NodeId, Position, SlotRef};
 use redis::Value;
 
-/// Before the collapse key of an entry: two times, priority, length of the key.
-const ENTRY_HEAD: usize = 18;
+/// Before the collapse key in the body of an entry: two times, priority, length of the key.
+const BODY_HEAD: usize = 18;
+/// One position in an entry.
+const POSITION: usize = 14;
 /// Before the owner in a route: epoch, time, attempt, instance.
 const ROUTE_HEAD: usize = 40;
 /// Numbers that say one inbox.
@@ -94,9 +96,9 @@ fn session(mut route: &[u8], now_ms: Option<u64>) -> Answer<Option<Session>> {
     Ok(is_kept.then_some(Session { owner, epoch }))
 }
 
-/// An entry, as the scripts keep it.
-pub(super) fn entry_bytes(new: &NewEntry, now_ms: u64) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(ENTRY_HEAD + new.collapse_key.len() + new.blob.len());
+/// The body of an entry, as the scripts keep it.
+pub(super) fn body_bytes(new: &NewEntry, now_ms: u64) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(BODY_HEAD + new.collapse_key.len() + new.blob.len());
     bytes.extend_from_slice(&now_ms.to_be_bytes());
     bytes.extend_from_slice(&new.expires_at_ms.to_be_bytes());
     bytes.push(new.priority as u8);
@@ -107,21 +109,42 @@ pub(super) fn entry_bytes(new: &NewEntry, now_ms: u64) -> Vec<u8> {
     bytes
 }
 
-fn read_entry(bytes: Vec<u8>, prev: Position) -> Option<Entry> {
+/// Where an entry stands, and the entry; as `inbox.lua` has it.
+fn read_entry(bytes: Vec<u8>) -> Option<(Position, Entry)> {
     let all = Bytes::from(bytes);
-    let mut head = all.get(..ENTRY_HEAD)?;
+    let position = read_position(all.get(..POSITION)?)?;
+    let (prev, body_at) = match all.get(POSITION)? {
+        0 => (Position::new(position.term, position.seq.checked_sub(1)?), POSITION + 1),
+        _ => (read_position(all.get(POSITION + 1..)?)?, 2 * POSITION + 1),
+    };
+    let mut head = all.get(body_at..body_at + BODY_HEAD)?;
     let at_ms = u64::from_be_bytes(take(&mut head)?);
     let expires_at_ms = u64::from_be_bytes(take(&mut head)?);
     let [priority, key] = take(&mut head)?;
-    let blob_at = ENTRY_HEAD + usize::from(key);
-    (blob_at <= all.len()).then(|| Entry {
-        prev,
-        at_ms,
-        expires_at_ms,
-        priority: Priority::from_number(priority.into()),
-        collapse_key: all.slice(ENTRY_HEAD..blob_at),
-        blob: all.slice(blob_at..),
+    let key_at = body_at + BODY_HEAD;
+    let blob_at = key_at + usize::from(key);
+    (blob_at <= all.len()).then(|| {
+        let entry = Entry {
+            prev,
+            at_ms,
+            expires_at_ms,
+            priority: Priority::from_number(priority.into()),
+            collapse_key: all.slice(key_at..blob_at),
+            blob: all.slice(blob_at..),
+        };
+        (position, entry)
     })
+}
+
+/// Two numbers of seven bytes.
+fn read_position(mut bytes: &[u8]) -> Option<Position> {
+    let mut number = || {
+        let seven: [u8; 7] = take(&mut bytes)?;
+        let mut eight = [0; 8];
+        eight[1..].copy_from_slice(&seven);
+        Some(u64::from_be_bytes(eight))
+    };
+    Some(Position::new(number()?, number()?))
 }
 
 /// What came of an append, and in which incarnation; 0 where nothing stands.
@@ -230,12 +253,10 @@ pub(super) fn batch(answer: Value, after: Position) -> Answer<Result<Batch, Fenc
         Told { tail: at(1), acked: at(5), handed: at(7), overflowed_to: at(9), purged_to: at(11) };
     let mut batch = Batch { items: Vec::new(), tail: told.tail, floor: at(3) };
     let mut last = after;
-    let mut items = items.into_iter();
-    while let (Some(id), Some(prev), Some(entry)) = (items.next(), items.next(), items.next()) {
-        let position = read_id(bytes(&id)?).ok_or(StoreError::Value)?;
-        let prev = read_prev(bytes(&prev)?, position).ok_or(StoreError::Value)?;
-        let Value::BulkString(entry) = entry else { return Err(StoreError::Value) };
-        let entry = read_entry(entry, prev).ok_or(StoreError::Value)?;
+    for item in items {
+        let Value::BulkString(item) = item else { return Err(StoreError::Value) };
+        let (position, entry) = read_entry(item).ok_or(StoreError::Value)?;
+        let prev = entry.prev;
         batch.items.push(told.item(last, position, Some(entry), prev));
         last = position;
     }
@@ -285,19 +306,6 @@ impl Told {
     }
 }
 
-fn read_id(id: &[u8]) -> Option<Position> {
-    let (term, seq) = std::str::from_utf8(id).ok()?.split_once('-')?;
-    Some(Position::new(term.parse().ok()?, seq.parse().ok()?))
-}
-
-fn read_prev(mut prev: &[u8], position: Position) -> Option<Position> {
-    if prev.is_empty() {
-        return Some(Position::new(position.term, position.seq.checked_sub(1)?));
-    }
-    let term = u64::from_be_bytes(take(&mut prev)?);
-    Some(Position::new(term, u64::from_be_bytes(take(&mut prev)?)))
-}
-
 /// What an operator sees.
 pub(super) fn described(answer: &Value) -> Answer<Described> {
     let Value::Array(parts) = answer else { return Err(StoreError::Value) };
@@ -306,13 +314,13 @@ pub(super) fn described(answer: &Value) -> Answer<Described> {
     let [entries, bytes_held, term, seq, floor_term, floor_seq, overflowed] = of[..] else {
         return Err(StoreError::Value);
     };
-    let mut oldest = bytes(oldest)?;
+    let oldest = bytes(oldest)?;
     Ok(Described {
         entries,
         bytes: bytes_held,
         tail: Position::new(term, seq),
         floor: Position::new(floor_term, floor_seq),
-        oldest_ms: take(&mut oldest).map_or(0, u64::from_be_bytes),
+        oldest_ms: read_entry(oldest.to_vec()).map_or(0, |(_, entry)| entry.at_ms),
         overflowed,
     })
 }

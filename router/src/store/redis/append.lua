@@ -1,12 +1,12 @@
--- KEYS: route, inboxes, stream, push id, collapse keys.
--- ARGV: now, business (0: a history), expires, priority, digest, collapse key, entry, entries max, bytes max,
+-- KEYS: route, inboxes, entries, push id, collapse keys.
+-- ARGV: now, business (0: a history), expires, priority, digest, collapse key, body, entries max, bytes max,
 -- drops oldest, remembered for.
 -- Answer: what came of it, incarnation, position, position before, route.
 local r, b, s, k, c = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local business, expires, priority = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local key, e = ARGV[6], ARGV[7]
+local key, body = ARGV[6], ARGV[7]
 local entries_max, bytes_max = tonumber(ARGV[8]), tonumber(ARGV[9])
-local added = weight(e)
+local added = weight_of_body(#body)
 local is_history = business == '0'
 
 -- Read here and nowhere else: clients connect again in silence, and each would remember another one.
@@ -15,10 +15,15 @@ local function incarnation()
   return tonumber(string.match(call('INFO', 'replication'), 'master_replid:(%x%x%x%x%x%x%x%x%x%x%x%x%x)'), 16)
 end
 
-local function held_by_collapse()
+-- The older entry of the same kind, and where it is.
+local function held_by_collapse(m)
   if key == '' then return nil end
-  local at = call('HGET', c, key)
-  return at and call('XRANGE', s, at, at)[1] or nil
+  local held = call('HGET', c, key)
+  if not held then return nil end
+  local term, seq = struct.unpack('>I7I7', held)
+  local index = index_above(m, s, term, seq - 1)
+  local raw = call('LINDEX', s, index)
+  if raw and string.sub(raw, 1, 14) == held then return raw, index end
 end
 
 local function is_full(m, replaced)
@@ -26,7 +31,7 @@ local function is_full(m, replaced)
   local bytes = m[BYTES] + m[BYTES + 1] + m[BYTES + 2]
   if replaced then
     entries = math.max(0, entries - 1)
-    bytes = math.max(0, bytes - weight(replaced[2][4]))
+    bytes = math.max(0, bytes - weight(replaced))
   end
   return entries + 1 > entries_max or bytes + added > bytes_max
 end
@@ -39,14 +44,15 @@ local function oldest_of_lowest(m)
   if not lowest then return nil end
   local term, seq = m[ABOVE + 2 * lowest], m[ABOVE + 2 * lowest + 1]
   if less(term, seq, m[FLOOR], m[FLOOR + 1]) then term, seq = m[FLOOR], m[FLOOR + 1] end
+  local index = index_above(m, s, term, seq)
   while true do
-    local some = entries(s, term, seq, 16)
-    for _, raw in ipairs(some) do
+    local some = entries(s, index, 16)
+    for at, raw in ipairs(some) do
       local _, of = head(raw)
-      if of == lowest then return raw, of end
+      if of == lowest then return raw, of, index + at - 1 end
     end
     if #some == 0 then return nil end
-    term, seq = place(some[#some])
+    index = index + #some
   end
 end
 
@@ -55,16 +61,16 @@ local function make_room(m)
   if ARGV[10] ~= '1' then return false end
   local least = {unpack(m)}
   for of = 0, priority do least[COUNTS + of], least[BYTES + of] = 0, 0 end
-  local kept = held_by_collapse()
+  local kept = held_by_collapse(m)
   if kept then
     local _, of = head(kept)
     if of <= priority then kept = nil end
   end
   if is_full(least, kept) then return false end
-  while is_full(m, held_by_collapse()) do
-    local victim, of = oldest_of_lowest(m)
+  while is_full(m, (held_by_collapse(m))) do
+    local victim, of, index = oldest_of_lowest(m)
     if not victim then return false end
-    drop(m, s, c, {victim})
+    drop(m, s, c, {[index] = victim})
     local term, seq = place(victim)
     m[ABOVE + 2 * of], m[ABOVE + 2 * of + 1] = term, seq
     m[OVERFLOWED] = m[OVERFLOWED] + 1
@@ -75,13 +81,13 @@ local function make_room(m)
 end
 
 local function has_room(m)
-  if not is_full(m, held_by_collapse()) then return true end
+  if not is_full(m, (held_by_collapse(m))) then return true end
   local before = count(m)
   remove_head(m, s, c, function(raw) return head(raw) <= now end)
   if count(m) ~= before then settle_floor(m, s) end
-  if not is_full(m, held_by_collapse()) then return true end
+  if not is_full(m, (held_by_collapse(m))) then return true end
   drop_expired(m, s, c)
-  return not is_full(m, held_by_collapse()) or make_room(m)
+  return not is_full(m, (held_by_collapse(m))) or make_room(m)
 end
 
 local raw = call('HGET', b, business)
@@ -106,7 +112,7 @@ if not m then
   call('DEL', s, c)
   m = new_meta()
 elseif is_history and count(m) > 0 and now >= m[KEPT] * HOUR + META_KEEP + 2 * HOUR then
-  -- The stream has expired, and all in it before.
+  -- The list has expired, and all in it before.
   call('DEL', s, c)
   for at = COUNTS, BYTES + 2 do m[at] = 0 end
   raise(m, FLOOR, m[TAIL], m[TAIL + 1])
@@ -115,9 +121,9 @@ if not has_room(m) then
   if raw then write_meta(b, business, m) end
   return {4}
 end
-local replaced = held_by_collapse()
+local replaced, index = held_by_collapse(m)
 if replaced then
-  drop(m, s, c, {replaced})
+  drop(m, s, c, {[index] = replaced})
   settle_floor(m, s)
 end
 local life = incarnation()
@@ -137,8 +143,9 @@ end
 m[COUNTS + priority] = m[COUNTS + priority] + 1
 m[BYTES + priority] = m[BYTES + priority] + added
 m[TOUCHED] = now
-local at = id(term, seq)
-call('XADD', s, at, 'p', (pt == term and ps == seq - 1) and '' or struct.pack('>I8I8', pt, ps), 'e', e)
+local at = position_bytes(term, seq)
+local is_plain = pt == term and ps == seq - 1
+call('RPUSH', s, at .. (is_plain and '\0' or '\1' .. position_bytes(pt, ps)) .. body)
 local hour = math.floor(now / HOUR)
 local is_due = m[KEPT] ~= hour
 m[KEPT] = hour

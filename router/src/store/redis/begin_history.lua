@@ -1,4 +1,4 @@
--- KEYS: inboxes, stream, collapse keys. ARGV: now, when the group was created.
+-- KEYS: inboxes, entries, collapse keys. ARGV: now, when the group was created.
 -- A history begins, unless there is one. Push ids that were remembered before it was born are not its own.
 if call('HEXISTS', KEYS[1], '0') == 1 then return 0 end
 call('DEL', KEYS[2], KEYS[3])

@@ -1,4 +1,4 @@
--- KEYS: route, inboxes, then stream and collapse keys of each inbox that was named.
+-- KEYS: route, inboxes, then entries and collapse keys of each inbox that was named.
 -- ARGV: now, owner, instance, attempt (two halves), keys brought, cursors.
 -- Answer: 0: stale; 1, epoch, route of the displaced owner, and the inboxes; or 3 and what is missing.
 local r, b = KEYS[1], KEYS[2]

@@ -1,4 +1,4 @@
--- KEYS: route, inboxes, stream. ARGV: now, owner, epoch, then as `read` says.
+-- KEYS: route, inboxes, entries. ARGV: now, owner, epoch, then as `read` says.
 -- Answer: why the session may not, or as `read` says.
 local _, why = check(KEYS[1], tonumber(ARGV[3]), ARGV[2])
 if why then return {why} end

@@ -48,7 +48,7 @@ pub(super) async fn change(caller: &Caller, changes: Vec<GroupChange>) -> Result
 
 async fn begin_history(caller: &Caller, key: &Key, meta: &GroupMeta) -> Result<(), StoreError> {
     let tag = Tag::group(key);
-    let keys = [tag.inboxes(), tag.stream(HISTORY), tag.collapse(HISTORY)];
+    let keys = [tag.inboxes(), tag.entries(HISTORY), tag.collapse(HISTORY)];
     let args = [number(0), number(meta.created_ms)];
     caller.call(&SCRIPTS.begin_history, tag.slot(), &keys, &args).await.map(drop)
 }
@@ -56,7 +56,7 @@ async fn begin_history(caller: &Caller, key: &Key, meta: &GroupMeta) -> Result<(
 async fn end_history(caller: &Caller, key: &Key) -> Result<(), StoreError> {
     let tag = Tag::group(key);
     let mut gone = redis::cmd("UNLINK");
-    gone.arg(tag.inboxes()).arg(tag.stream(HISTORY)).arg(tag.collapse(HISTORY));
+    gone.arg(tag.inboxes()).arg(tag.entries(HISTORY)).arg(tag.collapse(HISTORY));
     caller.command(&gone, tag.slot()).await.map(drop)
 }
 

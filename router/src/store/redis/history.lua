@@ -1,2 +1,2 @@
--- KEYS: inboxes, stream. ARGV: now, then as `read` says.
+-- KEYS: inboxes, entries. ARGV: now, then as `read` says.
 return read(KEYS[1], KEYS[2], 2)

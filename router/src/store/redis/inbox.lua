@@ -17,10 +17,6 @@ local function less(at, as, bt, bs)
   return at < bt or (at == bt and as < bs)
 end
 
-local function id(term, seq)
-  return format('%.0f-%.0f', term, seq)
-end
-
 local function count(m)
   return m[COUNTS] + m[COUNTS + 1] + m[COUNTS + 2]
 end
@@ -59,62 +55,91 @@ local function is_kept(m)
   return m[TOUCHED] + META_KEEP > now
 end
 
--- Entries above a position, at most `max`.
-local function entries(s, term, seq, max)
-  return call('XRANGE', s, '(' .. id(term, seq), '+', 'COUNT', max)
+-- Entries stand in a list, in order, all above the floor: a stream would take 4 KiB for the first of them.
+-- An entry is: term, number, 0 or 1, with 1 the position before it (else that is plain), and the body: when
+-- it was stored, when it expires, priority, length of the collapse key, key, blob.
+local function position_bytes(term, seq)
+  return struct.pack('>I7I7', term, seq)
 end
 
 local function place(raw)
-  local dash = string.find(raw[1], '-', 1, true)
-  return tonumber(string.sub(raw[1], 1, dash - 1)), tonumber(string.sub(raw[1], dash + 1))
-end
-
--- The position before it when it was stored. Nothing is kept where that is plain.
-local function prev_of(raw)
-  local p = raw[2][2]
-  if p == '' then
-    local term, seq = place(raw)
-    return term, seq - 1
-  end
-  local term, seq = struct.unpack('>I8I8', p)
+  local term, seq = struct.unpack('>I7I7', raw)
   return term, seq
 end
 
--- An entry is: when it was stored, when it expires, priority, length of the collapse key, key, blob.
+local function prev_of(raw)
+  local term, seq, is_told = struct.unpack('>I7I7B', raw)
+  if is_told == 0 then return term, seq - 1 end
+  term, seq = struct.unpack('>I7I7', raw, 16)
+  return term, seq
+end
+
 local function head(raw)
-  local _, expires, priority, key = struct.unpack('>I8I8BB', raw[2][4])
-  return expires, priority, key
+  local body = string.byte(raw, 15) == 0 and 16 or 30
+  local _, expires, priority, key = struct.unpack('>I8I8BB', raw, body)
+  return expires, priority, key, body
 end
 
 -- By the rules: 64, and the bytes of collapse key and blob.
-local function weight(e)
-  return 46 + #e
+local function weight_of_body(bytes)
+  return 46 + bytes
 end
 
--- Takes entries away, wherever they stand. The floor is left to the caller.
-local function drop(m, s, c, gone)
-  local ids = {}
-  for i, raw in ipairs(gone) do
-    local _, priority, key = head(raw)
-    local e = raw[2][4]
-    m[COUNTS + priority] = math.max(0, m[COUNTS + priority] - 1)
-    m[BYTES + priority] = math.max(0, m[BYTES + priority] - weight(e))
-    if key > 0 then
-      local held = string.sub(e, 19, 18 + key)
-      if call('HGET', c, held) == raw[1] then call('HDEL', c, held) end
+local function weight(raw)
+  local _, _, _, body = head(raw)
+  return weight_of_body(#raw - body + 1)
+end
+
+-- Where the entries above a position begin.
+local function index_above(m, s, term, seq)
+  local low, high = 0, count(m)
+  if not less(m[FLOOR], m[FLOOR + 1], term, seq) then return 0 end
+  if not less(term, seq, m[TAIL], m[TAIL + 1]) then return high end
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local raw = call('LINDEX', s, middle)
+    if not raw or less(term, seq, place(raw)) then
+      high = middle
+    else
+      low = middle + 1
     end
-    ids[i] = raw[1]
+  end
+  return low
+end
+
+local function entries(s, from, max)
+  return call('LRANGE', s, from, from + max - 1)
+end
+
+-- Counts an entry out; taking it from the list is left to the caller.
+local function count_out(m, c, raw)
+  local _, priority, key, body = head(raw)
+  m[COUNTS + priority] = math.max(0, m[COUNTS + priority] - 1)
+  m[BYTES + priority] = math.max(0, m[BYTES + priority] - weight(raw))
+  if key > 0 then
+    local held = string.sub(raw, body + 18, body + 17 + key)
+    if call('HGET', c, held) == string.sub(raw, 1, 14) then call('HDEL', c, held) end
+  end
+end
+
+-- Takes entries away, wherever they stand: index -> entry. The floor is left to the caller.
+local function drop(m, s, c, gone)
+  local some = false
+  for index, raw in pairs(gone) do
+    count_out(m, c, raw)
+    call('LSET', s, index, '')
+    some = true
   end
   if count(m) == 0 then
     call('DEL', s, c)
-  elseif #ids > 0 then
-    call('XDEL', s, unpack(ids))
+  elseif some then
+    call('LREM', s, 0, '')
   end
 end
 
 -- After a removal: everything below the first entry is gone.
 local function settle_floor(m, s)
-  local first = count(m) > 0 and entries(s, m[FLOOR], m[FLOOR + 1], 1)[1]
+  local first = count(m) > 0 and call('LINDEX', s, 0)
   if first then
     raise(m, FLOOR, prev_of(first))
   else
@@ -125,14 +150,19 @@ end
 -- Removes entries from the head on, as long as they are to leave.
 local function remove_head(m, s, c, leaves)
   while count(m) > 0 do
-    local some, gone = entries(s, m[FLOOR], m[FLOOR + 1], 16), {}
-    for i, raw in ipairs(some) do
+    local some, gone = entries(s, 0, 16), 0
+    for _, raw in ipairs(some) do
       if not leaves(raw) then break end
-      gone[i] = raw
+      count_out(m, c, raw)
+      gone = gone + 1
     end
-    drop(m, s, c, gone)
-    if #gone > 0 then m[FLOOR], m[FLOOR + 1] = place(gone[#gone]) end
-    if #gone < 16 then return end
+    if gone > 0 then m[FLOOR], m[FLOOR + 1] = place(some[gone]) end
+    if count(m) == 0 then
+      call('DEL', s, c)
+    elseif gone > 0 then
+      call('LTRIM', s, gone, -1)
+    end
+    if gone < 16 then return end
   end
 end
 
@@ -152,21 +182,20 @@ end
 local function drop_expired(m, s, c)
   if now < m[LOOK_AT] then return end
   -- Where no entry is left, the next one says when to look.
-  local term, seq, next_ms, some = m[FLOOR], m[FLOOR + 1], 9007199254740991, nil
+  local index, next_ms, gone, some = 0, 9007199254740991, {}, nil
   repeat
-    some = entries(s, term, seq, 16)
-    local gone = {}
-    for _, raw in ipairs(some) do
+    some = entries(s, index, 16)
+    for at, raw in ipairs(some) do
       local expires = head(raw)
       if expires <= now then
-        gone[#gone + 1] = raw
+        gone[index + at - 1] = raw
       else
         next_ms = math.min(next_ms, expires)
       end
     end
-    if #some > 0 then term, seq = place(some[#some]) end
-    if #gone > 0 then drop(m, s, c, gone) end
+    index = index + #some
   until #some < 16
+  drop(m, s, c, gone)
   m[LOOK_AT] = math.max(next_ms, now + LOOK_INTERVAL)
   settle_floor(m, s)
 end

@@ -58,8 +58,8 @@ impl Tag {
     }
 
     /// Entries.
-    pub(super) fn stream(&self, business: BusinessNo) -> Vec<u8> {
-        self.part(business, 's')
+    pub(super) fn entries(&self, business: BusinessNo) -> Vec<u8> {
+        self.part(business, 'e')
     }
 
     /// Collapse keys.
@@ -152,6 +152,6 @@ mod tests {
         assert_ne!(Tag::group(&key).text, Tag::device(&key).text);
         let tag = tag("demo", "web-1");
         assert_ne!(tag.push_id(BusinessNo(1), b"2:x"), tag.push_id(BusinessNo(12), b":x"));
-        assert_eq!(tag.stream(BusinessNo(7)), b"i:{4:demo:web-1}:7:s");
+        assert_eq!(tag.entries(BusinessNo(7)), b"i:{4:demo:web-1}:7:e");
     }
 }

@@ -1,4 +1,4 @@
--- KEYS: inboxes, stream, collapse keys. ARGV: now, business. Answer: how many entries left.
+-- KEYS: inboxes, entries, collapse keys. ARGV: now, business. Answer: how many entries left.
 local raw = call('HGET', KEYS[1], ARGV[2])
 if not raw then return 0 end
 local m = read_meta(raw)

@@ -1,9 +1,9 @@
 -- The floor, with what is over its time at the head taken as gone.
 local function floor_now(m, s)
-  local term, seq = m[FLOOR], m[FLOOR + 1]
+  local term, seq, index = m[FLOOR], m[FLOOR + 1], 0
   if count(m) == 0 or now < m[LOOK_AT] then return term, seq end
   while true do
-    local some = entries(s, term, seq, 16)
+    local some = entries(s, index, 16)
     for _, raw in ipairs(some) do
       if head(raw) > now then
         local pt, ps = prev_of(raw)
@@ -13,12 +13,12 @@ local function floor_now(m, s)
       term, seq = place(raw)
     end
     if #some < 16 then return m[TAIL], m[TAIL + 1] end
+    index = index + 16
   end
 end
 
 -- ARGV from `first`: business, position to begin after, entries max, bytes max.
--- Answer: 0, tail, floor, acked, handed, overflowed to, purged to, whether there is no more, then id, position
--- before and entry of each.
+-- Answer: 0, tail, floor, acked, handed, overflowed to, purged to, whether there is no more, then entries.
 local function read(b, s, first)
   local raw = call('HGET', b, ARGV[first])
   local m = raw and read_meta(raw)
@@ -36,22 +36,22 @@ local function read(b, s, first)
   if entries_max == 0 then answer[14] = 0 end
   if entries_max == 0 or count(m) == 0 then return answer end
   local found, bytes, n, some = 0, 0, #answer, nil
+  local index = index_above(m, s, term, seq)
   repeat
-    some = entries(s, term, seq, 16)
-    for _, one in ipairs(some) do
-      local expires, _, key = head(one)
+    some = entries(s, index, 16)
+    for _, raw in ipairs(some) do
+      local expires, _, key, body = head(raw)
       if expires > now then
-        bytes = bytes + #one[2][4] - 18 - key
+        bytes = bytes + #raw - body - 17 - key
         if found > 0 and (found >= entries_max or bytes > bytes_max) then
           answer[14] = 0
           return answer
         end
         found = found + 1
-        answer[n + 1], answer[n + 2], answer[n + 3] = one[1], one[2][2], one[2][4]
-        n = n + 3
+        answer[n + found] = raw
       end
     end
-    if #some > 0 then term, seq = place(some[#some]) end
+    index = index + #some
   until #some < 16
   return answer
 end

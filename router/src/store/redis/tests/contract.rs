@@ -14,7 +14,7 @@ struct Single {
 
 impl Single {
     async fn start() -> Option<Self> {
-        let process = Process::start(&["--appendonly", "yes", "--appendfsync", "always"]).await?;
+        let process = Process::start(&["--appendonly", "yes"]).await?;
         let store = Arc::new(open(&process.single()).await);
         Some(Self { process, store })
     }
@@ -99,7 +99,7 @@ async fn all_that_expires_is_marked_to_expire() {
     super::house::push(&single.store, &device, "one", None).await.unwrap();
     super::house::read(&single.store, &device).await;
     let keys = single.process.ask(&["KEYS", "*"]).await;
-    assert_eq!(keys.lines().count(), 4, "route, inboxes, stream, push id: {keys}");
+    assert_eq!(keys.lines().count(), 4, "route, inboxes, entries, push id: {keys}");
     for key in keys.lines() {
         let left: i64 = single.process.ask(&["TTL", key]).await.parse().unwrap();
         assert!(left > 0, "{key} has {left} s left");
