@@ -62,8 +62,9 @@ pub(crate) async fn run(output: Output, data_dir: &Path, args: DevArgs) -> Outco
     let sockets = args.ports.bind()?;
     let store = args.store.read()?.unwrap_or(Store::Embedded);
     let house = House::start(data_dir, sockets, store).await?;
+    let end = terminated();
     house.announce(output, data_dir)?;
-    terminated().await;
+    end.await;
     house.shutdown().await
 }
 

@@ -192,8 +192,9 @@ impl Surroundings {
 
     /// Ready from here on, until the process is told to stop.
     async fn until_terminated(&self) {
+        let end = terminated();
         self.readiness.set(true);
-        terminated().await;
+        end.await;
         self.readiness.set(false);
     }
 

@@ -93,20 +93,26 @@ pub async fn served<F: Future>(
     }
 }
 
-/// Resolves at the first SIGINT or SIGTERM.
-pub async fn terminated() {
+/// Resolves at the first SIGINT or SIGTERM after this call, awaited or not: call it before telling
+/// anybody that the process is ready, or a signal that follows at once ends it without a word.
+pub fn terminated() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = match signal(SignalKind::terminate()) {
-        Ok(stream) => stream,
-        Err(source) => {
-            error!(%source, "cannot listen for SIGTERM");
-            let _ = tokio::signal::ctrl_c().await;
-            return;
+    let [terminate, interrupt] = [SignalKind::terminate(), SignalKind::interrupt()].map(|kind| {
+        signal(kind).inspect_err(|source| error!(%source, "cannot listen for a signal")).ok()
+    });
+    let first = |signals: Option<tokio::signal::unix::Signal>| async {
+        match signals {
+            Some(mut signals) => {
+                signals.recv().await;
+            }
+            None => std::future::pending().await,
         }
     };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
+    async move {
+        tokio::select! {
+            () = first(terminate) => {}
+            () = first(interrupt) => {}
+        }
     }
 }
 

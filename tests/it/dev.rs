@@ -1,29 +1,12 @@
 //! `hawser dev` and everything that can be done with it.
 
-use crate::process::{Dev, Said, run};
+use crate::process::{Dev, meanwhile, on};
 use hawser_sdk::{Client, Proof, Protocol};
 use serde_json::json;
-use std::path::Path;
 use std::time::Duration;
 use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-fn on(data_dir: &Path, line: &[&str]) -> Said {
-    let data_dir = data_dir.to_str().expect("UTF-8");
-    run(&[line, &["--json", "--data-dir", data_dir]].concat())
-}
-
-/// Runs a command off the runtime's threads, which the device needs meanwhile.
-async fn meanwhile(data_dir: &Path, line: &[&str]) -> Said {
-    let data_dir = data_dir.to_owned();
-    let line: Vec<String> = line.iter().map(ToString::to_string).collect();
-    let running = tokio::task::spawn_blocking(move || {
-        let line: Vec<&str> = line.iter().map(String::as_str).collect();
-        on(&data_dir, &line)
-    });
-    timeout(PATIENCE, running).await.expect("in time").expect("no panic")
-}
 
 async fn device(dev: &Dev, name: &str, protocol: Protocol) -> Client {
     let ca = std::fs::read(dev.at("ca")).expect("the development CA is there");

@@ -5,3 +5,4 @@ mod cli;
 mod dev;
 mod process;
 mod services;
+mod stored;

@@ -47,6 +47,23 @@ pub(crate) fn run(line: &[&str]) -> Said {
     Said::of(hawser().args(line).output().expect("the binary runs"))
 }
 
+/// Runs a command over a data directory, with JSON as its answer.
+pub(crate) fn on(data_dir: &Path, line: &[&str]) -> Said {
+    let data_dir = data_dir.to_str().expect("UTF-8");
+    run(&[line, &["--json", "--data-dir", data_dir]].concat())
+}
+
+/// Runs a command off the runtime's threads, which the device needs meanwhile.
+pub(crate) async fn meanwhile(data_dir: &Path, line: &[&str]) -> Said {
+    let data_dir = data_dir.to_owned();
+    let line: Vec<String> = line.iter().map(ToString::to_string).collect();
+    let running = tokio::task::spawn_blocking(move || {
+        let line: Vec<&str> = line.iter().map(String::as_str).collect();
+        on(&data_dir, &line)
+    });
+    tokio::time::timeout(PATIENCE, running).await.expect("in time").expect("no panic")
+}
+
 /// `hawser dev --ports random` over a data directory.
 pub(crate) struct Dev {
     child: Child,
