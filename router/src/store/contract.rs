@@ -2,7 +2,7 @@
 //! model test of random operations against the plain reference.
 
 mod appends;
-mod desk;
+pub(crate) mod desk;
 mod groups;
 mod model;
 mod reads;

@@ -5,6 +5,7 @@
 //! survives the process. A call that only reads is made by one of a few [`readers`] on a view of one moment.
 //! Nothing is kept in memory per device.
 
+mod bare;
 mod disk;
 mod form;
 mod journal;
@@ -19,6 +20,8 @@ mod writer;
 mod crash;
 #[cfg(test)]
 mod tests;
+
+pub use bare::BareAppends;
 
 use super::{Durability, GroupChange, GroupMeta, KeyBytes, Positions, Store, StoreError};
 use crate::inbox::rules;
@@ -213,6 +216,12 @@ impl Embedded {
             (appended, if is_synced { Durability::Disk } else { Durability::Memory })
         };
         self.write_then(bytes, act, finish).await
+    }
+}
+
+impl std::fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Embedded").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
 

@@ -11,6 +11,7 @@ use crate::store::memory::InMemory;
 use crate::store::{Durability, GroupChange, GroupMeta, HistoryCaps, Positions, Store};
 use bytes::Bytes;
 use hawser_proto::id::{AppId, BusinessNo, Position};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Random numbers from a seed (splitmix64).
@@ -117,6 +118,8 @@ struct Player {
     /// Positions that may have been given out: what cursors and acknowledgements are made of.
     heard: Vec<Position>,
     sessions: Vec<(Key, Session)>,
+    /// The newest position of each inbox: what was given out once is behind it for ever.
+    newest: HashMap<(Vec<u8>, BusinessNo), Position>,
 }
 
 impl Player {
@@ -308,6 +311,15 @@ impl Player {
         }
         let bound = |owner: Owner, epoch| Session { owner, epoch };
         match operation {
+            Operation::Append { device, business, .. } if answer.starts_with("Ok(Stored") => {
+                let at = Position::new(
+                    number(answer, "term: ").expect("a term"),
+                    number(answer, "seq: ").expect("a number"),
+                );
+                let inbox = (device.as_bytes().to_vec(), *business);
+                let before = self.newest.insert(inbox, at);
+                assert!(before < Some(at), "{at} after {before:?}");
+            }
             Operation::Claim { device, slot, .. } if answer.starts_with("Ok(Bound") => {
                 if let Some(epoch) = number(answer, "epoch: ") {
                     self.sessions.push((*device, bound(login(*slot, 0, 0).owner, epoch)));
@@ -346,6 +358,7 @@ async fn play(harness: &mut dyn Harness, seed: u64, operations: usize) {
         attempt: 0,
         heard: Vec::new(),
         sessions: Vec::new(),
+        newest: HashMap::new(),
     };
     for step in 0..operations {
         player.pass_time();

@@ -109,11 +109,11 @@ impl Disk {
         self.database.persist(PersistMode::Buffer).is_ok()
     }
 
-    /// Whether the engine's workers keep up.
-    pub(super) fn has_room(&self) -> bool {
+    /// Whether the engine's workers keep up: with full buffers, and unless `only_buffers`, with tables.
+    pub(super) fn has_room(&self, only_buffers: bool) -> bool {
         self.spaces.iter().all(|space| {
             space.sealed_memtable_count() <= SEALED_MAX
-                && space.l0_table_count() <= YOUNG_TABLES_MAX
+                && (only_buffers || space.l0_table_count() <= YOUNG_TABLES_MAX)
         })
     }
 

@@ -24,6 +24,7 @@ const READ_BYTES: usize = 256 * 1024;
 /// beside it, once, for whoever wants to look.
 pub(super) fn cut_torn_tail(folder: &Path) -> io::Result<()> {
     let Some(journal) = newest(folder)? else { return Ok(()) };
+    remove_stale_copies(folder);
     let whole = whole_bytes(&journal)?;
     let torn = bytes_behind(&journal, whole)?;
     if torn == 0 {
@@ -44,22 +45,30 @@ pub(super) fn cut_torn_tail(folder: &Path) -> io::Result<()> {
     file.sync_all()
 }
 
-/// A copy of the newest journal's whole batches, on disk for certain. After a failed sync the pages of the
-/// old file may be gone from memory without having reached the disk, and a later sync would not say so;
-/// nothing may be built on it.
+/// A copy of a journal's whole batches, on disk for certain. After a failed sync the pages of the old file
+/// may be gone from memory without having reached the disk, and a later sync would not say so; nothing may
+/// be built on it.
 pub(super) struct Copy {
     journal: PathBuf,
     copy: PathBuf,
 }
 
 impl Copy {
-    pub(super) fn make(folder: &Path) -> io::Result<Option<Self>> {
-        let Some(journal) = newest(folder)? else { return Ok(None) };
-        let copy = journal.with_extension("copy");
-        let whole = whole_bytes(&journal)?;
-        let made = Self { journal, copy };
-        made.write(whole).inspect_err(|_| drop(fs::remove_file(&made.copy)))?;
-        Ok(Some(made))
+    /// Copies of the newest journal and of the one before it: the engine may have begun another one
+    /// between the failed write and this.
+    pub(super) fn make(folder: &Path) -> io::Result<Vec<Self>> {
+        let mut copies = Vec::new();
+        for journal in all(folder)?.into_iter().rev().take(2) {
+            let copy = journal.with_extension("copy");
+            let whole = whole_bytes(&journal)?;
+            let one = Self { journal, copy };
+            if let Err(source) = one.write(whole) {
+                remove_stale_copies(folder);
+                return Err(source);
+            }
+            copies.push(one);
+        }
+        Ok(copies)
     }
 
     fn write(&self, whole: u64) -> io::Result<()> {
@@ -69,8 +78,12 @@ impl Copy {
         to.sync_all()
     }
 
-    /// Puts the copy in place of the journal. Nobody may have it open.
+    /// Puts the copy in place of the journal, unless that has been emptied into tables meanwhile. Nobody
+    /// may have it open.
     pub(super) fn put_in_place(self) -> io::Result<()> {
+        if !self.journal.try_exists()? {
+            return fs::remove_file(&self.copy);
+        }
         fs::rename(&self.copy, &self.journal)?;
         match self.journal.parent() {
             Some(folder) => File::open(folder)?.sync_all(),
@@ -79,25 +92,38 @@ impl Copy {
     }
 }
 
+/// What an attempt left that did not come to its end.
+fn remove_stale_copies(folder: &Path) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let copies = entries.filter(|entry| entry.path().extension().is_some_and(|is| is == "copy"));
+    for copy in copies {
+        drop(fs::remove_file(copy.path()));
+    }
+}
+
 /// The journal with the highest number: the others were synced when they were sealed.
 pub(super) fn newest(folder: &Path) -> io::Result<Option<PathBuf>> {
-    let mut newest = None;
+    Ok(all(folder)?.pop())
+}
+
+/// All journals, the oldest first.
+fn all(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(folder) {
-        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
     };
+    let mut journals = Vec::new();
     for entry in entries {
         let path = entry?.path();
-        if path.extension().is_none_or(|extension| extension != "jnl") {
-            continue;
-        }
-        let number = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
-        let Some(number) = number else { continue };
-        if newest.as_ref().is_none_or(|(highest, _)| number > *highest) {
-            newest = Some((number, path));
+        if path.extension().is_some_and(|extension| extension == "jnl")
+            && let Some(stem) = path.file_stem().and_then(|stem| stem.to_str())
+            && let Ok(number) = stem.parse::<u64>()
+        {
+            journals.push((number, path));
         }
     }
-    Ok(newest.map(|(_, path)| path))
+    journals.sort_unstable();
+    Ok(journals.into_iter().map(|(_, path)| path).collect())
 }
 
 /// Bytes up to and with the last batch that is whole, and all before it are.
@@ -197,7 +223,7 @@ fn keep_torn(journal: &Path, whole: u64) -> io::Result<()> {
     let mut from = File::open(journal)?;
     from.seek(SeekFrom::Start(whole))?;
     let torn = bytes_behind(journal, whole)?;
-    let mut to = BufWriter::new(File::create(journal.with_extension("torn"))?);
+    let mut to = BufWriter::new(File::create(journal.with_file_name("torn"))?);
     io::copy(&mut from.take(torn), &mut to)?;
     to.flush()
 }

@@ -53,11 +53,6 @@ impl<'disk> Overlay<'disk> {
         }
     }
 
-    /// Whether the operation that runs now has written anything.
-    pub(super) fn is_touched(&self) -> bool {
-        !self.replaced.is_empty()
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.pending.iter().all(Pending::is_empty)
     }

@@ -41,3 +41,219 @@ async fn the_embedded_store_keeps_the_rules() {
 async fn the_embedded_store_answers_as_the_reference_does() {
     contract::run_model(&mut Folder::new(), 4, 1_500).await;
 }
+
+mod by_hand {
+    use super::*;
+    use crate::inbox::Priority;
+    use crate::inbox::shelf::View;
+    use crate::store::contract::desk::{CHAT, WIDE, entry, login};
+    use hawser_proto::id::AppId;
+
+    fn device(id: &str) -> Key {
+        Key::device(&AppId::new("demo").unwrap(), id).unwrap()
+    }
+
+    async fn push(
+        store: &Embedded,
+        key: &Key,
+        id: &str,
+        durability: Option<Durability>,
+    ) -> (Appended, Durability) {
+        let now_ms = writer::now_ms();
+        let new = entry(id, now_ms);
+        store.append(key, CHAT, new, WIDE, durability, now_ms).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_was_asked_for_is_reached_and_a_repetition_is_as_durable_as_it_says() {
+        let house = Folder::new();
+        let store = &house.store;
+        let key = device("d");
+        let (_, reached) = push(store, &key, "a", Some(Durability::Memory)).await;
+        assert_eq!((reached, store.work_done().1), (Durability::Memory, 0));
+        let (again, reached) = push(store, &key, "a", Some(Durability::Memory)).await;
+        assert_eq!((reached, store.work_done().1), (Durability::Memory, 0));
+        assert!(matches!(again, Appended::Repeated { .. }));
+        // Asked for the disk, the repetition brings the first one there.
+        let (_, reached) = push(store, &key, "a", Some(Durability::Disk)).await;
+        assert_eq!((reached, store.work_done().1), (Durability::Disk, 1));
+        let (_, reached) = push(store, &key, "a", Some(Durability::Disk)).await;
+        assert_eq!((reached, store.work_done().1), (Durability::Disk, 1), "it is there already");
+        for asked in [None, Some(Durability::Replica)] {
+            let (_, reached) = push(store, &key, &format!("{asked:?}"), asked).await;
+            assert_eq!(reached, Durability::Disk);
+        }
+        assert_eq!(store.work_done().1, 3);
+        // Claims and acknowledgements sync nothing.
+        let now_ms = writer::now_ms();
+        store.claim(&key, login(1, 1, 1), vec![], now_ms).await.unwrap();
+        assert_eq!(store.work_done().1, 3);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn calls_that_wait_share_a_sync() {
+        let house = Folder::new();
+        let pushes = (0..500).map(|number| {
+            let store = house.store.clone();
+            tokio::spawn(async move {
+                let key = device(&format!("d{}", number % 7));
+                push(&store, &key, &number.to_string(), None).await
+            })
+        });
+        let mut positions = std::collections::HashSet::new();
+        for pushed in pushes.collect::<Vec<_>>() {
+            let (Appended::Stored { position, .. }, Durability::Disk) = pushed.await.unwrap()
+            else {
+                panic!("stored on disk")
+            };
+            positions.insert(position);
+        }
+        let (_, syncs) = house.store.work_done();
+        assert!(syncs < 250, "{syncs} syncs for 500 calls");
+    }
+
+    #[tokio::test]
+    async fn more_than_may_wait_are_refused_and_nothing_is_done_of_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings { calls_waiting_max: 3, ..settings(folder.path()) };
+        let store = Arc::new(Embedded::open(settings).unwrap());
+        // The writer is held up inside a call.
+        let (go_on, held) = std::sync::mpsc::channel::<()>();
+        let release = device("d");
+        let stuck = tokio::spawn({
+            let store = store.clone();
+            async move {
+                store
+                    .write(0, move |_| {
+                        let _ = held.recv();
+                        Ok(())
+                    })
+                    .await
+            }
+        });
+        let waiting: Vec<_> = (0..8)
+            .map(|number| {
+                let store = store.clone();
+                tokio::spawn(async move {
+                    let now_ms = writer::now_ms();
+                    let new = entry(&number.to_string(), now_ms);
+                    store.append(&release, CHAT, new, WIDE, None, now_ms).await
+                })
+            })
+            .collect();
+        // Every one of them has been to the queue.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        drop(go_on);
+        stuck.await.unwrap().unwrap();
+        let (mut done, mut refused) = (0u64, 0);
+        for call in waiting {
+            match call.await.unwrap() {
+                Ok(_) => done += 1,
+                Err(StoreError::Overloaded) => refused += 1,
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        assert!(refused >= 4 && done >= 2, "{done} done, {refused} refused");
+        let described = store.describe(&release, CHAT).await.unwrap();
+        assert_eq!(described.entries, done);
+    }
+
+    #[tokio::test]
+    async fn a_call_has_an_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let call_timeout = Duration::from_millis(30);
+        let store = Embedded::open(Settings { call_timeout, ..settings(folder.path()) }).unwrap();
+        let (go_on, held) = std::sync::mpsc::channel::<()>();
+        let stuck = store.write(0, move |_| {
+            let _ = held.recv();
+            Ok(())
+        });
+        assert!(matches!(stuck.await, Err(StoreError::Timeout)));
+        drop(go_on);
+    }
+
+    #[tokio::test]
+    async fn a_walk_lets_go_of_what_is_over_its_time_and_of_nothing_else() {
+        let house = Folder::new();
+        let store = &house.store;
+        let now_ms = writer::now_ms();
+        for number in 0..20 {
+            let key = device(&format!("d{number:02}"));
+            let lives_ms = if number % 2 == 0 { 60_000 } else { 3 * 24 * 3_600_000 };
+            let new = NewEntry {
+                expires_at_ms: now_ms + lives_ms,
+                priority: Priority::High,
+                collapse_key: bytes::Bytes::from_static(b"kind"),
+                ..entry("a", now_ms)
+            };
+            store.append(&key, CHAT, new, WIDE, None, now_ms).await.unwrap();
+            let claimed = store.claim(&key, login(1, 1, 1), vec![], now_ms).await.unwrap();
+            if let (Claimed::Bound { epoch, .. }, true) = (claimed, number < 10) {
+                let session = Session { owner: login(1, 1, 1).owner, epoch };
+                assert!(store.release(&key, session, vec![], now_ms).await.unwrap());
+            }
+        }
+        let count = |space| {
+            let disk = store.shared.disk.read().clone().unwrap();
+            disk.scan(space, Bound::Unbounded, &[], 10_000).unwrap().len()
+        };
+        assert_eq!((count(Space::Entries), count(Space::Shelves)), (20, 60));
+        let walk = |at_ms: u64| {
+            let disk = store.shared.disk.read().clone().unwrap();
+            let mut walk = Walk::new(Duration::ZERO);
+            for _ in 0..20 {
+                let mut overlay = Overlay::new(&disk);
+                walk.step(&disk, &mut overlay, at_ms).unwrap();
+                overlay.commit().unwrap();
+            }
+        };
+        walk(now_ms);
+        assert_eq!((count(Space::Entries), count(Space::Shelves)), (20, 60));
+        let day_ms = 24 * 3_600_000;
+        walk(now_ms + day_ms);
+        // Half the entries with their collapse keys, and the routes of those that were released.
+        assert_eq!((count(Space::Entries), count(Space::Shelves)), (10, 40));
+        walk(now_ms + 9 * day_ms);
+        assert_eq!((count(Space::Entries), count(Space::Shelves)), (0, 10));
+        walk(now_ms + 31 * day_ms);
+        assert_eq!(count(Space::Shelves), 0);
+    }
+
+    #[tokio::test]
+    async fn push_ids_over_their_time_leave_when_tables_are_merged() {
+        let house = Folder::new();
+        let store = &house.store;
+        let long_ago = writer::now_ms() - 3_600_000;
+        for number in 0..50 {
+            let new = entry(&number.to_string(), long_ago);
+            store.append(&device("d"), CHAT, new, WIDE, None, long_ago).await.unwrap();
+        }
+        push(store, &device("d"), "fresh", None).await;
+        let disk = store.shared.disk.read().clone().unwrap();
+        let count = || disk.scan(Space::Remembered, Bound::Unbounded, &[], 1_000).unwrap().len();
+        assert_eq!(count(), 51);
+        disk.space(Space::Remembered).rotate_memtable_and_wait().unwrap();
+        disk.space(Space::Remembered).major_compact().unwrap();
+        assert_eq!(count(), 1);
+        let again = push(store, &device("d"), "fresh", None).await;
+        assert!(matches!(again.0, Appended::Repeated { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_call_that_fails_takes_back_what_it_wrote_and_nothing_else() {
+        let house = Folder::new();
+        let store = &house.store;
+        let key = device("d");
+        let failed = store.write(0, move |step| -> Result<(), StoreError> {
+            let mut shelf = step.device(&key);
+            let now_ms = writer::now_ms();
+            rules::append(&mut shelf, CHAT, entry("a", now_ms), WIDE, 9, now_ms)?;
+            assert!(shelf.meta(CHAT)?.is_some());
+            Err(StoreError::Value)
+        });
+        assert!(matches!(failed.await, Err(StoreError::Value)));
+        assert_eq!(store.describe(&key, CHAT).await.unwrap(), Described::default());
+    }
+}

@@ -23,12 +23,14 @@ use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
 
 /// Calls that share one sync.
-const SYNCS_MAX: usize = 64;
+const SYNCS_MAX: usize = 256;
 /// Calls that share one commit, and the bytes of what they want to write.
 const CALLS_MAX: usize = 256;
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// After the engine's workers were found behind, until the next look.
 const BEHIND: Duration = Duration::from_millis(2);
+/// They are waited for no longer than this to merge tables: nothing says that they are about to.
+const BEHIND_MAX: Duration = Duration::from_secs(2);
 /// Free bytes that must be seen before the database is opened anew.
 const SPARE_BYTES: usize = 4 * 1024 * 1024;
 
@@ -163,6 +165,14 @@ pub(super) struct Writer {
     calls: Vec<Box<dyn Call>>,
 }
 
+impl Drop for Writer {
+    /// However the thread ends, nobody waits for it in vain.
+    fn drop(&mut self) {
+        self.queue.close();
+        self.queue.drain(&mut self.calls, usize::MAX, usize::MAX);
+    }
+}
+
 impl Writer {
     pub(super) fn new(
         folder: PathBuf,
@@ -203,10 +213,10 @@ impl Writer {
             }
         }
         let disk = self.shared.disk.write().take();
-        match disk.map(|disk| disk.sync()) {
-            Some(Ok(())) => info!("everything is on disk"),
-            Some(Err(source)) => error!(%source, "the last sync failed"),
-            None => {}
+        let Some(disk) = disk.map(alone) else { return };
+        match disk.sync() {
+            Ok(()) => info!("everything is on disk"),
+            Err(source) => error!(%source, "the last sync failed"),
         }
     }
 
@@ -296,7 +306,8 @@ impl Writer {
 
     /// Waits until the engine's workers have caught up. False: they never will.
     fn wait_for_room(&self, disk: &Disk) -> bool {
-        while !disk.has_room() {
+        let begun = Instant::now();
+        while !disk.has_room(begun.elapsed() > BEHIND_MAX) {
             if !disk.is_sound() {
                 return false;
             }
@@ -311,7 +322,7 @@ impl Writer {
             self.fail("the engine has stopped");
             return;
         }
-        if !disk.has_room() {
+        if !disk.has_room(false) {
             self.walk.put_off();
             return;
         }
@@ -349,12 +360,11 @@ impl Writer {
 
     fn open_anew(&mut self) -> Result<(), StoreError> {
         probe(&self.folder).map_err(super::disk::engine)?;
-        // While the old one is open for reads: if there is no room for the copy, reads go on.
-        let copy = journal::Copy::make(&self.folder).map_err(super::disk::engine)?;
-        if let Some(disk) = self.shared.disk.write().take() {
-            drop(alone(disk));
-        }
-        if let Some(copy) = copy {
+        // While the old one is open for reads: if there is no room for the copies, reads go on.
+        let copies = journal::Copy::make(&self.folder).map_err(super::disk::engine)?;
+        let disk = self.shared.disk.write().take();
+        drop(disk.map(alone));
+        for copy in copies {
             copy.put_in_place().map_err(super::disk::engine)?;
         }
         let disk = Disk::open(&self.folder)?;
