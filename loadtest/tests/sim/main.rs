@@ -25,7 +25,7 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn thousands_of_seeds_lose_nothing_and_double_nothing() {
-    let count = number("HAWSER_SIM_SEEDS").unwrap_or(300);
+    let count = number("HAWSER_SIM_SEEDS").unwrap_or(3_000);
     let from = number("HAWSER_SIM_FROM").unwrap_or(BASE);
     let begun = std::time::Instant::now();
     let sum = run::many::<Ours>(from, count, Switches::default(), 20);

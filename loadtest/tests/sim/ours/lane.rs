@@ -17,7 +17,7 @@ const PAUSE: Ns = 200 * MS;
 
 /// For whom a history was asked.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Whom {
+pub(crate) enum Whom {
     Lane,
     Member(SlotRef, Position),
     /// A sweep wants the tail.
