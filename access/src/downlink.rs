@@ -23,6 +23,8 @@ pub(crate) struct Downlink {
     pub(crate) feeds: Feeds,
     /// Pushes of live groups that were dropped, by the groups' numbers in the lane.
     missed: Vec<(u32, u64)>,
+    /// Wake-ups that were faster than the answer to the claim, the highest of each inbox.
+    early: Vec<(BusinessNo, Position, u8)>,
     /// Waits for leave to ask the store something.
     is_waiting: bool,
     /// What of it stands in the gauge of unacknowledged pushes.
@@ -94,15 +96,48 @@ pub(crate) fn stand(connection: &mut Connection, inboxes: &[wire::InboxTail]) {
         feeds.tail(business, tail, inbox.priority as u8);
     }
     if let Some(downlink) = &mut connection.downlink {
+        for (business, at, priority) in std::mem::take(&mut downlink.early) {
+            downlink.feeds.tail(business, at, priority);
+        }
         downlink.feeds.hurry();
     }
+}
+
+/// Keeps word of an entry for a session whose claim is still being answered. What the store had at the
+/// claim comes with the answer; what it took since comes on another stream, and may be faster. False: the
+/// session has its answer, or is none.
+fn remember_early(
+    node: &Node,
+    target: Target<'_>,
+    business: BusinessNo,
+    at: Position,
+    priority: u8,
+) -> bool {
+    let kept = node.table.with(target.at, |connection| {
+        let is_named = node.table.boot.0 == target.boot
+            && connection.identity.as_ref().is_some_and(|identity| {
+                identity.epoch == Epoch(0)
+                    && identity.app.as_str() == target.app
+                    && identity.device.as_str() == target.device
+            });
+        // Bounded by the businesses that the session serves.
+        if is_named && connection.has(ability::INBOX) && serves(connection, business) {
+            let early = &mut connection.downlink_mut().early;
+            match early.iter_mut().find(|(of, ..)| *of == business) {
+                Some((_, known, most)) => (*known, *most) = (at.max(*known), priority.max(*most)),
+                None => early.push((business, at, priority)),
+            }
+        }
+        is_named
+    });
+    kept == Some(true)
 }
 
 /// A wake-up: the entry itself, which is written at once if nothing lies before it.
 pub(crate) fn wake(node: &Node, router: usize, delivery: wire::Delivery) {
     let Some(target) = delivery.targets.first() else { return };
     let business = BusinessNo(delivery.business);
-    let named = Target {
+    let named = || Target {
         boot: delivery.boot,
         at: SlotRef { slot: target.slot, generation: target.generation },
         app: &delivery.app,
@@ -110,15 +145,10 @@ pub(crate) fn wake(node: &Node, router: usize, delivery: wire::Delivery) {
         epoch: target.epoch,
     };
     let place = place(delivery.place.unwrap_or_default());
+    let priority = delivery.priority as u8;
     let waiter = Waiter { router: router as u32, id: delivery.id };
-    let entry = Entry {
-        place,
-        frame: delivery.frame,
-        lost: 0,
-        lost_reason: 0,
-        priority: delivery.priority as u8,
-    };
-    let turned = enter(node, named, |connection| {
+    let entry = Entry { place, frame: delivery.frame, lost: 0, lost_reason: 0, priority };
+    let turned = enter(node, named(), |connection| {
         let takes = connection.has(ability::INBOX) && serves(connection, business);
         if takes {
             let feeds = &mut connection.downlink_mut().feeds;
@@ -129,6 +159,14 @@ pub(crate) fn wake(node: &Node, router: usize, delivery: wire::Delivery) {
         }
         takes
     });
+    if turned.is_none() && !remember_early(node, named(), business, place.at, priority) {
+        // The answer to its claim may have come in between.
+        enter(node, named(), |connection| {
+            if connection.has(ability::INBOX) && serves(connection, business) {
+                connection.downlink_mut().feeds.tail(business, place.at, priority);
+            }
+        });
+    }
     // Whoever is not there any more will not acknowledge it.
     if turned != Some(true) && delivery.wants_ack {
         tell(node, waiter, false);

@@ -273,6 +273,38 @@ async fn a_wake_up_that_is_faster_than_the_login_waits_for_its_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_stored_between_the_claim_and_its_answer_is_pulled_after_it() {
+    let house = House::start().await;
+    house.router.binds(Binding::Hold);
+    let mut device = house.dial(Dial::Tcp).await;
+    let mut login = device.login_frame(APP, "d", tokens::token(APP, "d"));
+    login.abilities = ability::ALL;
+    device.send(&DeviceFrame::Login(login)).await;
+    eventually("a claim", || (!house.router.held().is_empty()).then_some(())).await;
+    let bind = house.router.held().remove(0);
+    let (boot, epoch) = (house.node.boot().0, 77);
+    let (slot, generation) = (bind.slot, bind.generation);
+    let (app, device_id) = (APP.to_owned(), "d".to_owned());
+    // The store has done the claim, and has stored a push since.
+    house
+        .router
+        .store
+        .lock()
+        .owners
+        .insert((app.clone(), device_id.clone()), (slot, generation, epoch));
+    let place = house.router.store_push(APP, "d", CHAT, &body(1));
+    let route = Route { boot, app, device: device_id, slot, generation, epoch };
+    house.router.hint(house.router.wake_up(&route, CHAT, place)).await;
+    house.metric_is("hawser_access_stale_writes_blocked_total", &[("reason", "epoch")], 1).await;
+    let status = BindStatus::Ok.into();
+    let result = wire::BindResult { call: bind.call, status, epoch, inboxes: Vec::new() };
+    house.router.tell(boot, down::What::BindResult(result));
+    device.login_ok().await;
+    reads(&mut device, 1, 1).await;
+    device.settle().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sweep_asks_for_every_session_in_batches() {
     let house = House::start().await;
     let mut devices = Vec::new();
