@@ -154,7 +154,17 @@ async fn unicast(
     } else {
         println!("{outcome}");
     }
-    all_done(is_done(answer.outcome), &format!("the push was not {}", aim(class)))
+    let missed = if answer.outcome == i32::from(rpc::Outcome::Unknown) {
+        let again = if class == rpc::Class::Stored {
+            format!("; say it again with --push-id {push_id}, it is stored once")
+        } else {
+            String::new()
+        };
+        format!("it is not known whether the push was {}{again}", aim(class))
+    } else {
+        format!("the push was not {}", aim(class))
+    };
+    all_done(is_done(answer.outcome), &missed)
 }
 
 async fn multicast(

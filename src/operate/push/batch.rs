@@ -58,13 +58,15 @@ pub(super) async fn send(
     let mut api = desk.push(push)?;
     let wait = store.wait().unwrap_or_default();
     let (class, store) = store.read()?;
-    let (mut rows, mut missed) = (Vec::new(), 0);
+    let (mut rows, mut missed, mut unknown) = (Vec::new(), 0, 0);
     for (devices, mut call) in calls {
         call.class = class.into();
         call.store.clone_from(&store);
         let answer = api.batch_unicast(request_within(call, wait)).await;
         let answer = answer.map_err(|it| refused(&it))?.into_inner();
         missed += answer.outcomes.iter().filter(|outcome| !is_done(**outcome)).count();
+        let is_unknown = |outcome: &&i32| **outcome == i32::from(rpc::Outcome::Unknown);
+        unknown += answer.outcomes.iter().filter(is_unknown).count();
         for (at, (device, outcome)) in devices.iter().zip(&answer.outcomes).enumerate() {
             let mut row = json!({"device": device, "outcome": outcome_name(*outcome)});
             if let (Some(stored), Some(row)) = (answer.stored.get(at), row.as_object_mut()) {
@@ -77,5 +79,11 @@ pub(super) async fn send(
     let shown = if class == rpc::Class::Stored { &columns[..] } else { &columns[..2] };
     desk.output.list(&rows, shown);
     let total = rows.len();
-    all_done(missed == 0, &format!("{missed} of {total} pushes were not {}", aim(class)))
+    let unknown = if unknown == 0 {
+        String::new()
+    } else {
+        format!("; of {unknown} of them it is not known whether they were")
+    };
+    let aim = aim(class);
+    all_done(missed == 0, &format!("{missed} of {total} pushes were not {aim}{unknown}"))
 }
