@@ -2,6 +2,12 @@
 //! the process) or speaks them in its own language (Redis); one contract suite holds both to this.
 //!
 //! Source: the section on the inbox in ARCHITECTURE.md.
+//!
+//! What is taken for granted: when a store has lost its last writes, the time that is passed in with what
+//! comes next is not behind the time that was passed in with what it lost. Terms are times; without that, a
+//! position below what a device has seen can only be avoided once somebody has told of what was sent
+//! ([`announce`], [`release`]) or taken ([`claim`], [`ack`], [`sweep`]). A clock that never goes back
+//! within a process is therefore worth having.
 
 mod append;
 mod cursor;

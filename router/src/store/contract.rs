@@ -9,7 +9,7 @@ mod reads;
 mod sessions;
 
 pub(crate) use desk::Desk;
-pub(crate) use model::run_model;
+pub(crate) use model::{Dice, run_model};
 
 use super::Store;
 use std::pin::Pin;

@@ -246,31 +246,4 @@ impl Store for InMemory {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::contract::{self, Harness};
-    use std::sync::Arc;
-
-    struct Maps(Arc<InMemory>);
-
-    #[tonic::async_trait]
-    impl Harness for Maps {
-        fn store(&self) -> Arc<dyn Store> {
-            self.0.clone()
-        }
-
-        async fn restart(&mut self) {
-            self.0.restart();
-        }
-    }
-
-    #[tokio::test]
-    async fn the_reference_keeps_the_rules() {
-        contract::run_cases(&mut Maps(Arc::new(InMemory::new()))).await;
-    }
-
-    #[tokio::test]
-    async fn the_reference_is_its_own_model() {
-        contract::run_model(&mut Maps(Arc::new(InMemory::new())), 5, 1_000).await;
-    }
-}
+mod tests;
