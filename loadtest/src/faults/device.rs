@@ -10,7 +10,8 @@ use anyhow::Context;
 use bytes::Bytes;
 use hawser_loadtest::judge::{Event, Kind};
 use hawser_sdk::{
-    AccessPoint, Client, CursorStorage, Cursors, FileCursors, FileStorage, Incoming, Protocol,
+    AccessPoint, Backoff, Client, CursorStorage, Cursors, FileCursors, FileStorage, Incoming,
+    Protocol,
 };
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client as Http;
@@ -25,6 +26,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
+
+/// A device that moves all the time comes back at once.
+const MOVE_BACKOFF: Duration = Duration::from_millis(50);
 
 /// What a device process is told by the harness.
 #[derive(clap::Args)]
@@ -50,6 +54,9 @@ pub(crate) struct Device {
     /// Cut the link after a random time up to this, and come back over another one.
     #[arg(long)]
     moves_ms: Option<u64>,
+    /// Then all ways stay open.
+    #[arg(long, default_value_t = 10_000)]
+    moves_for_ms: u64,
     devices: Vec<String>,
 }
 
@@ -126,7 +133,14 @@ async fn live(
     let (builder, road) = if wanted.moves_ms.is_some() {
         let (token, road) = Road::pave(&wanted, &device).await?;
         let points = road.points();
-        (hawser_sdk::Builder::pinned(&wanted.app, &device, &token, points), Some(road))
+        let backoff = Backoff {
+            base: MOVE_BACKOFF,
+            max: 4 * MOVE_BACKOFF,
+            window: MOVE_BACKOFF,
+            ..Backoff::default()
+        };
+        let pinned = hawser_sdk::Builder::pinned(&wanted.app, &device, &token, points);
+        (pinned.backoff(backoff), Some(road))
     } else {
         (Client::builder(&wanted.control, &wanted.app, &device), None)
     };
@@ -160,7 +174,14 @@ async fn live(
     client.start();
     let mut states = client.states();
     if let (Some(road), Some(moves)) = (road, wanted.moves_ms) {
-        tasks.spawn(road.cut_again_and_again(moves, seed));
+        let moves_for = Duration::from_millis(wanted.moves_for_ms);
+        tasks.spawn(async move {
+            // Cut off in the middle of a wait, it leaves one way open: all of them after that.
+            let _ = tokio::time::timeout(moves_for, road.cut_again_and_again(moves, seed)).await;
+            road.open();
+            // The proxies end with the road.
+            std::future::pending::<()>().await;
+        });
     }
     let closed = states.wait_for(hawser_sdk::State::is_closed).await?.clone();
     anyhow::bail!("{device}: {closed}");
@@ -221,9 +242,14 @@ impl Road {
         self.lanes.iter().map(point).collect()
     }
 
+    /// Every way is open.
+    fn open(&self) {
+        self.lanes.iter().for_each(|(_, address, proxy)| proxy.set(Way::To(*address)));
+    }
+
     /// Leaves one lane open at a time; sometimes the node does not hear of the old link's end, so that the
     /// new one takes over from a link that the node believes in.
-    async fn cut_again_and_again(self, moves_ms: u64, seed: u64) {
+    async fn cut_again_and_again(&self, moves_ms: u64, seed: u64) {
         let mut random = SmallRng::seed_from_u64(seed);
         loop {
             let open = random.random_range(0..self.lanes.len());

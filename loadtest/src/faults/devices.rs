@@ -28,8 +28,8 @@ pub(super) struct Plan {
     pub(super) devices: Vec<String>,
     pub(super) folder: PathBuf,
     pub(super) die: Option<(Point, u32)>,
-    /// Moves to another transport and node after a random time up to this.
-    pub(super) moves: Option<Duration>,
+    /// Moves to another transport and node after a random time up to the first, for as long as the second.
+    pub(super) moves: Option<(Duration, Duration)>,
     pub(super) seed: u64,
 }
 
@@ -77,7 +77,8 @@ impl Keeper {
             command.args(["--die-at", &name, "--die-every", &every.to_string()]);
         }
         if let Some(moves) = plan.moves {
-            command.args(["--moves-ms", &moves.as_millis().to_string()]);
+            command.args(["--moves-ms", &moves.0.as_millis().to_string()]);
+            command.args(["--moves-for-ms", &moves.1.as_millis().to_string()]);
         }
         command.args(&plan.devices);
         command.stderr(log(&plan.folder, self.number)?);

@@ -151,7 +151,8 @@ impl Stage<'_> {
     }
 
     async fn devices_move(&self) -> anyhow::Result<Done> {
-        let devices = Devices { moves: Some(Duration::from_millis(700)), ..Devices::default() };
+        let moves = Some((Duration::from_millis(700), self.load_time()));
+        let devices = Devices { moves, ..Devices::default() };
         let mut scene = self.scene("embedded", &MEMORY_AND_DISK, devices).await?;
         scene.pass(self.load_time(), false).await?;
         scene.healed();

@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 /// After a row has healed, everything must have arrived within this.
 const ARRIVAL_PATIENCE: Duration = Duration::from_mins(1);
+/// What is missing by then, and no less than before, is not on its way any more.
+const STANDSTILL: Duration = Duration::from_secs(15);
 /// How often it is looked whether a device process still runs, and whether all has arrived.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -24,7 +26,7 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Devices {
     pub(super) die: Option<(Point, u32)>,
-    pub(super) moves: Option<Duration>,
+    pub(super) moves: Option<(Duration, Duration)>,
 }
 
 /// The stage.
@@ -188,13 +190,18 @@ impl Scene {
         };
         let started = Instant::now();
         let mut arrivals;
+        let (mut least, mut moved) = (usize::MAX, started);
         loop {
             for keeper in &mut self.keepers {
                 keeper.keep(false)?;
             }
             let events = gather(&self.folder, &self.keepers)?;
             arrivals = Arrivals::of(&events, healed);
-            if arrivals.missing == 0 || started.elapsed() > ARRIVAL_PATIENCE {
+            if arrivals.missing < least {
+                (least, moved) = (arrivals.missing, Instant::now());
+            }
+            let is_still = moved.elapsed() > STANDSTILL;
+            if arrivals.missing == 0 || is_still || started.elapsed() > ARRIVAL_PATIENCE {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
