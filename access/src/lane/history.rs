@@ -136,10 +136,11 @@ impl Lane {
         Some(done)
     }
 
-    /// A member begins with what comes now, or with what it has missed.
+    /// A member begins with what comes now, or with what it has missed. One that is ahead of this lane
+    /// is so because the lane lags, or because the store went back: the store knows.
     fn place_member(&mut self, index: usize, at: SlotRef, seen: Position) {
         let Some(history) = &self.groups[index].history else { return };
-        if seen > Position::START && history.last.is_some_and(|last| seen < last) {
+        if seen > Position::START && history.last.is_some_and(|last| seen != last) {
             self.begin_recovery(index, at, seen);
         }
     }

@@ -22,7 +22,7 @@ impl Lane {
         }
         let Some(&index) = self.by_key.get(key) else { return };
         let Some(history) = &self.groups[index].history else { return };
-        if history.last.is_some_and(|last| after < last) {
+        if history.last.is_some_and(|last| after != last) {
             self.begin_recovery(index, at, after);
         }
     }
@@ -136,6 +136,12 @@ impl Lane {
         if floor > after {
             self.reset_member(index, at, floor, tail);
             after = floor;
+        }
+        if after > tail && tail > Position::START {
+            // Every position that was given out is at most `tail`, which was read after the device
+            // named its own: the store went back, or the device lies. It would drop all that comes.
+            self.reset_member(index, at, tail, tail);
+            after = tail;
         }
         let mut is_over = entries.is_empty();
         for entry in entries {
