@@ -24,6 +24,7 @@ pub(super) enum Row {
     RouterKilled,
     RedisKilledSynced,
     RedisKilledUnsynced,
+    RedisForgetsAll,
     RedisUnreachable,
     RedisReplicaPromoted,
     RedisClusterPrimaryKilled,
@@ -38,7 +39,7 @@ const ALWAYS: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 const EVERY_SECOND: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "everysec"];
 
 impl Row {
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::DeviceBeforeHandler,
         Self::DeviceBeforeCursor,
         Self::DeviceBeforeAck,
@@ -47,6 +48,7 @@ impl Row {
         Self::RouterKilled,
         Self::RedisKilledSynced,
         Self::RedisKilledUnsynced,
+        Self::RedisForgetsAll,
         Self::RedisUnreachable,
         Self::RedisReplicaPromoted,
         Self::RedisClusterPrimaryKilled,
@@ -63,6 +65,7 @@ impl Row {
             Self::RouterKilled => "router-killed",
             Self::RedisKilledSynced => "redis-killed-synced",
             Self::RedisKilledUnsynced => "redis-killed-unsynced",
+            Self::RedisForgetsAll => "redis-forgets-all",
             Self::RedisUnreachable => "redis-unreachable",
             Self::RedisReplicaPromoted => "redis-replica-promoted",
             Self::RedisClusterPrimaryKilled => "redis-cluster-primary",
@@ -80,6 +83,7 @@ impl Row {
             Self::RouterKilled => "kill -9 of the router on the embedded store, three times",
             Self::RedisKilledSynced => "kill -9 of Redis that syncs each write, three times",
             Self::RedisKilledUnsynced => "kill -9 of Redis that syncs every second",
+            Self::RedisForgetsAll => "kill -9 of Redis that keeps nothing on disk, twice",
             Self::RedisUnreachable => "Redis cannot be reached for a minute",
             Self::RedisReplicaPromoted => "the primary is lost, a lagging replica takes its place",
             Self::RedisClusterPrimaryKilled => "a cluster of three primaries loses one",
@@ -104,6 +108,7 @@ impl Row {
             Self::RouterKilled => at.service_killed(Service::Router).await,
             Self::RedisKilledSynced => at.redis_killed(&ALWAYS).await,
             Self::RedisKilledUnsynced => at.redis_killed(&EVERY_SECOND).await,
+            Self::RedisForgetsAll => at.redis_forgets().await,
             Self::RedisUnreachable => at.redis_unreachable().await,
             Self::RedisReplicaPromoted => at.replica_promoted().await,
             Self::RedisClusterPrimaryKilled => at.cluster_primary().await,
@@ -203,6 +208,29 @@ impl Stage<'_> {
         }
         let logins = scene.logins_since().await;
         let (mut done, arrivals) = scene.end().await?;
+        miss_if_slow(&mut done, arrivals.p99_ms());
+        miss_if_dropped(&mut done, logins);
+        Ok(done)
+    }
+
+    async fn redis_forgets(&self) -> anyhow::Result<Done> {
+        let mut server = Redis::start(&self.folder.join("redis"), &[])?;
+        let store = format!("redis://{}", server.address);
+        let mut scene = self.scene(&store, &MEMORY_AND_DISK, Devices::default()).await?;
+        for _ in 0..2 {
+            scene.fault("redis forgets");
+            // Every push that is not handed over yet, and every session.
+            scene.store_back(0, Kept::Memory);
+            server.kill();
+            scene.pass(Duration::from_secs(1), false).await?;
+            scene.store_back(0, Kept::Memory);
+            server.revive()?;
+            scene.healed();
+            scene.pass(self.load_time() / 2, false).await?;
+        }
+        let logins = scene.logins_since().await;
+        let (mut done, arrivals) = scene.end().await?;
+        done.figure = format!("{} lost with Redis as declared; {}", arrivals.missing, done.figure);
         miss_if_slow(&mut done, arrivals.p99_ms());
         miss_if_dropped(&mut done, logins);
         Ok(done)

@@ -233,6 +233,8 @@ pub(super) struct Arrivals {
     /// From being answered, or the healing if that was later, to the app; in milliseconds, sorted.
     delays_ms: Vec<u64>,
     redelivered: usize,
+    /// Words to apps that something is or may be lost.
+    declared: usize,
     tries: u64,
     unknown: u64,
 }
@@ -241,7 +243,7 @@ impl Arrivals {
     fn of(events: &[Event], healed: u64) -> Self {
         let mut answered: HashMap<&str, u64> = HashMap::new();
         let mut arrived: HashMap<&str, u64> = HashMap::new();
-        let mut redelivered = 0;
+        let (mut redelivered, mut declared) = (0, 0);
         for event in events {
             match event.kind {
                 Kind::PushOk => drop(answered.entry(&event.push).or_insert(event.t)),
@@ -249,6 +251,7 @@ impl Arrivals {
                     redelivered += usize::from(event.redelivered);
                     arrived.entry(&event.push).or_insert(event.t);
                 }
+                Kind::Gap | Kind::TermChanged => declared += 1,
                 _ => {}
             }
         }
@@ -267,7 +270,7 @@ impl Arrivals {
         }
         delays_ms.sort_unstable();
         let acknowledged = answered.len();
-        Self { acknowledged, missing, delays_ms, redelivered, ..Self::default() }
+        Self { acknowledged, missing, delays_ms, redelivered, declared, ..Self::default() }
     }
 
     fn counted(&mut self, count: &Count) {
@@ -286,12 +289,14 @@ impl std::fmt::Display for Arrivals {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} stored in {} tries, {} unknown, {} not arrived, {} redelivered; after healing p99 {} ms",
+            "{} stored in {} tries, {} unknown, {} not arrived, {} redelivered, {} words of loss; \
+             after healing p99 {} ms",
             self.acknowledged,
             self.tries,
             self.unknown,
             self.missing,
             self.redelivered,
+            self.declared,
             self.p99_ms()
         )
     }
