@@ -55,6 +55,7 @@ pub mod stores {
     pub use crate::key::Key;
     pub use crate::server::{open_store, start_on};
     pub use crate::store::embedded::{BareAppends, Embedded, Settings};
+    pub use crate::store::redis::{AppendCall, BareScripts};
     pub use crate::store::{
         Durability, GroupChange, GroupMeta, HistoryCaps, KeyBytes, Positions, Store, StoreError,
     };

@@ -9,10 +9,14 @@
 //! connected devices are swept every ten minutes, so an idle one keeps its route for as long as it stays.
 
 mod answer;
+mod append;
 mod call;
 mod groups;
 mod keys;
+mod map;
 mod place;
+mod refusal;
+mod resolve;
 mod script;
 mod server;
 mod servers;
@@ -29,13 +33,14 @@ use crate::inbox::{
 use crate::key::Key;
 use crate::metrics::RedisMetrics;
 use answer::{owner_bytes, position_args};
+pub use append::{AppendCall, BareScripts};
 use call::Caller;
 use hawser_chassis::shutdown::Tasks;
 use hawser_proto::id::{BusinessNo, Position};
-use hawser_proto::limits::{DEDUP_WINDOW, INBOX_TTL_MAX};
 use keys::Tag;
 use place::Place;
 use prometheus::Registry;
+pub(crate) use refusal::Refusal;
 use script::{SCRIPTS, Script};
 use servers::Servers;
 use std::sync::Arc;
@@ -44,51 +49,6 @@ use tokio::sync::watch;
 
 /// How long the store may take to end.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
-
-/// Why a router must not start on these servers.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refusal {
-    /// Keys could vanish.
-    #[error(
-        "Redis at {server} has maxmemory-policy {policy}: it would throw sessions and stored pushes away \
-         when its memory is used up; set `maxmemory-policy noeviction` in its redis.conf, or run \
-         `redis-cli CONFIG SET maxmemory-policy noeviction` and `CONFIG REWRITE`"
-    )]
-    Evicts {
-        /// Which one.
-        server: String,
-        /// What it has.
-        policy: String,
-    },
-    /// The scripts need a newer one.
-    #[error("Redis at {server} is of release {version}; 7.0 or later is needed")]
-    TooOld {
-        /// Which one.
-        server: String,
-        /// What it is.
-        version: String,
-    },
-    /// A cluster where none was named, or the other way round.
-    #[error(
-        "Redis at {server} {}", if *is_cluster {
-            "belongs to a cluster; name the store as redis-cluster://"
-        } else {
-            "does not belong to a cluster; name the store as redis:// or redis-sentinel://"
-        }
-    )]
-    Kind {
-        /// Which one.
-        server: String,
-        /// What it is.
-        is_cluster: bool,
-    },
-    /// The configured address.
-    #[error("the address of Redis cannot be read")]
-    Address,
-    /// The metrics are in the registry already.
-    #[error("metrics cannot be registered")]
-    Metrics,
-}
 
 /// The store on Redis.
 pub(crate) struct Redis {
@@ -153,41 +113,19 @@ impl Redis {
         &self,
         tag: Tag,
         business: BusinessNo,
-        mut new: NewEntry,
+        new: NewEntry,
         caps: Caps,
         durability: Option<Durability>,
         now_ms: u64,
     ) -> Result<(Appended, Durability), StoreError> {
-        let expires_at_ms = new.expires_at_ms;
-        // As the rules have it; what was over before stays so.
-        let latest = now_ms.saturating_add(INBOX_TTL_MAX.as_millis() as u64);
-        new.expires_at_ms = expires_at_ms.min(latest);
-        let keys = [
-            tag.route(),
-            tag.inboxes(),
-            tag.entries(business),
-            tag.push_id(business, &new.push_id),
-            tag.collapse(business),
-        ];
-        let args = [
-            number(now_ms),
-            number(u64::from(business.0)),
-            number(new.expires_at_ms),
-            number(new.priority as u64),
-            new.digest.to_be_bytes().to_vec(),
-            new.collapse_key.to_vec(),
-            answer::body_bytes(&new, now_ms),
-            number(u64::from(caps.entries_max)),
-            number(caps.bytes_max.min(1 << 53)),
-            number(u64::from(caps.drops_oldest)),
-            number(DEDUP_WINDOW.as_millis() as u64),
-        ];
+        let fence = tag.fence();
+        let AppendCall { keys, args, .. } = AppendCall::new(&tag, business, new, caps, now_ms);
         let called = self.caller.call(&SCRIPTS.append, tag.slot(), &keys, &args).await?;
         let (appended, incarnation) = answer::appended(&called.answer, now_ms)?;
         if incarnation == 0 {
             return Ok((appended, Durability::Memory));
         }
-        let reached = call::vouch(&called, incarnation, durability, tag.fence()).await;
+        let reached = call::vouch(&called, incarnation, durability, fence).await;
         if durability.is_some_and(|asked| reached < asked) {
             self.metrics.not_vouched.inc();
         }

@@ -287,10 +287,12 @@ impl Told {
         upto: Position,
     ) -> Fetched {
         let from = last.max(self.acked);
-        let lost = match upto > from {
-            false => 0,
-            true if upto.term == from.term => upto.seq - from.seq,
-            true => upto.seq,
+        let lost = if upto <= from {
+            0
+        } else if upto.term == from.term {
+            upto.seq - from.seq
+        } else {
+            upto.seq
         };
         let reason = if lost == 0 {
             LostReason::None
@@ -309,8 +311,8 @@ impl Told {
 /// What an operator sees.
 pub(super) fn described(answer: &Value) -> Answer<Described> {
     let Value::Array(parts) = answer else { return Err(StoreError::Value) };
-    let [numbers @ .., oldest] = &parts[..] else { return Err(StoreError::Value) };
-    let of = self::numbers(numbers)?;
+    let [figures @ .., oldest] = &parts[..] else { return Err(StoreError::Value) };
+    let of = numbers(figures)?;
     let [entries, bytes_held, term, seq, floor_term, floor_seq, overflowed] = of[..] else {
         return Err(StoreError::Value);
     };

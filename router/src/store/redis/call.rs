@@ -44,6 +44,13 @@ enum Sent<'a> {
 }
 
 impl Sent<'_> {
+    fn name(self) -> &'static str {
+        match self {
+            Sent::Script { script, .. } => script.name,
+            Sent::Command(_) => "command",
+        }
+    }
+
     /// Plain commands here are such that running twice is running once.
     fn is_repeatable(self) -> bool {
         match self {
@@ -192,7 +199,8 @@ impl Caller {
                     return Err(StoreError::Engine(Arc::new(failure)));
                 }
                 Verdict::Other => {
-                    warn!(%failure, "a call of the store failed");
+                    let (script, server) = (sent.name(), &server.address);
+                    warn!(%failure, script, %server, "a call of the store failed");
                     return Err(StoreError::Engine(Arc::new(failure)));
                 }
             }
@@ -208,7 +216,10 @@ pub(super) async fn vouch(
     fence: Vec<u8>,
 ) -> Durability {
     let server = &called.server;
-    let facts = server.facts.load_full();
+    let left = called.deadline.saturating_duration_since(Instant::now());
+    // Said after the write, it holds for the write: what syncs now has synced all before.
+    let asked_again = tokio::time::timeout(left, server.facts_of(incarnation, left)).await;
+    let facts = asked_again.unwrap_or_else(|_| server.facts.load_full());
     // What was heard of another incarnation vouches for nothing.
     let is_heard = facts.incarnation == incarnation;
     if is_heard && facts.syncs_each_write && asked != Some(Durability::Replica) {

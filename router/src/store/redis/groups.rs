@@ -64,9 +64,9 @@ async fn end_history(caller: &Caller, key: &Key) -> Result<(), StoreError> {
 pub(super) async fn all(caller: &Caller) -> Result<Vec<(KeyBytes, GroupMeta)>, StoreError> {
     let mut asked = redis::cmd("SMEMBERS");
     asked.arg(OWNERS);
-    let owners = match caller.command(&asked, owners_slot()).await? {
-        Value::Array(owners) | Value::Set(owners) => owners,
-        _ => return Err(StoreError::Value),
+    let answer = caller.command(&asked, owners_slot()).await?;
+    let (Value::Array(owners) | Value::Set(owners)) = answer else {
+        return Err(StoreError::Value);
     };
     let mut found = Vec::new();
     for owner in owners {
@@ -75,8 +75,8 @@ pub(super) async fn all(caller: &Caller) -> Result<Vec<(KeyBytes, GroupMeta)>, S
         let owner: u32 = owner.parse().map_err(|_| StoreError::Value)?;
         let mut after = String::new();
         loop {
-            let (ids, metas) = page(caller, app, owner, &after, PAGE, true).await?;
-            for (id, meta) in ids.iter().zip(metas) {
+            let (ids, known) = page(caller, app, owner, &after, PAGE, true).await?;
+            for (id, meta) in ids.iter().zip(known) {
                 // A group deleted between two looks has none.
                 let Value::BulkString(meta) = meta else { continue };
                 let meta = read_meta(&meta, owner).ok_or(StoreError::Value)?;
@@ -112,13 +112,14 @@ async fn page(
 ) -> Result<(Vec<String>, Vec<Value>), StoreError> {
     let tag = Tag::owner(app, owner);
     let keys = [tag.group_ids(), tag.group_metas()];
-    let args = [after.as_bytes().to_vec(), number(max as u64), number(u64::from(with_metas))];
+    let wanted = number(u64::from(with_metas));
+    let args = [after.as_bytes().to_vec(), number(max as u64), wanted];
     let called = caller.call(&SCRIPTS.list_groups, tag.slot(), &keys, &args).await?;
     let Value::Array(lists) = called.answer else { return Err(StoreError::Value) };
-    let Ok([Value::Array(ids), Value::Array(metas)]) = <[Value; 2]>::try_from(lists) else {
+    let Ok([Value::Array(ids), Value::Array(known)]) = <[Value; 2]>::try_from(lists) else {
         return Err(StoreError::Value);
     };
-    Ok((ids.into_iter().map(text).collect::<Result<_, _>>()?, metas))
+    Ok((ids.into_iter().map(text).collect::<Result<_, _>>()?, known))
 }
 
 fn text(value: Value) -> Result<String, StoreError> {

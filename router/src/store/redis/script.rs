@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 /// One script.
 #[derive(Debug)]
 pub(super) struct Script {
-    /// For logs and metrics.
+    /// For logs.
     pub(super) name: &'static str,
     /// What is sent when the server does not know it.
     pub(super) body: &'static str,

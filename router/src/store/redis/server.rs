@@ -13,6 +13,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::Mutex;
 
 /// What a server says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,6 +63,7 @@ pub(super) struct Server {
     /// Vouches for what was written.
     pub(super) voucher: Voucher,
     connection: MultiplexedConnection,
+    asking: Mutex<()>,
     is_gone: AtomicBool,
 }
 
@@ -88,6 +90,7 @@ impl Server {
             facts: ArcSwap::from_pointee(facts),
             voucher: Voucher::start(way.clone(), address.to_owned(), tasks),
             connection,
+            asking: Mutex::new(()),
             is_gone: AtomicBool::new(false),
         })
     }
@@ -101,6 +104,18 @@ impl Server {
             self.facts.store(Arc::new(facts));
         }
         if is_primary { Ok(()) } else { Err(ConnectError::Replica) }
+    }
+
+    /// What is known of it in this incarnation; asks again if the last word was of another.
+    pub(super) async fn facts_of(&self, incarnation: u64, patience: Duration) -> Arc<Facts> {
+        if self.facts.load().incarnation != incarnation {
+            // One asks for all.
+            let _one = self.asking.lock().await;
+            if self.facts.load().incarnation != incarnation {
+                let _ = self.probe(patience).await;
+            }
+        }
+        self.facts.load_full()
     }
 
     /// Runs a script. `asking`: the slot is just being moved here.

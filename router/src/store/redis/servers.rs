@@ -6,21 +6,20 @@
 //! library would bring for many slots, it pays for with recoveries that can hang.
 
 use super::Refusal;
+use super::map::{Map, Range};
 use super::place::Place;
-use super::server::{ConnectError, Server, Way, within};
+use super::resolve::{LookError, Resolver};
+use super::server::{ConnectError, Facts, Server, Way};
 use crate::metrics::RedisMetrics as Metrics;
 use futures_util::future::join_all;
 use hawser_chassis::shutdown::Tasks;
 use parking_lot::Mutex;
-use redis::Value;
-use redis::aio::MultiplexedConnection;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tracing::{debug, error, info, warn};
 
-const SLOTS: usize = 16_384;
 /// Servers are asked what they are this often.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// And no oftener than this, whatever happens.
@@ -29,40 +28,6 @@ const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(20);
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// The oldest release whose scripts can say what they may do.
 const VERSION_MIN: (u32, u32) = (7, 0);
-
-/// Who takes writes, as far as is known.
-#[derive(Default)]
-pub(super) struct Map {
-    /// Grows with each change.
-    pub(super) generation: u64,
-    /// Those that are connected.
-    servers: HashMap<String, Arc<Server>>,
-    /// First and last slot, and whose they are. Not in a cluster: one range.
-    ranges: Vec<(u16, u16, String)>,
-}
-
-impl Map {
-    /// The primary of a slot, if it is connected.
-    pub(super) fn server_of(&self, slot: u16) -> Option<&Arc<Server>> {
-        let of = |range: &&(u16, u16, String)| range.0 <= slot && slot <= range.1;
-        let (.., address) = self.ranges.iter().find(of)?;
-        self.server_at(address)
-    }
-
-    /// The one with this address.
-    pub(super) fn server_at(&self, address: &str) -> Option<&Arc<Server>> {
-        self.servers.get(address).filter(|server| !server.is_gone())
-    }
-
-    fn is_whole(&self) -> bool {
-        let covered: usize = self
-            .ranges
-            .iter()
-            .map(|(first, last, _)| usize::from(last.saturating_sub(*first)) + 1)
-            .sum();
-        covered >= SLOTS && self.ranges.iter().all(|(.., at)| self.server_at(at).is_some())
-    }
-}
 
 /// What calls see of the task.
 pub(super) struct Servers {
@@ -93,17 +58,16 @@ impl Servers {
             changes: watch::Sender::new(0),
         });
         let mut watcher = Watcher {
+            resolver: Resolver::new(place.clone(), way.clone()),
             place,
             way,
             metrics,
             tasks: tasks.clone(),
             shared: shared.clone(),
             publish,
-            sentinel: None,
             lives: HashMap::new(),
             ranges: None,
             warned: HashMap::new(),
-            asked: 0,
         };
         let failure = watcher.look().await.err();
         watcher.refuse()?;
@@ -140,36 +104,20 @@ impl Servers {
     }
 }
 
-/// Why a look found nothing to write to.
-#[derive(Debug, thiserror::Error)]
-enum LookError {
-    #[error("{address}: {source}")]
-    Server { address: String, source: ConnectError },
-    #[error("no sentinel knows the primary")]
-    Sentinels,
-    #[error("no node of the cluster tells the slots")]
-    Cluster,
-    #[error("some slots have no primary")]
-    Gaps,
-}
-
 struct Watcher {
+    resolver: Resolver,
     place: Place,
     way: Way,
     metrics: Arc<Metrics>,
     tasks: Tasks,
     shared: Arc<Shared>,
     publish: watch::Sender<Arc<Map>>,
-    /// The sentinel that answered last.
-    sentinel: Option<(String, MultiplexedConnection)>,
     /// Connection and incarnation last seen at each address.
     lives: HashMap<String, (u64, u64)>,
     /// Whose slots were whose, when last all were known.
-    ranges: Option<Vec<(u16, u16, String)>>,
+    ranges: Option<Vec<Range>>,
     /// What was wrong with each server's settings, so that it is said once.
     warned: HashMap<String, Option<Refusal>>,
-    /// Nodes of the cluster are asked in turn.
-    asked: usize,
 }
 
 impl Watcher {
@@ -202,7 +150,8 @@ impl Watcher {
     /// Finds the primaries, connects to them or asks them what they are, and publishes what came of it.
     async fn look(&mut self) -> Result<(), LookError> {
         let before = self.publish.borrow().clone();
-        let ranges = match self.resolve(&before).await {
+        let hint = self.shared.hint.lock().take();
+        let ranges = match self.resolver.resolve(&before, hint).await {
             Ok(ranges) => ranges,
             Err(failure) => {
                 // Nobody tells who is primary: those that still are can be used.
@@ -231,7 +180,7 @@ impl Watcher {
         self.metrics.servers.set(map.servers.len() as i64);
         self.note(&map);
         let is_whole = map.is_whole();
-        if !is_same(&before, &map) {
+        if !before.is_same(&map) {
             self.publish.send_replace(Arc::new(map));
         }
         match failed {
@@ -298,101 +247,9 @@ impl Watcher {
     fn refuse(&self) -> Result<(), Refusal> {
         self.warned.values().flatten().next().map_or(Ok(()), |wrong| Err(wrong.clone()))
     }
-
-    async fn resolve(&mut self, before: &Map) -> Result<Vec<(u16, u16, String)>, LookError> {
-        let all = |address: String| vec![(0, (SLOTS - 1) as u16, address)];
-        match &self.place {
-            Place::Single(address) => Ok(all(address.clone())),
-            Place::Sentinel { .. } => self.ask_sentinels().await.map(all),
-            Place::Cluster(seeds) => {
-                let seeds = seeds.clone();
-                self.ask_cluster(before, &seeds).await
-            }
-        }
-    }
-
-    async fn ask_sentinels(&mut self) -> Result<String, LookError> {
-        let Place::Sentinel { sentinels, master, way } = self.place.clone() else {
-            return Err(LookError::Sentinels);
-        };
-        let mut asked = redis::cmd("SENTINEL");
-        asked.arg("GET-MASTER-ADDR-BY-NAME").arg(&master);
-        let last = self.sentinel.take();
-        let known = last.as_ref().map(|(at, _)| at.clone());
-        let others = sentinels.iter().filter(|at| Some(*at) != known.as_ref());
-        for (address, connection) in last
-            .into_iter()
-            .map(|(at, link)| (at, Some(link)))
-            .chain(others.map(|at| (at.clone(), None)))
-        {
-            let answered = within(way.timeout, async {
-                let mut connection = match connection {
-                    Some(connection) => connection,
-                    None => way.connect(&address).await?,
-                };
-                let answer: Option<(String, u16)> = asked.query_async(&mut connection).await?;
-                Ok((answer, connection))
-            });
-            match answered.await {
-                Ok((Some((host, port)), connection)) => {
-                    self.sentinel = Some((address, connection));
-                    return Ok(format!("{host}:{port}"));
-                }
-                Ok((None, _)) => {
-                    warn!(sentinel = address, master, "this sentinel knows no such primary")
-                }
-                Err(failure) => debug!(sentinel = address, %failure, "no answer"),
-            }
-        }
-        Err(LookError::Sentinels)
-    }
-
-    async fn ask_cluster(
-        &mut self,
-        before: &Map,
-        seeds: &[String],
-    ) -> Result<Vec<(u16, u16, String)>, LookError> {
-        let hint = self.shared.hint.lock().take();
-        let mut known: Vec<String> = before.servers.keys().cloned().collect();
-        known.sort_unstable();
-        self.asked = self.asked.wrapping_add(1);
-        if !known.is_empty() {
-            let turn = self.asked % known.len();
-            known.rotate_left(turn);
-        }
-        for address in hint.iter().chain(&known).chain(seeds) {
-            let asked = within(self.way.timeout, async {
-                let slots = redis::cmd("CLUSTER").arg("SLOTS").to_owned();
-                if let Some(server) = before.server_at(address) {
-                    return Ok(server.send(&slots, false).await?);
-                }
-                let mut connection = self.way.connect(address).await?;
-                Ok(slots.query_async(&mut connection).await?)
-            });
-            match asked.await {
-                Ok(answer) => {
-                    let ranges = read_slots(&answer, address);
-                    if !ranges.is_empty() {
-                        return Ok(ranges);
-                    }
-                }
-                Err(failure) => debug!(node = address, %failure, "does not tell the slots"),
-            }
-        }
-        Err(LookError::Cluster)
-    }
 }
 
-fn is_same(one: &Map, other: &Map) -> bool {
-    let same_server = |(at, server): (&String, &Arc<Server>)| {
-        other.servers.get(at).is_some_and(|it| it.number == server.number)
-    };
-    one.ranges == other.ranges
-        && one.servers.len() == other.servers.len()
-        && one.servers.iter().all(same_server)
-}
-
-fn wrong_with(place: &Place, address: &str, facts: &super::server::Facts) -> Option<Refusal> {
+fn wrong_with(place: &Place, address: &str, facts: &Facts) -> Option<Refusal> {
     let server = address.to_owned();
     if facts.version < VERSION_MIN {
         let (major, minor) = facts.version;
@@ -403,27 +260,4 @@ fn wrong_with(place: &Place, address: &str, facts: &super::server::Facts) -> Opt
     }
     (facts.eviction != "noeviction")
         .then(|| Refusal::Evicts { server, policy: facts.eviction.clone() })
-}
-
-/// Reads `CLUSTER SLOTS`: first, last, then the primary as host and port.
-fn read_slots(answer: &Value, asked: &str) -> Vec<(u16, u16, String)> {
-    let Value::Array(ranges) = answer else { return Vec::new() };
-    let range = |range: &Value| {
-        let Value::Array(parts) = range else { return None };
-        let [Value::Int(first), Value::Int(last), Value::Array(primary), ..] = &parts[..] else {
-            return None;
-        };
-        let [host, Value::Int(port), ..] = &primary[..] else { return None };
-        let host = match host {
-            Value::BulkString(host) => std::str::from_utf8(host).ok()?,
-            _ => "",
-        };
-        // A node that does not know its own address is where it was asked.
-        let host = if host.is_empty() || host == "?" { asked.rsplit_once(':')?.0 } else { host };
-        let slot = |number: &i64| u16::try_from(*number).ok().filter(|it| usize::from(*it) < SLOTS);
-        Some((slot(first)?, slot(last)?, format!("{host}:{port}")))
-    };
-    let mut ranges: Vec<_> = ranges.iter().filter_map(range).collect();
-    ranges.sort_unstable();
-    ranges
 }

