@@ -52,7 +52,8 @@ pub enum Kind {
     Join,
     /// It was told that it is out; without `inbox`: its link ended.
     Leave,
-    /// A push to the group `inbox` was acknowledged; with a position when the group keeps a history.
+    /// A push to the group `inbox` was acknowledged, having been asked for at `since`; with a position
+    /// when the group keeps a history.
     GroupPub,
     /// A member's app was handed a push.
     GroupRecv,

@@ -176,12 +176,13 @@ fn at_the_end<'a>(
             let named =
                 |(after, floor): &(Position, Position)| *after < position && position <= *floor;
             let durability = event.durability.unwrap_or(Durability::Memory);
+            let asked = if event.since == 0 { event.t } else { event.since };
             if (event.app.as_str(), event.inbox.as_str()) != (key.0, key.2)
                 || event.t > rest
                 || position <= member.from
                 || member.handed.contains(&position)
                 || member.resets.iter().any(named)
-                || court.may_have_lost(event.t, event.t, durability)
+                || court.may_have_lost(asked, event.t, durability)
             {
                 continue;
             }

@@ -429,9 +429,6 @@ impl Engine for Ours {
             if net.life(Part::Device(index)).is_none() || !device.is_online() {
                 found.push(format!("{name} is not online"));
             }
-            if device.is_liar {
-                continue;
-            }
             let key = (device.app.to_owned(), device.name.clone());
             let route = self.store.route(&key).map(|session| store::shown(&session.owner));
             if route.as_deref() != Some(&device.connection) {
@@ -443,6 +440,12 @@ impl Engine for Ours {
                     "{name} has the group up to {}, its tail is {tail}",
                     device.group_last
                 ));
+            }
+            if device.wants_in && !device.is_member {
+                found.push(format!("{name} is not in its group"));
+            }
+            if device.is_liar {
+                continue;
             }
             for (business, number) in device.businesses() {
                 let cursor = device.cursor(business);

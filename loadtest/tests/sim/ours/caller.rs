@@ -33,8 +33,9 @@ pub(super) struct Wish {
     pub(super) body: String,
     pub(super) what: What,
     tries: u32,
-    /// The call that is waited for.
+    /// The call that is waited for, and when it was made.
     call: Option<u64>,
+    called: u64,
     is_known: bool,
 }
 
@@ -89,6 +90,7 @@ impl Ours {
             what,
             tries: 0,
             call: None,
+            called: 0,
             is_known: false,
         });
         net.after(at, Part::World, Message::Wish(wish));
@@ -132,7 +134,7 @@ impl Ours {
         let router = net.rng.below(self.routers.len() as u64) as usize;
         self.wishes[wish].tries += 1;
         let call = u64::from(self.wishes[wish].tries);
-        self.wishes[wish].call = Some(call);
+        (self.wishes[wish].call, self.wishes[wish].called) = (Some(call), net.now);
         if !matches!(self.wishes[wish].what, What::Purge | What::Group) {
             let mut event = self.event(Kind::PushCall, wish);
             if let What::Stored { ttl_ms: ttl @ 1.., .. } = self.wishes[wish].what {
@@ -163,6 +165,7 @@ impl Ours {
                 event = event.at(position);
                 event.push.clone_from(&self.wishes[wish].push);
                 event.durability = Some(durability);
+                event.since = self.wishes[wish].called;
                 net.record(event);
             }
             Outcome::Stored(position, durability) => {

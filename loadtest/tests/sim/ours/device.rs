@@ -44,7 +44,7 @@ pub(super) struct Device {
     prevs: BTreeMap<(&'static str, Position), Position>,
     wake: u64,
     // The app's group.
-    wants_in: bool,
+    pub(super) wants_in: bool,
     leaving: Option<u64>,
     pub(super) is_member: bool,
     pub(super) group_last: Position,
