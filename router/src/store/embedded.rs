@@ -115,7 +115,7 @@ impl Embedded {
         let reads = Arc::new(Queue::new(settings.calls_waiting_max, settings.bytes_waiting_max));
         let walk = Walk::new(settings.walk_interval);
         let (folder, mend_interval) = (settings.folder.clone(), settings.mend_interval);
-        let writer = Writer::new(folder, mend_interval, writes.clone(), shared.clone(), walk);
+        let thread = Writer::new(folder, mend_interval, writes.clone(), shared.clone(), walk);
         let (end, ended) = oneshot::channel();
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new().name(name.to_owned());
@@ -124,7 +124,7 @@ impl Embedded {
         spawn(
             "store-writer",
             Box::new(move || {
-                writer.run();
+                thread.run();
                 let _ = end.send(());
             }),
         )?;
@@ -325,8 +325,8 @@ impl Store for Embedded {
     ) -> Result<Result<Batch, Fenced>, StoreError> {
         let (device, session) = (*device, session.clone());
         self.read(self.settings.call_timeout, move |disk| {
-            let shelf = OnShelf::new(disk.glance(), Kind::Device, device.as_bytes());
-            rules::fetch(&shelf, &session, business, after, limits, now_ms)
+            let view = OnShelf::new(disk.glance(), Kind::Device, device.as_bytes());
+            rules::fetch(&view, &session, business, after, limits, now_ms)
         })
         .await
     }
@@ -358,8 +358,8 @@ impl Store for Embedded {
     async fn describe(&self, device: &Key, business: BusinessNo) -> Result<Described, StoreError> {
         let device = *device;
         self.read(self.settings.call_timeout, move |disk| {
-            let shelf = OnShelf::new(disk.glance(), Kind::Device, device.as_bytes());
-            rules::describe(&shelf, business)
+            let view = OnShelf::new(disk.glance(), Kind::Device, device.as_bytes());
+            rules::describe(&view, business)
         })
         .await
     }
@@ -399,8 +399,8 @@ impl Store for Embedded {
     ) -> Result<Batch, StoreError> {
         let group = *group;
         self.read(self.settings.call_timeout, move |disk| {
-            let shelf = OnShelf::new(disk.glance(), Kind::Group, group.as_bytes());
-            rules::history(&shelf, after, limits, now_ms)
+            let view = OnShelf::new(disk.glance(), Kind::Group, group.as_bytes());
+            rules::history(&view, after, limits, now_ms)
         })
         .await
     }

@@ -198,8 +198,8 @@ impl Store for InMemory {
                 GroupChange::Put(key, meta) => {
                     let key: KeyBytes = key.as_bytes().into();
                     if meta.history.is_some() {
-                        let shelf = held.histories.entry(key.clone()).or_default();
-                        let Ok(()) = rules::begin_history(shelf, meta.created_ms);
+                        let history = held.histories.entry(key.clone()).or_default();
+                        let Ok(()) = rules::begin_history(history, meta.created_ms);
                     } else {
                         held.histories.remove(&key);
                     }
@@ -227,8 +227,8 @@ impl Store for InMemory {
         max: usize,
     ) -> Result<Vec<String>, StoreError> {
         let held = self.held.lock();
-        let owned = held.groups.iter().filter(|(_, meta)| meta.owner == owner);
-        let mut ids: Vec<String> = owned
+        let theirs = held.groups.iter().filter(|(_, meta)| meta.owner == owner);
+        let mut ids: Vec<String> = theirs
             .filter_map(|(key, _)| key::split(key))
             .filter(|&(of, id)| of == app && id > after)
             .map(|(_, id)| id.to_owned())

@@ -122,8 +122,8 @@ fn found(
     entry: Option<Entry>,
     upto: Position,
 ) -> Fetched {
-    let lost = lost_between(last.max(meta.acked), upto);
-    let reason = if lost == 0 {
+    let count = lost_between(last.max(meta.acked), upto);
+    let reason = if count == 0 {
         LostReason::None
     } else if meta.overflowed_to > last {
         LostReason::Overflow
@@ -133,7 +133,7 @@ fn found(
         LostReason::Expired
     };
     let redelivered = entry.is_some() && position <= meta.handed;
-    Fetched { position, prev: last, entry, redelivered, lost, reason }
+    Fetched { position, prev: last, entry, redelivered, lost: count, reason }
 }
 
 /// How many positions above `from` and up to `to` were given out, as far as the numbers tell.

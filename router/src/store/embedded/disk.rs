@@ -187,7 +187,7 @@ pub(super) fn engine(source: impl std::error::Error + Send + Sync + 'static) -> 
 struct Forgetting;
 
 impl Factory for Forgetting {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "push ids over their time"
     }
 

@@ -356,7 +356,7 @@ pub(super) fn write_position(at: Position) -> Vec<u8> {
 }
 
 pub(super) fn read_position(value: &[u8]) -> Result<Position, StoreError> {
-    read(value, |eye| eye.position())
+    read(value, |eye| Some(Position::new(eye.number()?, eye.number()?)))
 }
 
 const FIRST_GROUP_BYTES: usize = 4 + 8;

@@ -6,8 +6,9 @@ use fjall::Slice;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-/// `None`: removed.
-type Pending = BTreeMap<Box<[u8]>, Option<Slice>>;
+/// A value to be written; `None`: removed.
+type Value = Option<Slice>;
+type Pending = BTreeMap<Box<[u8]>, Value>;
 
 /// What a batch will have written. Each operation sees what those before it wrote; one that fails takes
 /// its own writes back.
@@ -15,7 +16,7 @@ pub(super) struct Overlay<'disk> {
     disk: &'disk Disk,
     pending: [Pending; Space::COUNT],
     /// What the operation that runs now wrote over: `None`: nothing was pending there.
-    replaced: Vec<(Space, Box<[u8]>, Option<Option<Slice>>)>,
+    replaced: Vec<(Space, Box<[u8]>, Option<Value>)>,
 }
 
 impl<'disk> Overlay<'disk> {
@@ -31,7 +32,7 @@ impl<'disk> Overlay<'disk> {
         self.write(space, key, None);
     }
 
-    fn write(&mut self, space: Space, key: Vec<u8>, value: Option<Slice>) {
+    fn write(&mut self, space: Space, key: Vec<u8>, value: Value) {
         let key = key.into_boxed_slice();
         let before = self.pending[space as usize].insert(key.clone(), value);
         self.replaced.push((space, key, before));

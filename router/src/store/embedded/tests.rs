@@ -1,3 +1,5 @@
+#![allow(clippy::disallowed_methods, reason = "tests own their tasks through the runtime")]
+
 use super::*;
 use crate::store::contract::{self, Harness};
 use tempfile::TempDir;

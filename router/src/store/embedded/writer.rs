@@ -234,7 +234,7 @@ impl Writer {
     }
 
     fn make_together(&mut self, disk: &Disk) {
-        if !self.wait_for_room(disk) {
+        if !wait_for_room(disk) {
             self.fail("the engine has stopped");
             self.refuse_all();
             return;
@@ -304,18 +304,6 @@ impl Writer {
         }
     }
 
-    /// Waits until the engine's workers have caught up. False: they never will.
-    fn wait_for_room(&self, disk: &Disk) -> bool {
-        let begun = Instant::now();
-        while !disk.has_room(begun.elapsed() > BEHIND_MAX) {
-            if !disk.is_sound() {
-                return false;
-            }
-            std::thread::sleep(BEHIND);
-        }
-        true
-    }
-
     fn walk_on(&mut self, disk: &Disk) {
         // A worker may have failed while nobody wrote.
         if !disk.is_sound() {
@@ -376,6 +364,18 @@ impl Writer {
         info!("the store takes writes again");
         Ok(())
     }
+}
+
+/// Waits until the engine's workers have caught up. False: they never will.
+fn wait_for_room(disk: &Disk) -> bool {
+    let begun = Instant::now();
+    while !disk.has_room(begun.elapsed() > BEHIND_MAX) {
+        if !disk.is_sound() {
+            return false;
+        }
+        std::thread::sleep(BEHIND);
+    }
+    true
 }
 
 /// Waits for the readers that are inside: each is there for one read.

@@ -131,5 +131,5 @@ async fn a_full_disk_is_said_and_survived() {
 async fn a_disk_that_is_full_when_tables_are_written_is_survived() {
     // The journal, which is compressed, fits easily; what fails are the tables, in the engine's own threads.
     let Some(small) = Small::mount(24) else { return };
-    a_disk_that_fills_up(&small, &[b'.'; 200_000], Durability::Memory, 240).await;
+    a_disk_that_fills_up(&small, &vec![b'.'; 200_000], Durability::Memory, 240).await;
 }

@@ -24,10 +24,10 @@ const WRITERS: u64 = 12;
 async fn the_process_that_is_killed() {
     let (Ok(folder), Ok(round)) = (std::env::var(FOLDER), std::env::var(ROUND)) else { return };
     let store = Arc::new(open(Path::new(&folder)));
-    let mut writers = Vec::new();
+    let mut writers = tokio::task::JoinSet::new();
     for writer in 0..WRITERS {
         let (store, round) = (store.clone(), round.clone());
-        writers.push(tokio::spawn(async move {
+        writers.spawn(async move {
             for number in 0u64.. {
                 let id = format!("{round}-{writer}-{number}");
                 let name = format!("d{}", (number * 7 + writer) % DEVICES);
@@ -41,10 +41,10 @@ async fn the_process_that_is_killed() {
                     std::io::stdout().write_all(line.as_bytes()).expect("a pipe");
                 }
             }
-        }));
+        });
     }
-    for writer in writers {
-        writer.await.expect("it goes on until the end");
+    while let Some(ended) = writers.join_next().await {
+        ended.expect("it goes on until the end");
     }
 }
 
@@ -65,10 +65,10 @@ fn kill_one(folder: &Path, round: u64, lives: Duration) -> Vec<Acknowledged> {
         .stderr(Stdio::null())
         .spawn()
         .expect("a process");
-    let mut lines = BufReader::new(child.stdout.take().expect("piped")).split(b'\n');
+    let mut output = BufReader::new(child.stdout.take().expect("piped")).split(b'\n');
     let mut acknowledged = Vec::new();
     let mut killed_at = None;
-    for line in lines.by_ref() {
+    for line in output.by_ref() {
         let line = String::from_utf8(line.expect("a pipe")).expect("text");
         if let Some(one) = parse(&line) {
             acknowledged.push(one);
@@ -83,7 +83,8 @@ fn kill_one(folder: &Path, round: u64, lives: Duration) -> Vec<Acknowledged> {
         }
     }
     // What it said before it died still stands in the pipe; the last line may be cut.
-    let rest = lines.map_while(Result::ok).filter_map(|line| parse(&String::from_utf8(line).ok()?));
+    let rest =
+        output.map_while(Result::ok).filter_map(|line| parse(&String::from_utf8(line).ok()?));
     acknowledged.extend(rest);
     child.wait().expect("an end");
     acknowledged
