@@ -525,7 +525,11 @@ impl Ours {
                 net.after(lag, Part::World, Message::Replicate);
             }
             Message::Unstall(link) => net.stall(link, false),
-            Message::Member(device, is_in) => self.change_membership(net, device, is_in),
+            Message::Member(device, is_in) => {
+                if net.life(Part::Device(device)).is_some() {
+                    self.change_membership(net, device, is_in);
+                }
+            }
             other => unreachable!("nobody tells the world {other:?}"),
         }
     }

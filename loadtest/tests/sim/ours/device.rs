@@ -420,7 +420,11 @@ impl Ours {
                 let delay = net.rng.between(MS, 20 * MS);
                 net.after(delay, part, Message::Keep(cursors));
             }
-            A::Grouped(id, _) => {
+            A::Grouped(id, outcome) => {
+                // A join that was refused, or took too long: the app tries again.
+                if outcome.is_err() && device.leaving != Some(id) && device.wants_in {
+                    net.after(SEC, Part::World, Message::Member(index, true));
+                }
                 // A leave may be answered without the node, which has forgotten the member by itself.
                 if device.leaving.take_if(|leaving| *leaving == id).is_some() {
                     (device.is_member, device.group_last) = (false, Position::START);
