@@ -141,6 +141,9 @@ pub(crate) async fn bind(core: Arc<Core>, wish: Wish, asked: Asked, place: Place
     };
     let verdict = decided.unwrap_or_else(|source| {
         debug!(%source, "a login could not be decided");
+        if !source.is_refusal() {
+            doubt(&core, &wish.key);
+        }
         Verdict::Refused { status: Status::Unavailable, epoch: 0 }
     });
     let binds = &core.metrics.binds;
@@ -252,6 +255,17 @@ fn count(core: &Core, app: &AppId, life: &Life, fresh: bool, replaced: Option<(O
         && let Some(life) = core.nodes.view(core.clock.steady_ms()).life(owner.life)
     {
         life.count(app, false);
+    }
+}
+
+/// The store may have given the device to a connection that will never be its session. Whoever is known to
+/// have it asks for its inboxes, and learns whether it has it still.
+fn doubt(core: &Core, key: &Key) {
+    let steady_ms = core.clock.steady_ms();
+    let view = core.nodes.view(steady_ms);
+    let known = core.table.look(key, |owner, _| owner);
+    if let Some(life) = known.and_then(|owner| view.life(owner.life)) {
+        life.want_sweep(steady_ms);
     }
 }
 
