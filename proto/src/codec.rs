@@ -195,7 +195,9 @@ pub fn encode(kind: u8, flags: Flags, params: &impl prost::Message, body: &[u8])
 pub fn encode_pieces(kind: u8, flags: Flags, params: &[&[u8]], body: &[u8]) -> Bytes {
     let params_len = params.iter().map(|piece| piece.len()).sum();
     let mut out = begin(kind, flags, params_len, body.len());
-    params.iter().for_each(|piece| out.put_slice(piece));
+    for piece in params {
+        out.put_slice(piece);
+    }
     out.put_slice(body);
     out.freeze()
 }

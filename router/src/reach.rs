@@ -212,12 +212,12 @@ pub(crate) async fn watch(core: Arc<Core>, health: impl AsyncFn(bool) + Send) {
 
 /// Has all nodes sweep whenever the store may have lost something. Ends with the router.
 pub(crate) async fn follow_changes(core: Arc<Core>) {
-    let mut changes = core.store.changes();
+    let mut losses = core.store.changes();
     let stop = core.tasks.stop_signal();
-    changes.mark_unchanged();
+    losses.mark_unchanged();
     loop {
         tokio::select! {
-            changed = changes.changed() => if changed.is_err() { return },
+            lost = losses.changed() => if lost.is_err() { return },
             () = stop.cancelled() => return,
         }
         core.reach.metrics.changes.inc();

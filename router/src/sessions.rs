@@ -154,7 +154,9 @@ pub(crate) async fn bind(core: Arc<Core>, wish: Wish, asked: Asked, place: Place
             let (call, status) = (wish.call, Status::Ok.into());
             room.send(down::What::BindResult(BindResult { call, status, epoch, inboxes }));
             // After the answer: on one node it is in order, and elsewhere it does not matter.
-            ousted.into_iter().for_each(|it| kick(&core, &wish, &it));
+            for it in ousted {
+                kick(&core, &wish, &it);
+            }
         }
         Verdict::Refused { status, epoch } => {
             match status {

@@ -168,7 +168,9 @@ impl<'a> Ticket<'a> {
         let mut outlet = self.group.outlet.lock();
         let leaving = outlet.stored(number, position, prev, push);
         // Handed out under the lock, so that nobody overtakes; the streams never wait.
-        leaving.into_iter().for_each(|push| push.hand_out(self.core, self.group));
+        for push in leaving {
+            push.hand_out(self.core, self.group);
+        }
     }
 }
 
@@ -177,7 +179,9 @@ impl Drop for Ticket<'_> {
         if let Some(number) = self.number.take() {
             let mut outlet = self.group.outlet.lock();
             let leaving = outlet.given_up(number);
-            leaving.into_iter().for_each(|push| push.hand_out(self.core, self.group));
+            for push in leaving {
+                push.hand_out(self.core, self.group);
+            }
         }
     }
 }

@@ -17,8 +17,8 @@ use crate::push::unicast::{Targets, totals};
 use crate::refusal::Refusal;
 use crate::store::{Durability, StoreError};
 use crate::turns::{Place, Turns};
-pub(crate) use append::place_of;
 use append::one;
+pub(crate) use append::place_of;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 use futures_util::StreamExt as _;
@@ -74,7 +74,7 @@ struct Push {
     key: Key,
     device: String,
     push_id: Bytes,
-    stored: Arc<Storable>,
+    kept: Arc<Storable>,
     place: Option<Place>,
 }
 
@@ -168,7 +168,7 @@ pub(crate) fn submit(
                         place.insert(pushes.len());
                         let (key, stored) = (key(&device)?, stored.clone());
                         let push_id = push_id.clone();
-                        pushes.push(Push { key, device, push_id, stored, place: None });
+                        pushes.push(Push { key, device, push_id, kept: stored, place: None });
                     }
                 }
             }
@@ -183,7 +183,8 @@ pub(crate) fn submit(
                 bytes += stored.blob.len();
                 let (device, stored) = (target.device, Arc::new(stored));
                 at.push(pushes.len());
-                pushes.push(Push { key: key(&device)?, device, push_id, stored, place: None });
+                let key = key(&device)?;
+                pushes.push(Push { key, device, push_id, kept: stored, place: None });
             }
         }
     }

@@ -40,20 +40,15 @@ pub(super) async fn one(core: &Arc<Core>, shared: &Arc<Shared>, mut push: Push) 
 }
 
 /// Stores one push and wakes its device.
-async fn store(
-    core: &Arc<Core>,
-    shared: &Shared,
-    push: &Push,
-    turn: Option<Turn>,
-) -> Told {
+async fn store(core: &Arc<Core>, shared: &Shared, push: &Push, turn: Option<Turn>) -> Told {
     let options = &shared.options;
     let new = NewEntry {
         push_id: push.push_id.clone(),
-        digest: push.stored.digest,
+        digest: push.kept.digest,
         expires_at_ms: options.expires_at_ms,
         collapse_key: options.collapse_key.clone(),
         priority: options.priority,
-        blob: push.stored.blob.clone(),
+        blob: push.kept.blob.clone(),
     };
     let (caps, now_ms) = (shared.bounds.caps, core.clock.now_ms());
     let asked =
@@ -102,7 +97,7 @@ fn wake(
     }
     let placed =
         Placed { position, prev, redelivered: false, expires_at_ms: shared.options.expires_at_ms };
-    let frame = blob::push_frame(&push.stored.blob, &placed).ok()?;
+    let frame = blob::push_frame(&push.kept.blob, &placed).ok()?;
     let target = node::Target {
         slot: at.slot,
         generation: at.generation,
