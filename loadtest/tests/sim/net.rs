@@ -375,7 +375,9 @@ impl<M: Clone + Debug> Net<M> {
         if !stalled && self.links[link].pending_bytes > 0 {
             let pending = std::mem::take(&mut self.links[link].pending);
             self.links[link].pending_bytes = 0;
-            pending.into_iter().for_each(|bytes| self.carry(link, 1, bytes));
+            for bytes in pending {
+                self.carry(link, 1, bytes);
+            }
             let (node, life) = (self.links[link].node, self.links[link].lives[1]);
             self.push(self.now + MS, node, life, Happening::Drained(link));
         }

@@ -207,8 +207,7 @@ pub(crate) fn explain<E: Engine>(seed: u64, switches: E::Switches) -> String {
     let outcome = run::<E>(seed, switches, true);
     let folder = concat!(env!("CARGO_TARGET_TMPDIR"), "/sim");
     let path = format!("{folder}/seed-{seed}.txt");
-    let mut text = outcome.summary();
-    text.push_str(&format!("\n\n{}\n", outcome.verdict));
+    let mut text = format!("{}\n\n{}\n", outcome.summary(), outcome.verdict);
     for line in outcome.trace.iter().flatten() {
         text.push_str(line);
         text.push('\n');

@@ -335,13 +335,12 @@ impl Ours {
         after: Position,
     ) {
         let lane = self.lane(node, app);
-        match lane.recovering.get_mut(&at.slot).filter(|known| known.at == at) {
-            Some(known) => known.after = after,
-            None => {
-                let recovering = Recovering { at, after, is_pulling: false };
-                lane.recovering.insert(at.slot, recovering);
-                self.next_recoveries(net, node, app);
-            }
+        if let Some(known) = lane.recovering.get_mut(&at.slot).filter(|known| known.at == at) {
+            known.after = after;
+        } else {
+            let recovering = Recovering { at, after, is_pulling: false };
+            lane.recovering.insert(at.slot, recovering);
+            self.next_recoveries(net, node, app);
         }
     }
 

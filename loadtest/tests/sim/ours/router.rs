@@ -174,14 +174,14 @@ impl Ours {
             }
             Happening::Due(Message::Try { wish, call }) => self.push(net, router, wish, call),
             Happening::Due(Message::LookAgain) => {
-                self.ask_store(net, router, Call::Look, Then::Nothing);
+                Self::ask_store(net, router, Call::Look, Then::Nothing);
                 let pause = net.rng.between(SEC, 2 * SEC);
                 net.after(pause, Part::Router(router), Message::LookAgain);
             }
-            Happening::Due(Message::WakesAgain) => {
-                if std::mem::take(&mut self.routers[router].has_lost_wakes) {
-                    self.sweep_all(net, router);
-                }
+            Happening::Due(Message::WakesAgain)
+                if std::mem::take(&mut self.routers[router].has_lost_wakes) =>
+            {
+                self.sweep_all(net, router);
             }
             _ => {}
         }
@@ -209,7 +209,7 @@ impl Ours {
         }
     }
 
-    fn ask_store(&mut self, net: &mut Net<Message>, router: usize, call: Call, then: Then) {
+    fn ask_store(net: &mut Net<Message>, router: usize, call: Call, then: Then) {
         let delay = net.rng.between(MS, 5 * MS);
         let message = Message::Store { router, call: Box::new(call), then, tries_on: true };
         net.after(delay, Part::World, message);
@@ -231,14 +231,14 @@ impl Ours {
                 } else {
                     Call::Announce { device: of.device, epoch: of.epoch, login, sent: cursors }
                 };
-                self.ask_store(net, router, wanted, then);
+                Self::ask_store(net, router, wanted, then);
             }
             Message::Unbind { of, sent } => {
                 let session = of.session();
                 let (key, life) = (table_key(&of.device), life_of(&of.owner));
                 self.routers[router].table.release(&key, life, of.owner.at, of.epoch);
                 let release = Call::Release { device: of.device, session, sent };
-                self.ask_store(net, router, release, Then::Nothing);
+                Self::ask_store(net, router, release, Then::Nothing);
             }
             Message::Ask { call, ask } => {
                 let business = match &ask {
@@ -267,7 +267,7 @@ impl Ours {
                         Call::Sweep { sessions: sessions.into_iter().map(one).collect() }
                     }
                 };
-                self.ask_store(net, router, wanted, Then::Ask { stream, call, business });
+                Self::ask_store(net, router, wanted, Then::Ask { stream, call, business });
             }
             _ => {}
         }
@@ -290,7 +290,7 @@ impl Ours {
                 };
                 let caps = caps(it.business);
                 let append = Call::Append { device, business, new, caps, replica };
-                self.ask_store(net, router, append, Then::Push { wish, call });
+                Self::ask_store(net, router, append, Then::Push { wish, call });
             }
             What::Volatile => {
                 let known = self.routers[router].table.look(&table_key(&device), |owner, route| {
@@ -302,7 +302,7 @@ impl Ours {
                     self.volatile(net, router, wish, call, Some(session));
                 } else {
                     let then = Then::Volatile { wish, call };
-                    self.ask_store(net, router, Call::Route { device }, then);
+                    Self::ask_store(net, router, Call::Route { device }, then);
                 }
             }
             What::Group => {
@@ -319,11 +319,11 @@ impl Ours {
                 let caps = Caps { entries_max: 10, bytes_max: 1 << 20, drops_oldest: true };
                 let publish =
                     Call::Publish { group: (app.to_owned(), GROUP.to_owned()), new, caps };
-                self.ask_store(net, router, publish, Then::Group { wish, call, ticket });
+                Self::ask_store(net, router, publish, Then::Group { wish, call, ticket });
             }
             What::Purge => {
                 let purge = Call::Purge { device, business };
-                self.ask_store(net, router, purge, Then::Push { wish, call });
+                Self::ask_store(net, router, purge, Then::Push { wish, call });
             }
         }
     }
@@ -351,7 +351,7 @@ impl Ours {
             self.deliver(net, router, &device, &session, business, Err((push, frame)))
         });
         let outcome = if is_on_its_way { Outcome::Unknown } else { Outcome::Refused };
-        self.tell_caller(net, wish, call, outcome);
+        Self::tell_caller(net, wish, call, outcome);
     }
 
     /// Hands it to the node that has the session, if there is a way to it.
@@ -388,7 +388,7 @@ impl Ours {
         true
     }
 
-    fn tell_caller(&mut self, net: &mut Net<Message>, wish: usize, call: u64, outcome: Outcome) {
+    fn tell_caller(net: &mut Net<Message>, wish: usize, call: u64, outcome: Outcome) {
         let delay = net.rng.between(MS, 5 * MS);
         net.after(delay, Part::World, Message::Outcome { wish, call, outcome });
     }
@@ -399,7 +399,7 @@ impl Ours {
             Then::Push { wish, call } => self.push_stored(net, router, wish, call, reply),
             Then::Volatile { wish, call } => match reply {
                 Reply::Route(session) => self.volatile(net, router, wish, call, session),
-                _ => self.tell_caller(net, wish, call, Outcome::Refused),
+                _ => Self::tell_caller(net, wish, call, Outcome::Refused),
             },
             Then::Group { wish, call, ticket } => {
                 self.published(net, router, (wish, call, ticket), reply);
@@ -471,15 +471,14 @@ impl Ours {
             Reply::Appended(Appended::Repeated { position }, durability) => {
                 Outcome::Stored(position, durability)
             }
-            Reply::Appended(..) => Outcome::Refused,
-            Reply::Purged => Outcome::Refused,
+            Reply::Appended(..) | Reply::Purged => Outcome::Refused,
             _ => {
                 // It may be stored, and nobody was woken: as a lost wake-up.
                 self.routers[router].has_lost_wakes = true;
                 Outcome::Unknown
             }
         };
-        self.tell_caller(net, wish, call, outcome);
+        Self::tell_caller(net, wish, call, outcome);
     }
 
     fn published(
@@ -522,7 +521,7 @@ impl Ours {
                 }
             }
         }
-        self.tell_caller(net, wish, call, outcome);
+        Self::tell_caller(net, wish, call, outcome);
     }
 
     fn answer_bind(
@@ -553,7 +552,7 @@ impl Ours {
                         let announce =
                             Call::Announce { device, epoch: above, login, sent: Vec::new() };
                         let then = Then::Above { stream, call, epoch: above, inboxes };
-                        return self.ask_store(net, router, announce, then);
+                        return Self::ask_store(net, router, announce, then);
                     }
                 }
             }

@@ -355,7 +355,7 @@ impl Store {
             event.epoch = epoch;
             event.node.clone_from(&node);
             if is_login && kind == Kind::Claim {
-                event.instance = login.instance.iter().map(|byte| format!("{byte:02x}")).collect();
+                event.instance = format!("{:032x}", u128::from_be_bytes(login.instance));
                 event.attempt = login.attempt;
             }
             self.events.push(event);
