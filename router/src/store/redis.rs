@@ -47,6 +47,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
+/// A server gets at least this long to connect and to say what it is: a slow one is not given up.
+const PROBE_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 /// How long the store may take to end.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -65,7 +67,9 @@ impl Redis {
         call_timeout: Duration,
         registry: &Registry,
     ) -> Result<Option<Self>, Refusal> {
-        let Some((place, way)) = Place::of(config, call_timeout)? else { return Ok(None) };
+        let Some((place, way)) = Place::of(config, call_timeout.max(PROBE_TIMEOUT_MIN))? else {
+            return Ok(None);
+        };
         let metrics = Arc::new(RedisMetrics::new(registry).map_err(|_| Refusal::Metrics)?);
         let tasks = Tasks::new();
         let servers = Servers::start(place, way, metrics.clone(), &tasks).await?;

@@ -287,14 +287,14 @@ impl Told {
         upto: Position,
     ) -> Fetched {
         let from = last.max(self.acked);
-        let lost = if upto <= from {
+        let gone = if upto <= from {
             0
         } else if upto.term == from.term {
             upto.seq - from.seq
         } else {
             upto.seq
         };
-        let reason = if lost == 0 {
+        let reason = if gone == 0 {
             LostReason::None
         } else if self.overflowed_to > last {
             LostReason::Overflow
@@ -304,7 +304,7 @@ impl Told {
             LostReason::Expired
         };
         let redelivered = entry.is_some() && position <= self.handed;
-        Fetched { position, prev: last, entry, redelivered, lost, reason }
+        Fetched { position, prev: last, entry, redelivered, lost: gone, reason }
     }
 }
 

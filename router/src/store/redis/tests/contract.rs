@@ -1,7 +1,7 @@
 //! The contract of all stores, and the model.
 
 use super::cluster::Cluster;
-use super::house::{Process, open};
+use super::house::{Process, open_patiently};
 use crate::store::Store;
 use crate::store::contract::{Harness, run_cases, run_model};
 use crate::store::redis::Redis;
@@ -15,7 +15,7 @@ struct Single {
 impl Single {
     async fn start() -> Option<Self> {
         let process = Process::start(&["--appendonly", "yes"]).await?;
-        let store = Arc::new(open(&process.single()).await);
+        let store = Arc::new(open_patiently(&process.single()).await);
         Some(Self { process, store })
     }
 }
@@ -31,7 +31,7 @@ impl Harness for Single {
         let _ = self.process.try_ask(&["SHUTDOWN"]).await;
         self.process.kill();
         self.process.begin().await;
-        self.store = Arc::new(open(&self.process.single()).await);
+        self.store = Arc::new(open_patiently(&self.process.single()).await);
     }
 }
 
@@ -52,14 +52,14 @@ impl Harness for Three {
         for node in &self.cluster.nodes {
             node.ask(&["DEBUG", "CHANGE-REPL-ID"]).await;
         }
-        self.store = Arc::new(open(&self.cluster.config()).await);
+        self.store = Arc::new(open_patiently(&self.cluster.config()).await);
     }
 }
 
 impl Three {
     async fn start() -> Option<Self> {
         let cluster = Cluster::start(0).await?;
-        let store = Arc::new(open(&cluster.config()).await);
+        let store = Arc::new(open_patiently(&cluster.config()).await);
         Some(Self { cluster, store })
     }
 }

@@ -213,6 +213,12 @@ pub(super) async fn open(config: &StoreConfig) -> Redis {
     try_open(config).await.unwrap_or_else(|why| panic!("{why}"))
 }
 
+/// With patience for a machine that is busy: for tests of answers, not of times.
+pub(super) async fn open_patiently(config: &StoreConfig) -> Redis {
+    let store = Redis::open(config, PATIENCE, &Registry::new()).await;
+    store.unwrap_or_else(|why| panic!("{why}")).expect("a place of Redis")
+}
+
 pub(super) fn device(id: &str) -> Key {
     Key::device(&AppId::new("demo").expect("a name"), id).expect("an id")
 }
@@ -233,7 +239,7 @@ pub(super) fn entry(id: &str) -> NewEntry {
 }
 
 pub(super) const CAPS: Caps =
-    Caps { entries_max: 10_000, bytes_max: 16 << 20, drops_oldest: false };
+    Caps { entries_max: 1_000_000, bytes_max: 1 << 30, drops_oldest: false };
 
 /// Stores a push; where, and how durably.
 pub(super) async fn push(
