@@ -168,7 +168,7 @@ pub async fn start_on(
     let clock = Clock::new();
     let groups = Arc::new(Groups::new(stored_groups, config.groups_per_business_max));
     let nodes = Arc::new(Nodes::new(config.node_lease));
-    let dropped = tell_dropped(nodes.clone(), clock);
+    let dropped = tell_dropped(nodes.clone(), clock.clone());
     let (group_writer, changes) = GroupWriter::new();
 
     let core = Arc::new(Core {
