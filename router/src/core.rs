@@ -118,12 +118,12 @@ impl Core {
                 );
             }
         });
-        for (app, device, owner, epoch, serves) in lost {
-            let Some(life) = view.get().life(owner.life) else { continue };
-            let Ok(app) = AppId::new(&app) else { continue };
-            life.count(&app, false);
-            if let Ok(key) = Key::device(&app, &device) {
-                sessions::lost(self, key, life, (owner.at, epoch), &serves);
+        for (name, id, owner, epoch, serves) in lost {
+            let Some(node) = view.get().life(owner.life) else { continue };
+            let Ok(app) = AppId::new(&name) else { continue };
+            node.count(&app, false);
+            if let Ok(key) = Key::device(&app, &id) {
+                sessions::lost(self, key, node, (owner.at, epoch), &serves);
             }
         }
         if swept > 0 {

@@ -51,7 +51,7 @@ struct Options {
 /// A batch whose targets are about to be stored.
 pub(crate) struct Submitted {
     shared: Arc<Shared>,
-    pushes: Vec<Push>,
+    pushes: Vec<Parcel>,
     /// For each target of the call its place in `pushes`: a device that is named twice has one push.
     at: Vec<usize>,
     acked_by: Option<Instant>,
@@ -70,7 +70,7 @@ struct Shared {
 }
 
 /// One target.
-struct Push {
+struct Parcel {
     key: Key,
     device: String,
     push_id: Bytes,
@@ -151,7 +151,7 @@ pub(crate) fn submit(
     let push_id = message::push_id(request.push_id.clone())?;
     let (tag, options) = (request.tag, options(request.store.clone(), &by.inbox, now_ms)?);
     let kind = (options.collapse_key.as_ref(), options.priority);
-    let mut pushes: Vec<Push> = Vec::new();
+    let mut pushes: Vec<Parcel> = Vec::new();
     let mut at = Vec::new();
     let mut bytes = 0;
     let key = |device: &str| Key::device(&by.app, device).map_err(|why| Refusal::id("device", why));
@@ -168,7 +168,7 @@ pub(crate) fn submit(
                         place.insert(pushes.len());
                         let (key, stored) = (key(&device)?, stored.clone());
                         let push_id = push_id.clone();
-                        pushes.push(Push { key, device, push_id, kept: stored, place: None });
+                        pushes.push(Parcel { key, device, push_id, kept: stored, place: None });
                     }
                 }
             }
@@ -184,7 +184,7 @@ pub(crate) fn submit(
                 let (device, stored) = (target.device, Arc::new(stored));
                 at.push(pushes.len());
                 let key = key(&device)?;
-                pushes.push(Push { key, device, push_id, kept: stored, place: None });
+                pushes.push(Parcel { key, device, push_id, kept: stored, place: None });
             }
         }
     }

@@ -6,7 +6,7 @@ use crate::kit::{Client, House, by, code, stored, within};
 use crate::stored::{place, push, push_of};
 use hawser_proto::rpc::control::{InboxOverflow, InboxPolicy};
 use hawser_proto::rpc::node::answer::Status;
-use hawser_proto::rpc::node::{Sweep, SweepOne, ask, down};
+use hawser_proto::rpc::node::{Sweep, SweepOne, Swept, ask, down};
 use hawser_proto::rpc::push::{InboxInfo, InboxRequest, Outcome};
 
 async fn describe(client: &Client, device: &str) -> InboxInfo {
@@ -87,7 +87,7 @@ async fn a_sweep_tells_of_each_session_for_itself() {
         ask::What::Sweep(Sweep { sessions })
     };
     let answer = node.ask(sweep(vec![at(CHAT, one)])).await;
-    let statuses: Vec<_> = answer.swept.iter().map(|it| it.status()).collect();
+    let statuses: Vec<_> = answer.swept.iter().map(Swept::status).collect();
     assert_eq!(statuses, [Status::Ok, Status::Ok, Status::Forgotten]);
     assert_eq!(answer.swept[0].inboxes, []);
     let tail = answer.swept[1].inboxes[0];
@@ -108,7 +108,7 @@ async fn nobody_but_the_session_reaches_its_inbox() {
     // The same slot on another node: where it is comes from the stream, not from the question.
     assert_eq!(two.pull(&session, CHAT, (0, 0)).await.status(), Status::Superseded);
     assert_eq!(two.ack(&session, CHAT, here).await.status(), Status::Superseded);
-    let other = |epoch, slot| crate::kit::node::Session { epoch, slot, ..session.clone() };
+    let other = |epoch, slot| crate::kit::node::Session { slot, epoch, ..session.clone() };
     let older = other(session.epoch - 1, 1);
     assert_eq!(one.pull(&older, CHAT, (0, 0)).await.status(), Status::Superseded);
     assert_eq!(one.ack(&other(session.epoch, 2), CHAT, here).await.status(), Status::Superseded);

@@ -1,6 +1,6 @@
 //! One stored push, from its turn to the wake-up of its device.
 
-use super::{Push, Shared, Told};
+use super::{Parcel, Shared, Told};
 use crate::answer::{Outcomes, Waiter};
 use crate::blob::{self, Placed};
 use crate::core::Core;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// Has one target stored, and waits for it in time.
-pub(super) async fn one(core: &Arc<Core>, shared: &Arc<Shared>, mut push: Push) -> Told {
+pub(super) async fn one(core: &Arc<Core>, shared: &Arc<Shared>, mut push: Parcel) -> Told {
     let patience = core.reach.timeout();
     let turn = match push.place.take() {
         Some(place) => match tokio::time::timeout(patience, place.turn()).await {
@@ -40,7 +40,7 @@ pub(super) async fn one(core: &Arc<Core>, shared: &Arc<Shared>, mut push: Push) 
 }
 
 /// Stores one push and wakes its device.
-async fn store(core: &Arc<Core>, shared: &Shared, push: &Push, turn: Option<Turn>) -> Told {
+async fn store(core: &Arc<Core>, shared: &Shared, push: &Parcel, turn: Option<Turn>) -> Told {
     let options = &shared.options;
     let new = NewEntry {
         push_id: push.push_id.clone(),
@@ -80,7 +80,7 @@ async fn store(core: &Arc<Core>, shared: &Shared, push: &Push, turn: Option<Turn
 fn wake(
     core: &Core,
     shared: &Shared,
-    push: &Push,
+    push: &Parcel,
     (position, prev): (Position, Position),
     owner: &inbox::Session,
 ) -> Option<(Arc<Outcomes>, Sent)> {
