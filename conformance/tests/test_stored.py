@@ -392,16 +392,16 @@ def test_inboxes_with_urgent_pushes_are_read_first_and_none_within_one(world):
 
 
 def test_a_full_inbox_refuses_what_comes(world):
-    api, program = bounded(world, "small", "refuse"), world.program()
+    api, program = bounded(world, "narrow", "refuse"), world.program()
     told = [outcome(api.store(program.device, f"{n}", push_id=b"%d" % n).outcome) for n in range(7)]
     assert told == ["stored"] * 5 + ["overflow"] * 2
-    assert entries(world, program.device, "small") == 5
+    assert entries(world, program.device, "narrow") == 5
     world.enter(program)
-    assert program.wait_for("small", 5) == [b"0", b"1", b"2", b"3", b"4"]
-    drained(world, program.device, "small")
+    assert program.wait_for("narrow", 5) == [b"0", b"1", b"2", b"3", b"4"]
+    drained(world, program.device, "narrow")
     again = api.store(program.device, "5", push_id=b"5")
     assert outcome(again.outcome) == "stored" and not again.stored.repeated, "a refused one was never stored"
-    assert program.wait_for("small", 6)[-1] == b"5"
+    assert program.wait_for("narrow", 6)[-1] == b"5"
     assert not program.words
 
 
