@@ -67,8 +67,8 @@ fn thousands_of_seeds_lose_nothing_and_double_nothing() {
 
 /// Seeds until the first that convicts; `None` within the budget.
 fn convicted_after<E: run::Engine>(switches: E::Switches) -> Option<(u64, run::Outcome)> {
-    let outcomes = (BASE..=300).map(|seed| (seed, run::run::<E>(seed, switches, false)));
-    outcomes.map(|(seed, outcome)| (seed, outcome)).find(|it| !it.1.verdict.is_clean())
+    let mut outcomes = (BASE..=300).map(|seed| (seed, run::run::<E>(seed, switches, false)));
+    outcomes.find(|(_, outcome)| !outcome.verdict.is_clean())
 }
 
 #[test]
