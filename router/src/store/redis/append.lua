@@ -111,9 +111,9 @@ end
 if not m then
   call('DEL', s, c)
   m = new_meta()
-elseif is_history and count(m) > 0 and now >= m[KEPT] * HOUR + META_KEEP + 2 * HOUR then
+elseif is_history and count(m) > 0 and now >= m[KEPT] * HOUR + META_KEEP and call('EXISTS', s) == 0 then
   -- The list has expired, and all in it before.
-  call('DEL', s, c)
+  call('DEL', c)
   for at = COUNTS, BYTES + 2 do m[at] = 0 end
   raise(m, FLOOR, m[TAIL], m[TAIL + 1])
 end
