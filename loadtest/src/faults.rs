@@ -10,7 +10,6 @@ pub(crate) mod devices;
 mod history;
 mod proxy;
 mod pushes;
-pub(crate) mod redis;
 mod rows;
 mod scene;
 

@@ -1,3 +1,7 @@
-//! What `hawser-loadtest` shares with tests at every level: the judge of histories.
+//! What `hawser-loadtest` shares with tests and benches: the judge of histories, and what measuring takes.
 
+pub mod bare_store;
 pub mod judge;
+pub mod process;
+pub mod redis;
+pub mod report;

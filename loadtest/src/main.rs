@@ -2,17 +2,14 @@
 //! machine, as a ratio to a bare loop that writes the same bytes to the same number of sockets.
 
 mod bare;
-mod bare_store;
 mod bench;
 mod faults;
 mod fleet;
-mod process;
-mod report;
 mod stored;
 mod system;
 
 use clap::{Parser, Subcommand};
-use hawser_loadtest::judge;
+use hawser_loadtest::{judge, process, report};
 use std::path::PathBuf;
 use std::process::ExitCode;
 

@@ -3,41 +3,48 @@
 use anyhow::Context;
 use std::process::{Child, Command, Stdio};
 
+/// CPU that a process has used so far, user and system, in seconds.
+pub fn cpu_seconds(process: u32) -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The name in parentheses may hold anything; what follows it does not.
+    let (_, fields) = stat.rsplit_once(')').context("stat has a name")?;
+    let field = |n: usize| -> anyhow::Result<f64> {
+        Ok(fields.split_whitespace().nth(n).context("stat is short")?.parse()?)
+    };
+    // utime and stime, in ticks; Linux reports 100 a second to user space everywhere.
+    Ok((field(11)? + field(12)?) / 100.0)
+}
+
 /// A child that ends with its owner.
-pub(crate) struct Guarded(Child);
+#[derive(Debug)]
+pub struct Guarded(Child);
 
 impl Guarded {
     /// Starts it with its standard output readable.
-    pub(crate) fn start(command: &mut Command) -> anyhow::Result<Self> {
+    pub fn start(command: &mut Command) -> anyhow::Result<Self> {
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
         Ok(Self(
             child.with_context(|| format!("cannot start {}", command.get_program().display()))?,
         ))
     }
 
-    pub(crate) fn stdout(&mut self) -> anyhow::Result<std::process::ChildStdout> {
+    /// Its standard output, once.
+    pub fn stdout(&mut self) -> anyhow::Result<std::process::ChildStdout> {
         self.0.stdout.take().context("standard output was taken before")
     }
 
     /// Whether it has ended by itself.
-    pub(crate) fn has_ended(&mut self) -> bool {
+    pub fn has_ended(&mut self) -> bool {
         !matches!(self.0.try_wait(), Ok(None))
     }
 
     /// CPU used so far, user and system, in seconds.
-    pub(crate) fn cpu_seconds(&self) -> anyhow::Result<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id()))?;
-        // The name in parentheses may hold anything; what follows it does not.
-        let (_, fields) = stat.rsplit_once(')').context("stat has a name")?;
-        let field = |n: usize| -> anyhow::Result<f64> {
-            Ok(fields.split_whitespace().nth(n).context("stat is short")?.parse()?)
-        };
-        // utime and stime, in ticks; Linux reports 100 a second to user space everywhere.
-        Ok((field(11)? + field(12)?) / 100.0)
+    pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
+        cpu_seconds(self.0.id())
     }
 
     /// Resident memory, in bytes.
-    pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
+    pub fn resident_bytes(&self) -> anyhow::Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
         let kib: u64 = line.split_whitespace().nth(1).context("VmRSS has a value")?.parse()?;

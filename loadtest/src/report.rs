@@ -6,14 +6,16 @@ use std::path::Path;
 
 /// Repeats of one figure.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(crate) struct Repeats(Vec<f64>);
+pub struct Repeats(Vec<f64>);
 
 impl Repeats {
-    pub(crate) fn add(&mut self, value: f64) {
+    /// One more.
+    pub fn add(&mut self, value: f64) {
         self.0.push(value);
     }
 
-    pub(crate) fn median(&self) -> f64 {
+    /// The one in the middle; of two, the larger.
+    pub fn median(&self) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
         sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
@@ -33,13 +35,35 @@ impl Repeats {
 
 /// One line of the result.
 #[derive(Debug, Serialize)]
-pub(crate) struct Row {
-    pub(crate) what: String,
-    pub(crate) unit: &'static str,
-    pub(crate) hawser: Repeats,
-    pub(crate) bare: Option<Repeats>,
+pub struct Row {
+    /// What was measured.
+    pub what: String,
+    /// In what.
+    pub unit: &'static str,
+    /// Ours.
+    pub hawser: Repeats,
+    /// What stands beside it.
+    pub bare: Option<Repeats>,
     /// Each hawser repeat against the bare one beside it.
-    pub(crate) ratio: Option<Repeats>,
+    pub ratio: Option<Repeats>,
+}
+
+impl Row {
+    /// A figure that nothing stands beside.
+    pub fn alone(what: String, unit: &'static str, hawser: Repeats) -> Self {
+        Self { what, unit, hawser, bare: None, ratio: None }
+    }
+
+    /// A figure beside that of the bare loop, or of whoever else does the same.
+    pub fn beside(
+        what: String,
+        unit: &'static str,
+        hawser: Repeats,
+        bare: Repeats,
+        ratio: Repeats,
+    ) -> Self {
+        Self { what, unit, hawser, bare: Some(bare), ratio: Some(ratio) }
+    }
 }
 
 /// The machine it was measured on.
@@ -69,9 +93,10 @@ impl Machine {
     }
 }
 
-pub(crate) fn print(rows: &[Row]) {
+/// Prints the table.
+pub fn print(rows: &[Row]) {
     let mut table = Table::new();
-    table.set_header(["what", "unit", "hawser (spread)", "bare loop (spread)", "ratio (spread)"]);
+    table.set_header(["what", "unit", "hawser (spread)", "bare (spread)", "ratio (spread)"]);
     for row in rows {
         let optional =
             |repeats: &Option<Repeats>| repeats.as_ref().map_or("-".into(), Repeats::shown);
@@ -87,7 +112,7 @@ pub(crate) fn print(rows: &[Row]) {
 }
 
 /// Keeps the rows as JSON, named after the time.
-pub(crate) fn keep(rows: &[Row], folder: &Path) -> anyhow::Result<()> {
+pub fn keep(rows: &[Row], folder: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(folder)?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
     let path = folder.join(format!("bench-{now}.json"));

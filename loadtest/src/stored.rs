@@ -2,13 +2,13 @@
 //! a device that is there, and in bytes; beside the bare append loop of the embedded store's engine.
 
 use crate::Bench;
-use crate::bare_store;
-use crate::faults::redis::Redis;
 use crate::report::{Repeats, Row};
 use crate::system::{APP, BUSINESS, System};
 use anyhow::{Context, ensure};
 use bytes::Bytes;
 use futures_util::stream;
+use hawser_loadtest::bare_store::{AROUND_BODY, Appends};
+use hawser_loadtest::redis::Redis;
 use hawser_proto::rpc::push::{
     BatchUnicastRequest, Class, Durability, Message, Outcome, StoreOptions, UnicastRequest,
 };
@@ -26,6 +26,9 @@ const AWAY: usize = 10_000;
 const PUSHES: usize = 100_000;
 /// Targets of one message of the stream.
 const BATCH: usize = 100;
+/// Records of the bare loop that share a commit, and how long it runs.
+const GROUP: usize = 64;
+const BARE_LASTS: Duration = Duration::from_secs(3);
 /// Devices that are there, for the delay, and pushes to them.
 const THERE: usize = 100;
 const DELAY_PUSHES: usize = 5_000;
@@ -45,10 +48,6 @@ pub(crate) async fn rows(wanted: &Bench, binary: &Path) -> anyhow::Result<Vec<Ro
     Ok(rows)
 }
 
-fn row(what: String, unit: &'static str, hawser: Repeats) -> Row {
-    Row { what, unit, hawser, bare: None, ratio: None }
-}
-
 /// Pushes a second and CPU, embedded, beside the engine's bare loop; and bytes on disk.
 async fn throughput(
     wanted: &Bench,
@@ -56,35 +55,42 @@ async fn throughput(
     durability: Durability,
     name: &str,
 ) -> anyhow::Result<Vec<Row>> {
-    let (mut rate, mut bare, mut ratio) = <(Repeats, Repeats, Repeats)>::default();
+    let (mut rate, mut theirs, mut ratio) = <(Repeats, Repeats, Repeats)>::default();
     let (mut cpu, mut bytes) = <(Repeats, Repeats)>::default();
     for repeat in 1..=wanted.repeats {
-        let theirs = bare_store::measure(PUSHES, wanted.payload, durability == Durability::Disk)?;
+        let loop_rate = bare(wanted, durability).await?;
         let system = System::start(binary).await?;
         let ours = store_many(wanted, &system, durability).await?;
         eprintln!(
-            "stored, {name}, {repeat}/{}: {:.0}/s, {:.1} CPU-s per million; bare loop {theirs:.0}/s",
+            "stored, {name}, {repeat}/{}: {:.0}/s, {:.1} CPU-s per million; bare loop {loop_rate:.0}/s",
             wanted.repeats, ours.per_second, ours.cpu_per_million
         );
         rate.add(ours.per_second);
-        bare.add(theirs);
-        ratio.add(ours.per_second / theirs);
+        theirs.add(loop_rate);
+        ratio.add(ours.per_second / loop_rate);
         cpu.add(ours.cpu_per_million);
         bytes.add(folder_bytes(&system.data().join("router"))? as f64 / PUSHES as f64);
     }
     let what =
         |what: &str| format!("stored pushes, embedded, {name}, {} bytes: {what}", wanted.payload);
     Ok(vec![
-        Row {
-            what: what("rate"),
-            unit: "pushes a second",
-            hawser: rate,
-            bare: Some(bare),
-            ratio: Some(ratio),
-        },
-        row(what("CPU of all parts"), "CPU-s per million", cpu),
-        row(what("on disk"), "bytes a push", bytes),
+        Row::beside(what("rate"), "pushes a second", rate, theirs, ratio),
+        Row::alone(what("CPU of all parts"), "CPU-s per million", cpu),
+        Row::alone(what("on disk"), "bytes a push", bytes),
     ])
+}
+
+/// Appends a second of the engine's own loop.
+async fn bare(wanted: &Bench, durability: Durability) -> anyhow::Result<f64> {
+    let appends = Appends {
+        record_bytes: AROUND_BODY + wanted.payload,
+        per_commit: GROUP,
+        syncs: durability == Durability::Disk,
+    };
+    let folder = tempfile::tempdir()?;
+    let run = move || appends.run(folder.path(), BARE_LASTS);
+    let (made, took) = tokio::task::spawn_blocking(run).await??;
+    Ok(made as f64 / took.as_secs_f64())
 }
 
 struct Stored {
@@ -192,7 +198,7 @@ async fn delay(
         );
     }
     let what = |what| format!("stored push, {name}, {DELAY_RATE}/s, call to handler, {what}");
-    Ok(vec![row(what("p50"), "ms", middle), row(what("p99"), "ms", late)])
+    Ok(vec![Row::alone(what("p50"), "ms", middle), Row::alone(what("p99"), "ms", late)])
 }
 
 /// The same on one Redis with an append-only file, synced each second.
@@ -219,10 +225,10 @@ async fn redis(wanted: &Bench, binary: &Path) -> anyhow::Result<Vec<Row>> {
     let what =
         |what: &str| format!("stored pushes, Redis, memory, {} bytes: {what}", wanted.payload);
     Ok(vec![
-        row(what("rate"), "pushes a second", rate),
-        row(what("CPU of hawser"), "CPU-s per million", cpu),
-        row(what("CPU of Redis"), "CPU-s per million", theirs),
-        row(what("memory of Redis, push ids of 10 minutes included"), "bytes a push", bytes),
+        Row::alone(what("rate"), "pushes a second", rate),
+        Row::alone(what("CPU of hawser"), "CPU-s per million", cpu),
+        Row::alone(what("CPU of Redis"), "CPU-s per million", theirs),
+        Row::alone(what("memory of Redis, push ids of 10 minutes included"), "bytes a push", bytes),
     ])
 }
 

@@ -1,10 +1,10 @@
 //! A cluster of real processes: control, a router and two access nodes, each on fixed ports, so that one
 //! that was killed comes back where it was.
 
-use super::redis::free_port;
 use crate::process::Guarded;
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
+use hawser_loadtest::redis::free_port;
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;

@@ -11,15 +11,17 @@ const START_PATIENCE: Duration = Duration::from_secs(10);
 const CLUSTER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// One server. Killed with its owner; its folder stays until then, so that it can be started again.
-pub(crate) struct Redis {
-    pub(crate) address: SocketAddr,
+#[derive(Debug)]
+pub struct Redis {
+    /// Where it listens.
+    pub address: SocketAddr,
     folder: PathBuf,
     arguments: Vec<String>,
     process: Option<Guarded>,
 }
 
 /// A port that was free a moment ago.
-pub(crate) fn free_port() -> anyhow::Result<u16> {
+pub fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
@@ -36,7 +38,7 @@ fn free_cluster_port() -> anyhow::Result<u16> {
 
 impl Redis {
     /// Starts a server with these further arguments.
-    pub(crate) fn start(folder: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
+    pub fn start(folder: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
         Self::start_on(folder, free_port()?, arguments)
     }
 
@@ -53,7 +55,7 @@ impl Redis {
     }
 
     /// Starts it again where it was, on what it left on disk.
-    pub(crate) fn revive(&mut self) -> anyhow::Result<()> {
+    pub fn revive(&mut self) -> anyhow::Result<()> {
         let binary = std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
         let mut command = Command::new(&binary);
         command.args(["--port", &self.address.port().to_string(), "--bind", "127.0.0.1"]);
@@ -76,29 +78,29 @@ impl Redis {
     }
 
     /// SIGKILL, and waits until it is gone.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.process = None;
     }
 
     /// What `redis-cli` says to this command.
-    pub(crate) fn ask(&self, command: &[&str]) -> anyhow::Result<String> {
+    pub fn ask(&self, command: &[&str]) -> anyhow::Result<String> {
         ask(self.address, command)
     }
 
     /// CPU it has used, in seconds.
-    pub(crate) fn cpu_seconds(&self) -> anyhow::Result<f64> {
+    pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
         self.process.as_ref().context("it was killed")?.cpu_seconds()
     }
 
     /// Memory its data takes, in bytes.
-    pub(crate) fn memory_bytes(&self) -> anyhow::Result<f64> {
+    pub fn memory_bytes(&self) -> anyhow::Result<f64> {
         let info = self.ask(&["INFO", "memory"])?;
         let line = info.lines().find_map(|line| line.strip_prefix("used_memory:"));
         Ok(line.context("INFO says nothing of memory")?.trim().parse()?)
     }
 
     /// Waits until a command's answer satisfies.
-    pub(crate) fn until(
+    pub fn until(
         &self,
         command: &[&str],
         patience: Duration,
@@ -126,13 +128,15 @@ fn ask(address: SocketAddr, command: &[&str]) -> anyhow::Result<String> {
 }
 
 /// Three primaries, each with a replica.
-pub(crate) struct Cluster {
-    pub(crate) servers: Vec<Redis>,
+#[derive(Debug)]
+pub struct Cluster {
+    /// All six.
+    pub servers: Vec<Redis>,
 }
 
 impl Cluster {
     /// Starts and joins them.
-    pub(crate) fn start(folder: &Path) -> anyhow::Result<Self> {
+    pub fn start(folder: &Path) -> anyhow::Result<Self> {
         let mut servers = Vec::new();
         for number in 0..6 {
             let arguments = [
@@ -182,7 +186,7 @@ impl Cluster {
     }
 
     /// SIGKILL to a primary; returns which once a replica has taken its place.
-    pub(crate) fn lose_primary(&mut self) -> anyhow::Result<usize> {
+    pub fn lose_primary(&mut self) -> anyhow::Result<usize> {
         let lost = self.first_primary()?;
         self.servers[lost].kill();
         let others = || self.servers.iter().filter(|server| server.process.is_some());
@@ -201,13 +205,13 @@ impl Cluster {
     }
 
     /// Starts a server that was lost again; it comes back as a replica.
-    pub(crate) fn restore(&mut self, lost: usize) -> anyhow::Result<()> {
+    pub fn restore(&mut self, lost: usize) -> anyhow::Result<()> {
         self.servers[lost].revive()?;
         self.until_well()
     }
 
     /// Moves this many slots from one primary to another, with what is in them.
-    pub(crate) fn move_slots(&self, count: u32) -> anyhow::Result<()> {
+    pub fn move_slots(&self, count: u32) -> anyhow::Result<()> {
         let primaries: Vec<(String, SocketAddr)> = self
             .servers
             .iter()
