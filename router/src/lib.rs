@@ -54,7 +54,7 @@ pub mod cores {
 pub mod stores {
     pub use crate::key::Key;
     pub use crate::server::{open_store, start_on};
-    pub use crate::store::embedded::{BareAppends, Embedded, Settings};
+    pub use crate::store::embedded::{Embedded, Settings};
     pub use crate::store::redis::{AppendCall, BareScripts};
     pub use crate::store::{
         Durability, GroupChange, GroupMeta, HistoryCaps, KeyBytes, Positions, Store, StoreError,

@@ -5,7 +5,6 @@
 //! survives the process. A call that only reads is made by one of a few [`readers`] on a view of one moment.
 //! Nothing is kept in memory per device.
 
-mod bare;
 mod disk;
 mod form;
 mod journal;
@@ -20,8 +19,6 @@ mod writer;
 mod crash;
 #[cfg(test)]
 mod tests;
-
-pub use bare::BareAppends;
 
 use super::{Durability, GroupChange, GroupMeta, KeyBytes, Positions, Store, StoreError};
 use crate::inbox::rules;
