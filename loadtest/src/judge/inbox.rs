@@ -158,6 +158,8 @@ impl<'a> Inboxes<'a> {
             return;
         }
         let key = (event.app.as_str(), event.device.as_str(), event.inbox.as_str());
+        let last = self.inboxes.get(&key).and_then(|inbox| inbox.last);
+        let is_last_gone = last.is_some_and(|last| self.is_gone(court, last, event.t));
         let push = self.pushes.entry((key.0, key.1, key.2, event.push.as_str())).or_default();
         let before = push.handed.last().copied();
         push.handed.push(index);
@@ -220,6 +222,7 @@ impl<'a> Inboxes<'a> {
                 && event.prev() != Position::START
                 && event.prev() < last_event.position()
                 && !inbox.told_of_return
+                && !is_last_gone
             {
                 let what = format!(
                     "{} follows {}, the device had {}, and was not told",
@@ -236,6 +239,21 @@ impl<'a> Inboxes<'a> {
         if !inbox.uncommitted.contains(&event.position()) {
             inbox.uncommitted.push(event.position());
         }
+    }
+
+    /// Whether what was handed over has left the store by policy: then what follows it names another.
+    fn is_gone(&self, court: &Court<'a>, handed: usize, now: u64) -> bool {
+        let event = &court.events[handed];
+        let key = (event.app.as_str(), event.device.as_str(), event.inbox.as_str());
+        let is_purged = self.inboxes.get(&key).is_some_and(|inbox| {
+            inbox.purges.iter().any(|purge| event.position() <= court.events[*purge].position())
+        });
+        let push = self.pushes.get(&(key.0, key.1, key.2, event.push.as_str()));
+        is_purged
+            || push.is_some_and(|push| {
+                let is_over = |call: &usize| (1..=now).contains(&court.events[*call].expires);
+                push.evicted.is_some() || push.calls.iter().any(is_over)
+            })
     }
 
     fn at_the_end(&self, court: &mut Court<'a>) {
@@ -279,7 +297,11 @@ impl<'a> Inboxes<'a> {
                 if upto == Position::START { event.t <= purge.t } else { position <= upto }
             })
         });
-        let expired = called.expires != 0 && called.expires <= rest;
+        // The call that was taken counts, whichever it was.
+        let expired = push.calls.iter().any(|call| {
+            let expires = court.events[*call].expires;
+            expires != 0 && expires <= rest
+        });
         let by_policy = match push.evicted {
             Some(evict) if court.events[evict].overflow => {
                 if gap.is_none() {

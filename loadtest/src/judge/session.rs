@@ -74,6 +74,8 @@ impl<'a> Sessions<'a> {
                 );
                 court.convict(Rule::StaleLogin, what, &[before, index]);
             }
+            // The store remembers one installation: the last.
+            self.attempts.clear();
             self.attempts.insert(&event.instance, index);
         }
         self.current = Some(index);

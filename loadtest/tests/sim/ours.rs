@@ -130,6 +130,7 @@ pub(crate) enum Then {
         call: u64,
         epoch: u64,
         inboxes: Vec<InboxTail>,
+        device: Key,
     },
     Volatile {
         wish: usize,

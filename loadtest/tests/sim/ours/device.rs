@@ -281,7 +281,9 @@ impl Ours {
             Ok(NodeFrame::Push(push, _)) if push.term != 0 => {
                 let name = name_of(device.app, push.business);
                 let at = Position::new(push.term, push.seq);
-                device.prevs.insert((name, at), Position::new(push.prev_term, push.prev_seq));
+                // What comes again may name another, and is dropped.
+                let prev = Position::new(push.prev_term, push.prev_seq);
+                device.prevs.entry((name, at)).or_insert(prev);
             }
             Ok(NodeFrame::LoginOk(ok)) => {
                 device.connection = ok.connection;

@@ -244,10 +244,10 @@ impl Ours {
                 let all: Vec<SlotRef> = self.nodes[node].active().map(|conn| conn.at).collect();
                 for at in all {
                     let pause = net.rng.between(MS, 300 * MS);
-                    if router == 0 || net.rng.percent(30) {
-                        net.after(pause, part, Message::Announce(at));
-                    }
+                    net.after(pause, part, Message::Announce(at));
                 }
+                // And word that wake-ups were lost may be lost itself.
+                self.want_sweep(net, node);
             }
             Stream::Deliver => {
                 self.nodes[node].wakes.insert(stream, 0);

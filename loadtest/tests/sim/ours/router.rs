@@ -15,7 +15,8 @@ use hawser_router::cores::{
     Announced, Appended, Batch, Caps, Claimed, Limits, Login, LostReason, NewEntry, Owner,
     Priority, Session,
 };
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
 
 #[derive(Debug, Default)]
 pub(super) struct Router {
@@ -29,6 +30,8 @@ pub(super) struct Router {
     incarnation: u64,
     /// Sessions it has heard of, for volatile pushes; may be out of date.
     table: Table,
+    /// Binds of one device take turns: those that wait for the one that is at the store.
+    turns: BTreeMap<Key, VecDeque<(Call, Then)>>,
     /// Pushes to each app's group on their way to the streams.
     outlets: BTreeMap<&'static str, Outlet<Item>>,
 }
@@ -224,6 +227,7 @@ impl Ours {
     ) {
         match message {
             Message::Bind { call, of, instance, attempt, is_login, cursors } => {
+                let of_device = of.device.clone();
                 let then = Then::Bind { stream, call, of: of.clone(), instance, attempt };
                 let login = Login { owner: of.owner, instance, attempt };
                 let wanted = if is_login {
@@ -231,6 +235,11 @@ impl Ours {
                 } else {
                     Call::Announce { device: of.device, epoch: of.epoch, login, sent: cursors }
                 };
+                let waiting = self.routers[router].turns.entry(of_device);
+                if let Entry::Occupied(mut waiting) = waiting {
+                    return waiting.get_mut().push_back((wanted, then));
+                }
+                waiting.or_default();
                 Self::ask_store(net, router, wanted, then);
             }
             Message::Unbind { of, sent } => {
@@ -408,12 +417,13 @@ impl Ours {
                 let login = Login { owner: of.owner.clone(), instance, attempt };
                 self.answer_bind(net, router, (stream, call), &of, login, reply);
             }
-            Then::Above { stream, call, epoch, inboxes } => {
+            Then::Above { stream, call, epoch, inboxes, device } => {
                 let outcome = match reply {
                     Reply::Announced(Announced::Bound { .. }) => Ok((epoch, inboxes)),
                     _ => Err(Some(No::Unavailable)),
                 };
                 net.say(stream, Part::Router(router), Message::BindResult { call, outcome });
+                self.next_turn(net, router, &device);
             }
             Then::Ask { stream, call, business } => {
                 let answer = match reply {
@@ -524,6 +534,15 @@ impl Ours {
         Self::tell_caller(net, wish, call, outcome);
     }
 
+    /// The bind of this device at the store has its answer.
+    fn next_turn(&mut self, net: &mut Net<Message>, router: usize, device: &Key) {
+        let turns = &mut self.routers[router].turns;
+        match turns.get_mut(device).and_then(VecDeque::pop_front) {
+            Some((call, then)) => Self::ask_store(net, router, call, then),
+            None => drop(turns.remove(device)),
+        }
+    }
+
     fn answer_bind(
         &mut self,
         net: &mut Net<Message>,
@@ -551,7 +570,13 @@ impl Ours {
                         let device = of.device.clone();
                         let announce =
                             Call::Announce { device, epoch: above, login, sent: Vec::new() };
-                        let then = Then::Above { stream, call, epoch: above, inboxes };
+                        let then = Then::Above {
+                            stream,
+                            call,
+                            epoch: above,
+                            inboxes,
+                            device: of.device.clone(),
+                        };
                         return Self::ask_store(net, router, announce, then);
                     }
                 }
@@ -574,6 +599,7 @@ impl Ours {
             _ => Err(Some(No::Unavailable)),
         };
         net.say(stream, Part::Router(router), Message::BindResult { call, outcome });
+        self.next_turn(net, router, &of.device);
         for session in ousted {
             let (node, _) = node_of(&session.owner);
             if let Some(control) = self.routers[router].control.get(&node) {

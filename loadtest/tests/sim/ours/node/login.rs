@@ -162,8 +162,8 @@ impl Ours {
         let is_active = self.nodes[node].conn(at).is_some_and(|it| it.stage == Stage::Active);
         if is_active {
             let call = self.next_call(node);
+            // Its answer is worth something however late it is; a broken stream asks again.
             self.bind(net, node, at, stream, call, false);
-            net.after(BIND, Part::Node(node), Message::BindOverdue(call));
         }
     }
 
