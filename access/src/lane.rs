@@ -314,7 +314,11 @@ impl Lane {
 
     /// `Some`: not taken in as a new member; `AlreadyExists` when it was one before.
     fn try_join(&mut self, at: SlotRef, key: &GroupKey, stay: Stay) -> Option<ErrorCode> {
-        let is_live = self.node.table.with(at, |connection| connection.identity.is_some());
+        // Nothing but LOGIN_OK may come first, and a word about a group would: it is never dropped.
+        let is_live = self
+            .node
+            .table
+            .with(at, |connection| connection.identity.is_some() && connection.is_admitted);
         if is_live != Some(true) {
             return Some(ErrorCode::DeviceOffline);
         }
@@ -365,7 +369,7 @@ impl Lane {
             self.memberships(at).kicked_from.push(key.clone());
         }
         if let Some(index) = index {
-            self.remove_member(at, index);
+            self.remove_member(at, index, ErrorCode::NotMember);
         }
         let refused = if index.is_some() { None } else { Some(ErrorCode::NotMember) };
         let request_id = match done {
@@ -386,7 +390,7 @@ impl Lane {
             return;
         }
         while let Some(&(index, _)) = self.of_slot.get(&at.slot).and_then(|m| m.groups.last()) {
-            self.remove_member(at, index);
+            self.remove_member(at, index, ErrorCode::DeviceOffline);
         }
         self.of_slot.remove(&at.slot);
     }
@@ -395,7 +399,7 @@ impl Lane {
         let Some(&index) = self.by_key.get(key) else { return };
         let members = self.groups[index].members.clone();
         for at in members {
-            self.remove_member(at, index);
+            self.remove_member(at, index, ErrorCode::GroupNotFound);
             let frame = left(0, key, None, LeftReason::GroupDeleted, String::new());
             self.node.table.write(at, &frame);
         }
@@ -422,8 +426,9 @@ impl Lane {
         })
     }
 
-    /// Takes a member out, in constant time for the group: the last member takes its place.
-    fn remove_member(&mut self, at: SlotRef, index: usize) {
+    /// Takes a member out, in constant time for the group: the last member takes its place. A join of
+    /// it that is not answered yet was for nothing, and hears `why`.
+    fn remove_member(&mut self, at: SlotRef, index: usize, why: ErrorCode) {
         let Some(memberships) = self.of_slot.get_mut(&at.slot) else { return };
         let Some(nth) = memberships.groups.iter().position(|&(group, _)| group == index) else {
             return;
@@ -433,9 +438,10 @@ impl Lane {
             self.of_slot.remove(&at.slot);
         }
         let group = &mut self.groups[index];
-        if let Some(history) = &mut group.history {
-            history.forget(at);
-        }
+        let unanswered = match &mut group.history {
+            Some(history) => history.forget(at),
+            None => Vec::new(),
+        };
         let number = group.number;
         self.node.table.with(at, |connection| {
             if let Some(downlink) = &mut connection.downlink {
@@ -451,9 +457,15 @@ impl Lane {
             }
         }
         self.node.groups.leave(&group.key, group.seq, self.index, &self.node.routers);
+        let refused = (!unanswered.is_empty())
+            .then(|| (group.key.clone(), joined(0, &group.key, Some(why), group.business)));
         if group.members.is_empty() {
             let group = self.groups.remove(index);
             self.by_key.remove(&group.key);
+        }
+        let Some((key, refused)) = refused else { return };
+        for joining in unanswered {
+            self.answer_join(at, &key, joining.is_new, joining.done, refused.clone());
         }
     }
 

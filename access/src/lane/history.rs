@@ -63,11 +63,11 @@ pub(crate) struct Recovered {
 }
 
 /// A join that waits for the lane to know where the group stands.
-struct Joining {
-    at: SlotRef,
+pub(super) struct Joining {
+    pub(super) at: SlotRef,
     last: Position,
-    is_new: bool,
-    done: Done,
+    pub(super) is_new: bool,
+    pub(super) done: Done,
 }
 
 /// A group's history as this lane has written it.
@@ -78,8 +78,8 @@ pub(super) struct History {
     /// The highest position that is known of; above `last`: the lane is behind.
     beyond: Position,
     /// What was known when the call in flight left.
-    pulling: Option<Position>,
-    not_before_ms: u64,
+    pub(super) pulling: Option<Position>,
+    pub(super) not_before_ms: u64,
     joining: Vec<Joining>,
     pub(super) recovering: HashMap<u32, Recovering, foldhash::fast::RandomState>,
 }
@@ -102,9 +102,10 @@ pub(super) struct Recoveries {
 }
 
 impl History {
-    pub(super) fn forget(&mut self, at: SlotRef) {
+    /// Gives back the joins of this member that are not answered yet.
+    pub(super) fn forget(&mut self, at: SlotRef) -> Vec<Joining> {
         self.recovering.remove(&at.slot);
-        self.joining.retain(|joining| joining.at != at);
+        self.joining.extract_if(.., |joining| joining.at == at).collect()
     }
 
     fn is_behind(&self) -> bool {
@@ -274,7 +275,7 @@ impl Lane {
         for joining in std::mem::take(&mut history.joining) {
             let refused = joined(0, &key, Some(code), business);
             if joining.is_new && self.is_member(joining.at, &key) {
-                self.remove_member(joining.at, index);
+                self.remove_member(joining.at, index, code);
             }
             self.answer_join(joining.at, &key, joining.is_new, joining.done, refused);
         }
@@ -324,7 +325,7 @@ impl Lane {
         }
         let is_progress = floor > last || entries.iter().any(|entry| entry.place.at > last);
         for entry in entries {
-            let Place { at, prev } = entry.place;
+            let at = entry.place.at;
             let last = self.groups[index].history.as_ref().and_then(|history| history.last);
             let last = last.unwrap_or_default();
             if at <= last {
@@ -334,8 +335,8 @@ impl Lane {
                 self.reset_live(index, at, tail);
                 continue;
             }
-            if prev > last {
-                self.reset_live(index, prev, tail);
+            if let Some(floor) = hole_before(&entry, last) {
+                self.reset_live(index, floor, tail);
             }
             self.write_live(index, at, &FrameOut::new(entry.frame), SlowPolicy::DropNewest).await;
         }
@@ -418,4 +419,13 @@ impl Lane {
         });
         self.node.table.write(at, &reset);
     }
+}
+
+/// Where whoever was written up to `last` goes on, if something between there and this entry is gone: as
+/// its `prev` says, or, where `prev` only names the survivor before it, the number of those that were lost.
+pub(super) fn hole_before(entry: &Entry, last: Position) -> Option<Position> {
+    let Place { at, prev } = entry.place;
+    let below = Position::new(at.term, at.seq.saturating_sub(1));
+    let floor = if entry.lost > 0 { below.max(prev) } else { prev };
+    (floor > last && floor < at).then_some(floor)
 }

@@ -2,14 +2,18 @@
 //! between this and what is live.
 
 use super::Lane;
-use super::history::{HistoryAnswer, PAUSE_MS, PULL_ENTRIES, Recovered, Recovering, Whom};
+use super::history::{
+    HistoryAnswer, PAUSE_MS, PULL_ENTRIES, Recovered, Recovering, Whom, hole_before,
+};
 use crate::frame_out::FrameOut;
 use crate::groups::GroupKey;
 use crate::outbox::SlowPolicy;
 use crate::routers::asks::Waits;
 use crate::sweep::tail_of;
+use crate::table::{Table, Written};
 use hawser_proto::frame::ability;
 use hawser_proto::id::{Position, SlotRef};
+use hawser_proto::limits::OUTBOX_BYTES_MAX;
 
 /// Members of one lane that are recovered at once.
 const RECOVERIES_MAX: usize = 64;
@@ -68,9 +72,8 @@ impl Lane {
             if member.at != at || member.is_pulling {
                 continue;
             }
-            let takes = self.node.table.with(at, |connection| connection.takes_stored(1));
-            let Some(takes) = takes else { continue };
-            if !takes || now_ms < member.not_before_ms {
+            let Some(is_rest) = is_at_rest(&self.node.table, at) else { continue };
+            if !is_rest || now_ms < member.not_before_ms {
                 self.recoveries.waiting.push_back((key, at));
                 continue;
             }
@@ -111,15 +114,22 @@ impl Lane {
             return;
         };
         // Else it has asked for something else meanwhile.
-        let is_over = member.after == after && self.write_recovered(index, at, last, answer);
+        let is_wanted = member.after == after;
+        let is_over = is_wanted && self.write_recovered(index, at, last, answer);
+        let Some(history) = &mut self.groups[index].history else { return };
         if is_over {
             // From here on it is written what the others are: everything above `last`.
-            if let Some(history) = &mut self.groups[index].history {
-                history.recovering.remove(&at.slot);
-            }
-        } else {
-            self.recoveries.waiting.push_back((key, at));
+            history.recovering.remove(&at.slot);
+            return;
         }
+        if let Some(member) = history.recovering.get_mut(&at.slot)
+            && is_wanted
+            && member.after == after
+        {
+            // Its link was taken meanwhile. The same entries again at once would not fit either.
+            member.not_before_ms = now_ms + PAUSE_MS;
+        }
+        self.recoveries.waiting.push_back((key, at));
     }
 
     /// Writes a part of the history to one member, up to `last` and as far as its link takes it. True:
@@ -152,6 +162,7 @@ impl Lane {
             if entry.place.at <= after {
                 continue;
             }
+            let hole = hole_before(&entry, after);
             let frame = FrameOut::new(entry.frame);
             let takes = self.node.table.with(at, |connection| {
                 let fits = frame.len() <= connection.frame_bytes_max as usize && frame.len() > 0;
@@ -161,10 +172,15 @@ impl Lane {
                 None | Some(Some(false)) => break,
                 Some(None) => self.reset_member(index, at, entry.place.at, tail),
                 Some(Some(true)) => {
-                    if entry.place.prev > after {
-                        self.reset_member(index, at, entry.place.prev, tail);
+                    if let Some(floor) = hole {
+                        self.reset_member(index, at, floor, tail);
+                        after = floor;
                     }
-                    self.node.table.write_history(at, &frame, SlowPolicy::DropNewest);
+                    let written = self.node.table.write_history(at, &frame, SlowPolicy::DropNewest);
+                    if matches!(written, Written::Overflow | Written::Gone) {
+                        // Filled since it was looked at, or closing: it has not got this one.
+                        break;
+                    }
                 }
             }
             after = entry.place.at;
@@ -176,9 +192,16 @@ impl Lane {
         is_over || after >= last
     }
 
+    /// How far a member that recovers was written.
     fn position_of(&self, index: usize, at: SlotRef) -> Position {
         let history = self.groups[index].history.as_ref();
         let member = history.and_then(|history| history.recovering.get(&at.slot));
         member.map_or(Position::START, |member| member.after)
     }
+}
+
+/// Whether a part of a history would find an empty outbox, which takes an entry of any size. A fuller one
+/// may take none of what is pulled for it, over and over. `None`: the connection has gone.
+pub(super) fn is_at_rest(table: &Table, at: SlotRef) -> Option<bool> {
+    table.with(at, |connection| connection.takes_stored(OUTBOX_BYTES_MAX))
 }

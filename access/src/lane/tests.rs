@@ -1,13 +1,19 @@
 //! Who is in which group, after anything that can happen: the lane's books against a model's.
 
+mod histories;
+
 use super::*;
 use crate::config::Config;
 use crate::frame_out::Form;
 use crate::link::{Dialled, Link, Transport};
 use crate::node::{self, Listeners};
 use crate::table::{Connection, Identity};
+use bytes::BytesMut;
 use hawser_chassis::secret::Secret;
+use hawser_proto::codec;
+use hawser_proto::frame::ability;
 use hawser_proto::id::{DeviceId, Epoch, GroupId, NodeId};
+use hawser_proto::limits::FRAME_BYTES_MAX;
 use hawser_proto::rpc::node::{GroupResult, up::What};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -15,14 +21,40 @@ use std::net::Ipv4Addr;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-/// A link that takes everything and says nothing.
-struct Mute;
+/// A link that says nothing, and takes everything until it fails.
+#[derive(Clone, Default)]
+struct Mute(Arc<Mutex<Taken>>);
+
+#[derive(Default)]
+struct Taken {
+    bytes: BytesMut,
+    fails: Option<io::ErrorKind>,
+}
+
+impl Mute {
+    /// From now on it takes nothing.
+    fn fail(&self, how: io::ErrorKind) {
+        self.0.lock().fails = Some(how);
+    }
+
+    /// What the device sees since it was last asked.
+    fn seen(&self) -> Vec<NodeFrame> {
+        let mut bytes = std::mem::take(&mut self.0.lock().bytes);
+        let next = || codec::decode(&mut bytes, FRAME_BYTES_MAX).unwrap();
+        std::iter::from_fn(next).map(|raw| NodeFrame::parse(raw).unwrap()).collect()
+    }
+}
 
 impl Transport for Mute {
     fn poll_read(&mut self, _cx: &mut Context<'_>, _into: &mut [u8]) -> Poll<io::Result<usize>> {
         Poll::Pending
     }
     fn try_write(&mut self, _waker: &Waker, bytes: &[u8]) -> io::Result<usize> {
+        let mut taken = self.0.lock();
+        if let Some(how) = taken.fails {
+            return Err(how.into());
+        }
+        taken.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
     }
     fn is_holding(&self) -> bool {
@@ -55,7 +87,11 @@ impl Place {
 
     /// A session in the next free slot.
     fn session(&self) -> SlotRef {
-        let link = Link::Other(Box::new(Mute));
+        self.session_on(&Mute::default())
+    }
+
+    fn session_on(&self, peer: &Mute) -> SlotRef {
+        let link = Link::Other(Box::new(peer.clone()));
         let remote = Ipv4Addr::LOCALHOST.into();
         let mut connection =
             Connection::new(link, Form::Stream, Dialled::Attached, remote, u64::MAX);
@@ -73,6 +109,8 @@ impl Place {
             token_issued_at_ms: 0,
             token_expires_at_ms: u64::MAX,
         }));
+        connection.abilities = ability::ALL as u8;
+        connection.is_admitted = true;
         self.node.table.insert(connection).unwrap()
     }
 
@@ -241,6 +279,20 @@ async fn a_join_of_a_connection_or_a_stay_that_is_over_gives_its_claim_back() {
     assert_eq!(place.join(other, &key).await, None);
     assert_eq!(place.join_claimed(at, &key, old), Some(ErrorCode::GroupNotFound));
     assert_eq!(place.counted(&key), 1);
+}
+
+/// A business that puts a device in between its claim and its LOGIN_OK.
+#[tokio::test]
+async fn nothing_is_said_of_a_group_before_the_login_is_answered() {
+    let mut place = Place::new().await;
+    let peer = Mute::default();
+    let (at, key) = (place.session_on(&peer), key(0));
+    place.node.table.with(at, |connection| connection.is_admitted = false);
+    assert_eq!(place.join(at, &key).await, Some(ErrorCode::DeviceOffline));
+    assert_eq!((place.counted(&key), peer.seen().len()), (0, 0));
+    place.node.table.with(at, |connection| connection.is_admitted = true);
+    assert_eq!(place.join(at, &key).await, None);
+    assert!(matches!(peer.seen()[..], [NodeFrame::Joined(_)]));
 }
 
 #[tokio::test]
