@@ -99,6 +99,9 @@ pub struct Feeds {
     /// Only there while something is under way.
     busy: Option<Box<Busy>>,
     serial: u32,
+    /// Where the search for the next one to pull begins.
+    next_inbox: u16,
+    /// The link had no room, and was not empty since.
     is_stopped: bool,
 }
 
@@ -232,9 +235,11 @@ impl Feeds {
 
     /// Somebody waits until the device has handled the entry at `at`.
     pub fn wait(&mut self, business: BusinessNo, at: Position, waiter: Waiter) {
-        let is_handled = self.inbox(business).acked() >= at;
+        let inbox = self.inbox(business);
+        let (is_skipped, is_acked) = (inbox.was_skipped(at), inbox.acked() >= at);
+        let is_handled = is_acked && !is_skipped;
         let busy = self.busy();
-        if is_handled || busy.waiting.len() >= WAITERS_MAX {
+        if is_acked || is_skipped || busy.waiting.len() >= WAITERS_MAX {
             busy.to_tell.push((waiter, is_handled));
         } else {
             busy.waiting.push((business, at, waiter));

@@ -79,7 +79,7 @@ impl Outbox {
     /// Whether a push that can be had again may be queued now: one that is taken leaves soon, and leaves
     /// room for others. One larger frame is taken when nothing waits.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
-        self.is_empty() || self.bytes() + bytes < STORED_BYTES_MAX
+        self.is_empty() || self.bytes().saturating_add(bytes) < STORED_BYTES_MAX
     }
 
     /// Whether a volatile push of this size would be queued without dropping any.

@@ -29,6 +29,11 @@ struct Active {
     /// Written and not acknowledged, with their bytes.
     window: VecDeque<(Position, u32)>,
     window_bytes: usize,
+    /// Bytes of the entry that the window had no room for; 0: none. The store hands out one entry
+    /// whatever its size, so pulling before there is room for this one brings it here in vain.
+    needs: u32,
+    /// The end of the highest GAP.
+    skipped: Position,
     pull: Option<Pull>,
     priority: u8,
     tries: u32,
@@ -71,6 +76,8 @@ impl Inbox {
                 beyond: Position::START,
                 window: VecDeque::new(),
                 window_bytes: 0,
+                needs: 0,
+                skipped: Position::START,
                 pull: None,
                 priority: 0,
                 tries: 0,
@@ -114,14 +121,14 @@ impl Inbox {
     pub(super) fn may_pull(&self, now_ms: u64) -> bool {
         self.is_behind()
             && self.active.as_ref().is_some_and(|active| {
-                active.pull.is_none() && active.has_window(1) && now_ms >= active.not_before_ms
+                active.pull.is_none() && active.may_go_on() && now_ms >= active.not_before_ms
             })
     }
 
     /// When a pull that waits for its time may be sent.
     pub(super) fn due_ms(&self) -> Option<u64> {
         let active = self.active.as_ref().filter(|_| self.is_behind())?;
-        let waits = active.pull.is_none() && active.not_before_ms > 0 && active.has_window(1);
+        let waits = active.pull.is_none() && active.not_before_ms > 0 && active.may_go_on();
         waits.then_some(active.not_before_ms)
     }
 
@@ -159,8 +166,22 @@ impl Inbox {
         self.active.as_ref().is_none_or(|active| active.has_window(bytes))
     }
 
+    /// An entry of so many bytes found no room in the window: nothing is pulled until there is some.
+    pub(super) fn lacks_window(&mut self, bytes: usize) {
+        self.active().needs = u32::try_from(bytes).unwrap_or(u32::MAX);
+    }
+
+    /// Whether the entry at `at` was, or may have been, left out: no word of the device says that it
+    /// has handled it then.
+    pub(super) fn was_skipped(&self, at: Position) -> bool {
+        self.active.as_ref().is_some_and(|active| {
+            at <= active.skipped && active.window.binary_search_by_key(&at, |it| it.0).is_err()
+        })
+    }
+
     pub(super) fn write(&mut self, at: Position, bytes: usize) {
         let active = self.active();
+        active.needs = 0;
         active.window.push_back((at, bytes as u32));
         active.window_bytes += bytes;
         active.high = active.high.max(at);
@@ -172,6 +193,7 @@ impl Inbox {
     pub(super) fn skip(&mut self, upto: Position) {
         let active = self.active();
         active.high = active.high.max(upto);
+        active.skipped = active.skipped.max(upto);
         self.sent = upto;
     }
 
@@ -187,6 +209,7 @@ impl Inbox {
         while let Some((_, bytes)) = active.window.pop_back_if(|(at, _)| *at > after) {
             active.window_bytes -= bytes as usize;
         }
+        active.needs = 0;
         active.beyond = active.beyond.max(sent);
         self.sent = after;
         Claim::Taken
@@ -203,6 +226,7 @@ impl Inbox {
         }
         let active = self.active();
         active.acked = upto;
+        active.needs = 0;
         while let Some((_, bytes)) = active.window.pop_front_if(|(at, _)| *at <= upto) {
             active.window_bytes -= bytes as usize;
         }
@@ -248,6 +272,11 @@ impl Inbox {
 }
 
 impl Active {
+    /// Whether what comes next would find room.
+    fn may_go_on(&self) -> bool {
+        self.has_window(self.needs.max(1) as usize)
+    }
+
     fn has_window(&self, bytes: usize) -> bool {
         self.window.is_empty()
             || self.window.len() < INBOX_WINDOW_ENTRIES

@@ -175,9 +175,39 @@ fn a_link_that_is_full_stops_it_until_it_is_empty() {
     feeds.pulled(CHAT, 1, pulled(vec![entry(1), sized(2, 500), entry(3)], 3), 0);
     // Small ones would fit; order is kept all the same.
     let narrow = |len: usize| len < 100;
-    let said = all_with(&mut feeds, 0, false, narrow);
+    let said = all_with(&mut feeds, 0, true, narrow);
     assert_eq!(said, ["write 5-1 pulled"]);
     assert_eq!(feeds.sent().collect::<Vec<_>>(), [(CHAT, at(1))]);
+    // It takes small ones all the while, and is not asked for again before it is empty.
+    assert!(feeds.is_stopped() && !feeds.wants_to_ask(0));
+    assert!(all_with(&mut feeds, 0, true, narrow).is_empty());
+    assert_eq!(all(&mut feeds), ["pull 1 5-1 32 #2"]);
+    assert!(!feeds.is_stopped());
+}
+
+#[test]
+fn what_finds_no_room_in_the_window_is_not_pulled_before_there_is_some() {
+    let mut feeds = Feeds::new();
+    let poll = |feeds: &mut Feeds| feeds.poll(0, 1 << 20, true, |_| true);
+    let half = INBOX_WINDOW_BYTES / 2;
+    feeds.wake(CHAT, sized(1, half));
+    feeds.wake(CHAT, sized(2, 1));
+    feeds.tail(CHAT, at(4), 0);
+    assert!(matches!(poll(&mut feeds), Some(Action::Write { .. })));
+    assert!(matches!(poll(&mut feeds), Some(Action::Write { .. })));
+    let Some(Action::Pull { serial, bytes_max, .. }) = poll(&mut feeds) else { panic!() };
+    assert_eq!(bytes_max as usize, half - 1);
+    // The store hands out one entry, though it is larger.
+    feeds.pulled(CHAT, serial, pulled(vec![sized(3, half)], 4), 0);
+    assert_eq!(poll(&mut feeds), None);
+    assert!(!feeds.wants_to_ask(0) && feeds.due_ms().is_none() && !feeds.is_stopped());
+    assert_eq!(feeds.ack(CHAT, at(1)), Claim::Taken);
+    assert!(matches!(poll(&mut feeds), Some(Action::Ack(_))));
+    let Some(Action::Pull { serial, .. }) = poll(&mut feeds) else { panic!() };
+    feeds.pulled(CHAT, serial, pulled(vec![sized(3, half), entry(4)], 4), 0);
+    assert!(matches!(poll(&mut feeds), Some(Action::Write { .. })));
+    assert!(matches!(poll(&mut feeds), Some(Action::Write { .. })));
+    assert_eq!(poll(&mut feeds), None);
 }
 
 #[test]
@@ -292,6 +322,66 @@ fn of_two_inboxes_the_more_urgent_is_pulled_first_and_two_at_a_time() {
 }
 
 #[test]
+fn equally_urgent_inboxes_are_pulled_in_turn() {
+    let mut feeds = Feeds::new();
+    for business in 1..=4 {
+        feeds.tail(BusinessNo(business), at(100), 1);
+    }
+    let mut pulled_ones = Vec::new();
+    let mut in_flight = VecDeque::new();
+    for seq in 1..=4 {
+        while let Some(action) = feeds.poll(0, 1000, true, |_| true) {
+            if let Action::Pull { business, serial, .. } = action {
+                pulled_ones.push(business.0);
+                in_flight.push_back((business, serial));
+            }
+        }
+        for (business, serial) in std::mem::take(&mut in_flight) {
+            let next = feeds.sent().find(|it| it.0 == business).unwrap().1.seq + 1;
+            assert!(next <= seq);
+            feeds.pulled(business, serial, pulled(vec![entry(next)], 100), 0);
+        }
+        // Those which were just pulled have as much to come as the others.
+        for business in 1..=4 {
+            feeds.tail(BusinessNo(business), at(100), 1);
+        }
+    }
+    assert_eq!(pulled_ones, [1, 2, 3, 4, 1, 2, 3, 4]);
+}
+
+#[test]
+fn nobody_is_told_that_what_was_left_out_was_handled() {
+    let mut feeds = Feeds::new();
+    let waiter = |id| Waiter { router: 0, id };
+    feeds.wake(CHAT, entry(1));
+    feeds.wait(CHAT, at(1), waiter(1));
+    feeds.wake(CHAT, sized(2, 2000));
+    feeds.wait(CHAT, at(2), waiter(2));
+    feeds.wake(CHAT, entry(3));
+    feeds.wait(CHAT, at(3), waiter(3));
+    assert_eq!(
+        all(&mut feeds),
+        ["write 5-1", "gap 5-1..5-2 1 3", "tell 2 false", "write 5-3"],
+        "stored is all that can be said of it"
+    );
+    // Its wake-up comes late, or again.
+    feeds.wait(CHAT, at(2), waiter(20));
+    feeds.wait(CHAT, at(1), waiter(10));
+    assert_eq!(all(&mut feeds), ["tell 20 false"]);
+    feeds.ack(CHAT, at(3));
+    let mut said = all(&mut feeds);
+    said.sort();
+    assert_eq!(said, ["ack 1 5-3", "tell 1 true", "tell 10 true", "tell 3 true"]);
+    // A store that lost an entry says so with the next.
+    let next = Entry { place: Place { at: at(6), prev: at(4) }, ..entry(6) };
+    feeds.wait(CHAT, at(5), waiter(5));
+    feeds.tail(CHAT, at(6), 0);
+    assert_eq!(all(&mut feeds), ["pull 1 5-3 32 #1"]);
+    feeds.pulled(CHAT, 1, pulled(vec![next], 6), 0);
+    assert_eq!(all(&mut feeds), ["gap 5-3..5-5 0 0", "tell 5 false", "write 5-6 pulled"]);
+}
+
+#[test]
 fn those_who_wait_are_told_once_and_a_bounded_number_may_wait() {
     let mut feeds = Feeds::new();
     let waiter = |id| Waiter { router: 0, id };
@@ -328,6 +418,11 @@ impl Dice {
     }
 }
 
+/// More than half a window, so that there may be room for many and none for the next.
+const FRAME_BYTES_MAX: usize = INBOX_WINDOW_BYTES / 8 * 5;
+/// Bytes that may wait in the outbox before a stored push.
+const OUTBOX_BYTES_MAX: usize = INBOX_WINDOW_BYTES / 4;
+
 /// One inbox in the store: what was appended, what was removed by policy, what the device has taken.
 #[derive(Default)]
 struct Stored {
@@ -340,7 +435,7 @@ struct Stored {
 }
 
 impl Stored {
-    fn append(&mut self, dice: &mut Dice) -> Entry {
+    fn append(&mut self, dice: &mut Dice, are_large: bool) -> Entry {
         let prev = self.last;
         let is_new_term = dice.below(60) == 0;
         self.last = match prev {
@@ -349,8 +444,9 @@ impl Stored {
             Position { term, seq } => Position::new(term, seq + 1),
         };
         let bytes = match dice.below(30) {
-            0 => 1_500,
-            1 => 900,
+            0 => FRAME_BYTES_MAX + 500,
+            1 => FRAME_BYTES_MAX - 100,
+            2..12 if are_large => 10_000 + dice.below(FRAME_BYTES_MAX - 10_000),
             _ => 1 + dice.below(50),
         };
         self.entries.insert(self.last, bytes);
@@ -358,9 +454,9 @@ impl Stored {
     }
 
     fn entry(at: Position, prev: Position, lost: u64, bytes: usize) -> Entry {
-        let body = format!("{at}");
-        let mut frame = body.into_bytes();
-        frame.resize(bytes.max(frame.len()), b' ');
+        let body = format!("{at} ");
+        let mut frame = vec![0; bytes.max(body.len())];
+        frame[..body.len()].copy_from_slice(body.as_bytes());
         Entry { place: Place { at, prev }, frame: frame.into(), lost, lost_reason: 1, priority: 2 }
     }
 
@@ -439,7 +535,12 @@ struct World {
     window: BTreeMap<BusinessNo, Vec<(Position, usize)>>,
     /// Wake-ups get lost.
     is_lossy: bool,
+    are_large: bool,
+    /// The link takes nothing: what is written waits in the outbox.
     is_full: bool,
+    outbox_bytes: usize,
+    /// Answers with entries of which none was written, since the device or the link made room.
+    in_vain: BTreeMap<BusinessNo, u32>,
     now_ms: u64,
     /// `prev` of each position as the PUSH says it: as it was stored.
     prevs: BTreeMap<(BusinessNo, Position), Position>,
@@ -464,7 +565,10 @@ impl World {
             link: VecDeque::new(),
             window: BTreeMap::new(),
             is_lossy: seed.is_multiple_of(2),
+            are_large: seed.is_multiple_of(3),
             is_full: false,
+            outbox_bytes: 0,
+            in_vain: BTreeMap::new(),
             now_ms: 0,
             prevs: BTreeMap::new(),
             gone: BTreeSet::new(),
@@ -521,6 +625,11 @@ impl World {
             }
             18 => {
                 self.is_full = self.dice.below(3) == 0;
+                if !self.is_full {
+                    self.drain();
+                } else if self.dice.below(2) == 0 {
+                    self.outbox_bytes = self.dice.below(2 * OUTBOX_BYTES_MAX);
+                }
                 if let Some(stored) = self.stored.get_mut(&business)
                     && self.dice.below(4) == 0
                 {
@@ -534,9 +643,9 @@ impl World {
     }
 
     fn append(&mut self, business: BusinessNo) {
-        let entry = self.stored.entry(business).or_default().append(&mut self.dice);
+        let entry = self.stored.entry(business).or_default().append(&mut self.dice, self.are_large);
         self.appended.entry(business).or_default().push(entry.place.at);
-        if entry.frame.len() > 1_000 {
+        if entry.frame.len() > FRAME_BYTES_MAX {
             self.gone.insert((business, entry.place.at));
         }
         self.prevs.insert((business, entry.place.at), entry.place.prev);
@@ -547,8 +656,14 @@ impl World {
         }
     }
 
+    fn drain(&mut self) {
+        self.outbox_bytes = 0;
+        self.in_vain.clear();
+    }
+
     fn resync(&mut self, business: BusinessNo, after: Position) {
         if self.feeds.resync(business, after) == Claim::Taken {
+            self.in_vain.remove(&business);
             self.window.entry(business).or_default().retain(|&(at, _)| at <= after);
         }
     }
@@ -562,6 +677,9 @@ impl World {
     fn answer(&mut self, nth: usize, fails: bool) {
         let (business, serial, after, entries, bytes) = self.pulls.remove(nth);
         let answer = self.stored.entry(business).or_default().fetch(after, entries, bytes);
+        if !fails && !answer.entries.is_empty() {
+            *self.in_vain.entry(business).or_default() += 1;
+        }
         self.old_pulls.push((business, serial, answer.clone()));
         self.old_pulls.truncate(20);
         self.feeds.pulled(business, serial, (!fails).then_some(answer), self.now_ms);
@@ -569,17 +687,19 @@ impl World {
 
     /// Does what the feed says, and checks what must hold.
     fn act(&mut self) {
-        let is_full = self.is_full;
-        let mut wrote = 0;
         loop {
             let may_ask = self.dice.below(10) > 0;
-            let action = self.feeds.poll(self.now_ms, 1_000, may_ask, |_| !is_full && wrote < 40);
+            let waiting = self.outbox_bytes;
+            let room =
+                |bytes: usize| waiting == 0 || waiting.saturating_add(bytes) < OUTBOX_BYTES_MAX;
+            let action = self.feeds.poll(self.now_ms, FRAME_BYTES_MAX, may_ask, room);
             let Some(action) = action else { break };
             match action {
                 Action::Write { business, at, frame, .. } => {
-                    wrote += 1;
-                    let text = String::from_utf8(frame.to_vec()).unwrap();
-                    assert_eq!(text.trim_end(), format!("{at}"), "the frame of another place");
+                    self.outbox_bytes += if self.is_full { frame.len() } else { 0 };
+                    self.in_vain.remove(&business);
+                    let is_its_own = frame.starts_with(format!("{at} ").as_bytes());
+                    assert!(is_its_own, "the frame of another place");
                     let window = self.window.entry(business).or_default();
                     assert!(window.last().is_none_or(|&(last, _)| last < at), "order");
                     let bytes: usize = window.iter().map(|(_, bytes)| bytes).sum();
@@ -592,11 +712,14 @@ impl World {
                 Action::Gap(gap) => {
                     let upto = Position::new(gap.upto_term, gap.upto_seq);
                     assert!(upto > Position::new(gap.after_term, gap.after_seq));
+                    self.in_vain.remove(&BusinessNo(gap.business));
                     self.link.push_back((BusinessNo(gap.business), OnLink::Gap { upto }));
                 }
                 Action::Pull { business, serial, after, entries_max, bytes_max } => {
                     assert!(self.pulls.iter().all(|pull| pull.0 != business), "one per inbox");
                     assert!(self.pulls.len() < PULLS_MAX);
+                    // One finds the window too small, one the link.
+                    assert!(self.in_vain.get(&business).is_none_or(|&n| n <= 2), "pulled in vain");
                     assert!((1..=32).contains(&entries_max) && bytes_max > 0);
                     let (entries, bytes) = (entries_max as usize, bytes_max as usize);
                     self.pulls.push((business, serial, after, entries, bytes));
@@ -647,12 +770,14 @@ impl World {
         // What was taken lies above `sent` for a moment after a resync that was not needed.
         if self.feeds.ack(business, upto) == Claim::Taken {
             self.window.entry(business).or_default().retain(|&(at, _)| at > upto);
+            self.in_vain.remove(&business);
         }
     }
 
     /// Calls succeed, the device reads and acknowledges; one sweep comes by if wake-ups were lost.
     fn quiet(&mut self) {
         self.is_full = false;
+        self.drain();
         for (business, entry) in std::mem::take(&mut self.wakes) {
             self.feeds.wake(business, entry);
             self.act();

@@ -3,16 +3,19 @@
 use super::entry::gap_before;
 use super::inbox::{Inbox, Left};
 use super::{Action, Feeds, PULLS_MAX};
-use hawser_proto::id::Position;
+use hawser_proto::id::{BusinessNo, Position};
 use hawser_proto::limits::INBOX_PULL_ENTRIES;
+use std::cmp::Reverse;
 
 /// Room that a GAP asks for, in bytes; a large term and number in each field are below it.
 const GAP_BYTES: usize = 96;
 
 impl Feeds {
     /// The next thing to do; to be called until it says `None`, with nothing else in between. `room`
-    /// says whether the link takes a frame of so many bytes now, 0: whether it takes any. Without
-    /// `may_ask` no call of the store is begun.
+    /// says whether the link takes a frame of so many bytes now, 0: whether it takes any, `usize::MAX`:
+    /// whether it is empty. A link that had no room for a frame is not open again before it is empty:
+    /// what is pulled sooner may find no room either, and be pulled again. Without `may_ask` no call of
+    /// the store is begun.
     pub fn poll(
         &mut self,
         now_ms: u64,
@@ -20,14 +23,14 @@ impl Feeds {
         may_ask: bool,
         room: impl Fn(usize) -> bool,
     ) -> Option<Action> {
-        let is_open = room(0);
+        self.is_stopped = (self.is_stopped || !room(0)) && !room(usize::MAX);
         let action = self
             .next_tell()
             .or_else(|| self.next_write(frame_bytes_max, &room))
             .or_else(|| if may_ask { self.next_ack(now_ms) } else { None })
-            .or_else(|| if may_ask && is_open { self.next_pull(now_ms) } else { None });
+            .or_else(|| if may_ask && !self.is_stopped { self.next_pull(now_ms) } else { None });
         if action.is_none() {
-            self.is_stopped = !is_open && self.inboxes.iter().any(Inbox::is_behind);
+            self.is_stopped &= self.inboxes.iter().any(Inbox::is_behind);
             self.rest(now_ms);
         }
         action
@@ -53,16 +56,23 @@ impl Feeds {
             if let Some(gap) = gap_before(inbox, &entry, frame_bytes_max) {
                 let upto = Position::new(gap.upto_term, gap.upto_seq);
                 if room(GAP_BYTES) {
+                    let from = inbox.sent;
                     inbox.skip(upto);
+                    self.tell_skipped(business, from, upto);
                     (entry.place.prev, entry.lost) = (upto, 0);
                     if upto < at {
                         self.busy().ready.push_front((business, entry, was_pulled));
                     }
                     return Some(Action::Gap(gap));
                 }
-            } else if inbox.has_window(entry.frame.len()) && room(entry.frame.len()) {
+                self.is_stopped = true;
+            } else if !inbox.has_window(entry.frame.len()) {
+                inbox.lacks_window(entry.frame.len());
+            } else if room(entry.frame.len()) {
                 inbox.write(at, entry.frame.len());
                 return Some(Action::Write { business, at, frame: entry.frame, was_pulled });
+            } else {
+                self.is_stopped = true;
             }
             inbox.behind(at, entry.priority);
             // With this one, whatever of its inbox comes behind it: order is kept by forgetting.
@@ -74,6 +84,14 @@ impl Feeds {
             });
         }
         None
+    }
+
+    /// Entries that others wait for will not come: whatever the device acknowledges, it is not them.
+    fn tell_skipped(&mut self, business: BusinessNo, from: Position, upto: Position) {
+        let Some(busy) = &mut self.busy else { return };
+        let is_skipped = |of, at| of == business && at > from && at <= upto;
+        let skipped = busy.waiting.extract_if(.., |&mut (of, at, _)| is_skipped(of, at));
+        busy.to_tell.extend(skipped.map(|(.., waiter)| (waiter, false)));
     }
 
     fn next_ack(&mut self, now_ms: u64) -> Option<Action> {
@@ -93,12 +111,16 @@ impl Feeds {
             return None;
         }
         let able = self.inboxes.iter().enumerate().filter(|(_, inbox)| inbox.may_pull(now_ms));
-        // Of equal ones the first.
-        able.rev().max_by_key(|(_, inbox)| inbox.priority()).map(|(index, _)| index)
+        // Of equal ones in turn: one that is pulled again and again must not keep others from it.
+        let (count, next) = (self.inboxes.len(), usize::from(self.next_inbox));
+        let turns_away = |index: usize| (index + count - next % count) % count;
+        able.max_by_key(|&(index, inbox)| (inbox.priority(), Reverse(turns_away(index))))
+            .map(|(index, _)| index)
     }
 
     fn next_pull(&mut self, now_ms: u64) -> Option<Action> {
         let index = self.next_to_pull(now_ms)?;
+        self.next_inbox = (index + 1) as u16;
         self.serial = self.serial.wrapping_add(1);
         let serial = self.serial;
         let inbox = &mut self.inboxes[index];
