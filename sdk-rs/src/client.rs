@@ -227,12 +227,13 @@ impl Shared {
     /// The task has ended. State and inbox change together, so that whoever sees the client closed
     /// can start it anew.
     pub(crate) fn finish(&self, closed: &State) {
+        // Before anyone can see it closed, and start it anew with listeners of that start.
+        self.listeners.end();
         let mut inbox = self.inbox.lock();
         let unanswered = std::mem::take(&mut *inbox);
         self.set(closed);
         drop(inbox);
         drop(unanswered);
-        self.listeners.end();
         self.call_back(closed);
     }
 
@@ -360,5 +361,36 @@ impl Listeners {
             rings: Vec::new(),
             shelf: Arc::new(Shelf::new(self.wake.clone())),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever sees the client closed may listen anew and start it at once: the end of what was there
+    /// before must not meet those.
+    #[test]
+    fn listeners_end_before_the_client_is_seen_closed() {
+        let client = Client::builder("http://127.0.0.1:1", "demo", "d").build().unwrap();
+        let mut pushes = client.business("chat").pushes();
+        let shared = client.handle.shared.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        // Nobody sees it closed while this is held.
+        let inbox = shared.inbox.lock();
+        std::thread::scope(|scope| {
+            let closed = State::Closed { code: None, reason: Reason::Asked };
+            let shared = &shared;
+            scope.spawn(move || shared.finish(&closed));
+            let end = async {
+                tokio::time::timeout(std::time::Duration::from_secs(5), pushes.next_push()).await
+            };
+            let end = runtime.block_on(end);
+            let state = client.state();
+            drop(inbox);
+            assert_eq!(end, Ok(None));
+            assert_eq!(state, State::Idle);
+        });
+        assert!(client.state().is_closed());
     }
 }
