@@ -28,6 +28,9 @@ const ON_WIRE_MAX: usize = 16;
 const WAITING_MAX: usize = 256;
 /// A join after a reconnect that was refused for now is tried again after this.
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// A join or leave without an answer after this will have none: it is written again, if still wanted.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What the app, or an access node's answer, changed.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Outcome {
@@ -41,6 +44,14 @@ pub(crate) enum Outcome {
     Reset(Arc<str>, GroupReset),
     /// A part of a group's history is wanted.
     Recover(params::Recover),
+}
+
+/// A JOIN or LEAVE that was written and not answered.
+#[derive(Debug)]
+struct OnWire {
+    group: String,
+    is_join: bool,
+    until: Instant,
 }
 
 #[derive(Debug)]
@@ -66,7 +77,7 @@ pub(crate) struct Groups {
     /// Leaves not yet written.
     leaves: VecDeque<(u64, String)>,
     /// Joins and leaves on the wire.
-    on_wire: HashMap<u64, String>,
+    on_wire: HashMap<u64, OnWire>,
     max: usize,
     /// The node of this link understands positions.
     has_history: bool,
@@ -136,7 +147,9 @@ impl Groups {
         let member = self.wanted.remove(group);
         self.put_in.remove(group);
         self.answer_joins(group, &Err(GroupError::Left), out);
-        let on_node = member.is_none_or(|it| matches!(it.stage, Stage::In | Stage::Joining(_)));
+        let on_node = member.is_none_or(|it| {
+            it.is_unsure || matches!(it.stage, Stage::In | Stage::Joining(_))
+        });
         if is_online && on_node {
             self.waiters.insert(id, Waiter::Leave { deadline });
             self.leaves.push_back((id, group.to_owned()));
@@ -157,6 +170,7 @@ impl Groups {
         self.leaves.clear();
         for member in self.wanted.values_mut().chain(self.put_in.values_mut()) {
             member.stage = Stage::Wanted;
+            member.is_unsure = false;
             // The next join asks for it.
             member.is_missing = false;
             member.recover_until = None;
@@ -169,12 +183,14 @@ impl Groups {
     }
 
     /// The next frame to write, while there is room on the wire. Only when online.
-    pub(crate) fn next_frame(&mut self, next_id: &mut u64) -> Option<DeviceFrame> {
+    pub(crate) fn next_frame(&mut self, next_id: &mut u64, now: Instant) -> Option<DeviceFrame> {
         if self.on_wire.len() >= ON_WIRE_MAX {
             return None;
         }
         if let Some((request_id, group)) = self.leaves.pop_front() {
-            self.on_wire.insert(request_id, group.clone());
+            let until = now + ANSWER_TIMEOUT;
+            let on_wire = OnWire { group: group.clone(), is_join: false, until };
+            self.on_wire.insert(request_id, on_wire);
             return Some(DeviceFrame::Leave(params::Leave { request_id, group }));
         }
         let (group, member) =
@@ -182,7 +198,8 @@ impl Groups {
         *next_id += 1;
         let request_id = *next_id;
         member.stage = Stage::Joining(request_id);
-        self.on_wire.insert(request_id, group.clone());
+        let until = now + ANSWER_TIMEOUT;
+        self.on_wire.insert(request_id, OnWire { group: group.clone(), is_join: true, until });
         let (group, Position { term, seq }) = (group.clone(), member.last);
         Some(DeviceFrame::Join(params::Join { request_id, group, last_term: term, last_seq: seq }))
     }
@@ -198,7 +215,8 @@ impl Groups {
         if joined.request_id == 0 {
             return self.put_in(&joined, business, now, out);
         }
-        let Some(group) = self.on_wire.remove(&joined.request_id) else { return };
+        // Else it came too late, and the group was joined again or left.
+        let Some(OnWire { group, .. }) = self.on_wire.remove(&joined.request_id) else { return };
         let stage = Stage::Joining(joined.request_id);
         let Some(member) = self.wanted.get_mut(&group).filter(|it| it.stage == stage) else {
             // Nobody wants it any more: a leave that came in between is on its way, a deadline that
@@ -211,6 +229,7 @@ impl Groups {
         if joined.status == 0 {
             member.stage = Stage::In;
             member.held = true;
+            member.is_unsure = false;
             member.begin(&joined);
             if member.is_missing {
                 member.recover(&group, now, out);
@@ -254,7 +273,7 @@ impl Groups {
             | params::LeftReason::Asked
             | params::LeftReason::Unspecified => LeftReason::Removed,
         };
-        // While a JOIN is under way its own answer decides.
+        // While a JOIN is under way its own answer decides, or the next one's where it has none.
         if self.wanted.get(&left.group).is_some_and(|it| it.stage == Stage::In)
             && let Some(member) = self.wanted.remove(&left.group)
         {
@@ -262,8 +281,9 @@ impl Groups {
         }
     }
 
-    /// Ends what is past its deadline, and takes up again what was refused for now.
+    /// Ends what is past its deadline, and takes up again what was refused for now or never answered.
     pub(crate) fn expire(&mut self, now: Instant, out: &mut Vec<Outcome>) {
+        let late: Vec<_> = self.on_wire.extract_if(|_, it| it.until <= now).collect();
         for id in self.ids(|waiter| waiter.deadline() <= now) {
             let waiter = self.waiters.remove(&id);
             out.push(Outcome::Answer(id, Err(GroupError::DeadlineExceeded)));
@@ -272,8 +292,14 @@ impl Groups {
                 |it: &Waiter| matches!(it, Waiter::Join { group: g, .. } if *g == group);
             let others = self.waiters.values().any(waited_for);
             if !others && self.wanted.get(&group).is_some_and(|it| !it.held) {
-                self.wanted.remove(&group);
+                let gone = self.wanted.remove(&group);
+                if gone.is_some_and(|it| it.is_unsure && it.stage == Stage::Wanted) {
+                    self.leaves.push_back((id, group));
+                }
             }
+        }
+        for (id, OnWire { group, is_join, .. }) in late {
+            self.unanswered(id, group, is_join);
         }
         for (group, member) in self.wanted.iter_mut().chain(&mut self.put_in) {
             if matches!(member.stage, Stage::Again(at) if at <= now) {
@@ -282,6 +308,21 @@ impl Groups {
             if member.recover_until.take_if(|until| *until <= now).is_some() && member.is_missing {
                 member.recover(group, now, out);
             }
+        }
+    }
+
+    /// A JOIN or LEAVE had no answer, and will have none.
+    fn unanswered(&mut self, id: u64, group: String, is_join: bool) {
+        match self.wanted.get_mut(&group) {
+            Some(member) if is_join && member.stage == Stage::Joining(id) => {
+                // The node may have taken us in all the same.
+                member.is_unsure = true;
+                member.stage = Stage::Wanted;
+            }
+            // A leave that came before another join must not undo it; a join before it, neither.
+            Some(_) => {}
+            None if is_join || self.waiters.contains_key(&id) => self.leaves.push_back((id, group)),
+            None => {}
         }
     }
 
@@ -300,7 +341,9 @@ impl Groups {
         });
         let all = self.wanted.values().chain(self.put_in.values());
         let recovers = all.filter_map(|member| member.recover_until);
-        self.waiters.values().map(Waiter::deadline).chain(again).chain(recovers).min()
+        let answers = self.on_wire.values().map(|it| it.until);
+        let deadlines = self.waiters.values().map(Waiter::deadline);
+        deadlines.chain(again).chain(recovers).chain(answers).min()
     }
 
     fn answer_joins(

@@ -356,7 +356,7 @@ impl Session {
             online.last_sent = now;
             out.push(Action::Send(frame));
         }
-        while let Some(frame) = self.groups.next_frame(&mut self.last_id) {
+        while let Some(frame) = self.groups.next_frame(&mut self.last_id, now) {
             online.last_sent = now;
             out.push(Action::Send(frame.encode()));
         }

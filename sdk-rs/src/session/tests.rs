@@ -140,6 +140,12 @@ impl Rig {
         (id, self.feed(Event::Request(id, ask)))
     }
 
+    fn join_within(&mut self, group: &str, patience: Duration) -> u64 {
+        let id = self.session.next_id();
+        self.feed(Event::Join(id, "chat".into(), group.into(), self.now + patience));
+        id
+    }
+
     fn join(&mut self, group: &str) -> (u64, String) {
         let id = self.session.next_id();
         (id, self.feed(Event::Join(id, "chat".into(), group.into(), self.now + 10 * SECOND)))
@@ -676,10 +682,68 @@ fn a_join_after_a_reconnect_survives_a_refusal_for_now_but_not_one_for_good() {
 #[test]
 fn a_join_that_nobody_waits_for_any_more_is_undone() {
     let mut rig = Rig::online(&["tcp://h:1"]);
-    let (id, _) = rig.join("g");
+    let id = rig.join_within("g", 5 * SECOND);
     let on_wire = rig.session.last_id;
     assert_eq!(rig.due(), format!("grouped {id} no answer in time"));
     assert_eq!(rig.hear(&joined(on_wire, 0)), "send LEAVE g");
+
+    // Nor does one that is never answered leave the device in a group that nobody wants.
+    let mut rig = Rig::online(&["tcp://h:1"]);
+    let id = rig.join_within("g", 5 * SECOND);
+    assert_eq!(rig.due(), format!("grouped {id} no answer in time"));
+    assert_eq!(rig.due(), "send LEAVE g");
+    assert_eq!(rig.due(), "", "and nobody waits for the answer to that");
+}
+
+#[test]
+fn a_join_without_an_answer_is_written_again() {
+    let mut rig = Rig::online(&["tcp://h:1"]);
+    let began = rig.now;
+    let id = rig.join_within("g", 60 * SECOND);
+    let first = rig.session.last_id;
+    // Whatever it crossed.
+    assert_eq!(rig.hear(&left(params::LeftReason::Removed)), "");
+    assert_eq!(rig.due(), "send JOIN g");
+    assert_eq!(rig.now - began, 10 * SECOND);
+    assert_eq!(rig.hear(&joined(first, 0)), "", "too late; the second one is answered, too");
+    assert_eq!(rig.hear(&joined(rig.session.last_id, 0)), format!("grouped {id} ok"));
+
+    // One that the app leaves while no JOIN is on the wire may be in all the same.
+    let mut rig = Rig::online(&["tcp://h:1"]);
+    for number in 10..26 {
+        rig.join_within(&format!("g{number}"), 60 * SECOND);
+    }
+    rig.join_within("g0", 60 * SECOND);
+    let seen = rig.due();
+    assert!(seen.contains("JOIN g0") && !seen.contains("JOIN g25"), "{seen}");
+    let (id, deadline) = (rig.session.next_id(), rig.now + 60 * SECOND);
+    let seen = rig.feed(Event::Leave(id, "g25".into(), deadline));
+    assert!(seen.ends_with("left before the join was done"), "{seen}");
+    let seen = rig.hear(&joined(rig.session.last_id - 1, 0));
+    assert!(seen.ends_with("ok, send LEAVE g25"), "{seen}");
+}
+
+#[test]
+fn a_leave_without_an_answer_is_written_again_while_the_app_waits() {
+    let mut rig = member();
+    let id = rig.session.next_id();
+    let deadline = rig.now + 15 * SECOND;
+    assert_eq!(rig.feed(Event::Leave(id, "g".into(), deadline)), "send LEAVE g");
+    let began = rig.now;
+    assert_eq!(rig.due(), "send LEAVE g");
+    assert_eq!(rig.now - began, 10 * SECOND);
+    assert_eq!(rig.due(), format!("grouped {id} no answer in time"));
+    assert_eq!(rig.due(), "");
+
+    // Not behind a join that came after it.
+    let mut rig = member();
+    let id = rig.session.next_id();
+    let deadline = rig.now + 15 * SECOND;
+    rig.feed(Event::Leave(id, "g".into(), deadline));
+    rig.now += SECOND;
+    let joins = rig.join_within("g", 30 * SECOND);
+    assert_eq!(rig.hear(&joined(rig.session.last_id, 0)), format!("grouped {joins} ok"));
+    assert_eq!(rig.due(), "", "the first LEAVE is given up");
 }
 
 #[test]

@@ -58,10 +58,9 @@ impl Groups {
     /// The app has left, and the node may not have heard: what is still on its way is for nobody, and
     /// must not look as if the business had put this device in.
     fn is_leaving(&self, group: &str) -> bool {
-        let is_named = |it: &String| it == group;
         !self.wanted.contains_key(group)
-            && (self.on_wire.values().any(is_named)
-                || self.leaves.iter().any(|(_, it)| is_named(it)))
+            && (self.on_wire.values().any(|it| it.group == group)
+                || self.leaves.iter().any(|(_, it)| it == group))
     }
 
     /// MISSED.

@@ -15,6 +15,8 @@ pub(super) struct Membership {
     pub(super) stage: Stage,
     /// It was in once: a refusal for now does not end it.
     pub(super) held: bool,
+    /// A JOIN on this link was never answered: the node may count this device in.
+    pub(super) is_unsure: bool,
     /// History groups: the last push handed over, over all connections.
     pub(super) last: Position,
     /// A push was dropped that must come again.
@@ -31,6 +33,7 @@ impl Membership {
             business,
             stage: Stage::Wanted,
             held: false,
+            is_unsure: false,
             last: Position::START,
             is_missing: false,
             recover_until: None,
