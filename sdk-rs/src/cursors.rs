@@ -3,13 +3,13 @@
 //! A cursor that is lost brings back pushes that were handled; one that is invented loses pushes. So
 //! a file that cannot be read is an error, never an empty start.
 
+use crate::storage::replace_file;
 use aws_lc_rs::digest::{SHA256, digest};
 use hawser_proto::id::Position;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,10 +22,33 @@ pub type Cursors = Vec<(Arc<str>, Position)>;
 pub trait CursorStorage: Send + Sync + 'static {
     /// What was stored last; empty when nothing ever was. An error keeps the client closed.
     fn load(&self, app: &str, device: &str) -> io::Result<Cursors>;
-    /// Replaces all of them, durably as far as the storage can: what is below these cursors is
-    /// acknowledged, and never comes again. After an error the client tries again, and acknowledges
-    /// nothing.
-    fn store(&self, app: &str, device: &str, cursors: &Cursors) -> io::Result<()>;
+    /// Keeps them, durably as far as the storage can: what is below these cursors is acknowledged, and
+    /// never comes again. After an error the client tries again, and acknowledges nothing.
+    ///
+    /// A cursor that is kept already never goes back: another process of this device may have kept a
+    /// higher one, and the higher one stays. But the cursors of the businesses in `refused` were none:
+    /// what is kept of those is replaced, or forgotten where `cursors` does not name them.
+    /// [`merge_cursors`] does this.
+    fn store(
+        &self,
+        app: &str,
+        device: &str,
+        cursors: &Cursors,
+        refused: &[Arc<str>],
+    ) -> io::Result<()>;
+}
+
+/// What is to be kept, where `kept` was: see [`CursorStorage::store`].
+pub fn merge_cursors(kept: Cursors, cursors: &Cursors, refused: &[Arc<str>]) -> Cursors {
+    let mut merged = kept;
+    merged.retain(|(business, _)| !refused.contains(business));
+    for (business, at) in cursors {
+        match merged.iter_mut().find(|(known, _)| known == business) {
+            Some((_, known)) => *known = *at.max(known),
+            None => merged.push((business.clone(), *at)),
+        }
+    }
+    merged
 }
 
 impl<S: CursorStorage + ?Sized> CursorStorage for Arc<S> {
@@ -33,8 +56,14 @@ impl<S: CursorStorage + ?Sized> CursorStorage for Arc<S> {
         (**self).load(app, device)
     }
 
-    fn store(&self, app: &str, device: &str, cursors: &Cursors) -> io::Result<()> {
-        (**self).store(app, device, cursors)
+    fn store(
+        &self,
+        app: &str,
+        device: &str,
+        cursors: &Cursors,
+        refused: &[Arc<str>],
+    ) -> io::Result<()> {
+        (**self).store(app, device, cursors, refused)
     }
 }
 
@@ -48,14 +77,24 @@ impl CursorStorage for MemoryCursors {
         Ok(self.0.lock().get(&key).cloned().unwrap_or_default())
     }
 
-    fn store(&self, app: &str, device: &str, cursors: &Cursors) -> io::Result<()> {
-        self.0.lock().insert((app.to_owned(), device.to_owned()), cursors.clone());
+    fn store(
+        &self,
+        app: &str,
+        device: &str,
+        cursors: &Cursors,
+        refused: &[Arc<str>],
+    ) -> io::Result<()> {
+        let mut all = self.0.lock();
+        let kept = all.entry((app.to_owned(), device.to_owned())).or_default();
+        *kept = merge_cursors(std::mem::take(kept), cursors, refused);
         Ok(())
     }
 }
 
 /// A small text file per app and device, replaced as a whole; file and folder are synced before a
-/// cursor counts as kept, so that it survives the process and the machine.
+/// cursor counts as kept, so that it survives the process and the machine. Two processes of one device
+/// never mix theirs, and do not set each other's back but for calls at the very same time, after which
+/// the lower cursor may stand until the next.
 #[derive(Debug)]
 pub struct FileCursors {
     folder: PathBuf,
@@ -102,21 +141,15 @@ impl CursorStorage for FileCursors {
         }
     }
 
-    fn store(&self, app: &str, device: &str, cursors: &Cursors) -> io::Result<()> {
-        let path = self.path(app, device);
-        let beside = path.with_extension("cursors.new");
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(&beside)?;
-        file.write_all(print(app, device, cursors).as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&beside, &path)?;
-        // The new name is only safe with its folder; other systems than Unix cannot open one.
-        #[cfg(unix)]
-        File::open(&self.folder)?.sync_all()?;
-        Ok(())
+    fn store(
+        &self,
+        app: &str,
+        device: &str,
+        cursors: &Cursors,
+        refused: &[Arc<str>],
+    ) -> io::Result<()> {
+        let merged = merge_cursors(self.load(app, device)?, cursors, refused);
+        replace_file(&self.path(app, device), print(app, device, &merged).as_bytes())
     }
 }
 
@@ -173,10 +206,10 @@ mod tests {
         for storage in [&file as &dyn CursorStorage, &memory] {
             assert_eq!(storage.load("demo", "a").unwrap(), []);
             for seq in [1, 2] {
-                storage.store("demo", "a", &cursors(seq)).unwrap();
+                storage.store("demo", "a", &cursors(seq), &[]).unwrap();
                 assert_eq!(storage.load("demo", "a").unwrap(), cursors(seq));
             }
-            storage.store("demo", "../b c\u{e9}", &cursors(9)).unwrap();
+            storage.store("demo", "../b c\u{e9}", &cursors(9), &[]).unwrap();
             assert_eq!(storage.load("demo", "a").unwrap(), cursors(2));
             assert_eq!(storage.load("demo", "../b c\u{e9}").unwrap(), cursors(9));
             assert_eq!(storage.load("dem", "oa").unwrap(), []);
@@ -188,7 +221,7 @@ mod tests {
     fn a_file_that_was_cut_or_changed_is_an_error_that_says_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
         let storage = FileCursors::new(folder.path());
-        storage.store("demo", "a", &cursors(7)).unwrap();
+        storage.store("demo", "a", &cursors(7), &[]).unwrap();
         let path = storage.path("demo", "a");
         let whole = std::fs::read(&path).unwrap();
         for length in 0..whole.len() {
@@ -209,16 +242,66 @@ mod tests {
     }
 
     #[test]
+    fn a_kept_cursor_goes_back_only_when_it_was_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, memory) = (FileCursors::new(folder.path()), MemoryCursors::default());
+        let one = |business: &str, seq| (business.into(), Position::new(2, seq));
+        for storage in [&file as &dyn CursorStorage, &memory] {
+            let store = |cursors: Cursors, refused: &[Arc<str>]| {
+                storage.store("demo", "a", &cursors, refused).unwrap();
+                storage.load("demo", "a").unwrap()
+            };
+            store(vec![one("chat", 9), one("shop", 5)], &[]);
+            // A second process of the device, which began earlier and knows less.
+            assert_eq!(
+                store(vec![one("chat", 4), one("shop", 6)], &[])[..],
+                [one("chat", 9), one("shop", 6)]
+            );
+            assert_eq!(store(vec![one("mail", 1)], &[]).len(), 3);
+            let mut seen = store(vec![one("chat", 4), one("shop", 2)], &["chat".into()]);
+            seen.sort();
+            assert_eq!(seen, [one("chat", 4), one("mail", 1), one("shop", 6)]);
+            assert_eq!(store(Vec::new(), &["chat".into()]).len(), 2, "refused, and nothing since");
+        }
+    }
+
+    #[test]
+    fn processes_of_one_device_never_mix_their_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = FileCursors::new(folder.path());
+        std::thread::scope(|scope| {
+            for writer in 0..4u64 {
+                let storage = &storage;
+                scope.spawn(move || {
+                    for round in 1..=50 {
+                        // Of different lengths, so that a mix shows.
+                        let cursors = (0..=writer * 3)
+                            .map(|n| (format!("business-{n}").into(), Position::new(1, round)));
+                        storage.store("demo", "a", &cursors.collect(), &[]).unwrap();
+                    }
+                });
+            }
+        });
+        assert!(!storage.load("demo", "a").unwrap().is_empty());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside");
+    }
+
+    #[test]
     fn a_process_that_dies_while_it_stores_leaves_the_old_or_the_new() {
         let folder = tempfile::tempdir().unwrap();
         let storage = FileCursors::new(folder.path());
-        storage.store("demo", "a", &cursors(1)).unwrap();
+        storage.store("demo", "a", &cursors(1), &[]).unwrap();
         // It died while it wrote beside.
         let beside = storage.path("demo", "a").with_extension("cursors.new");
         std::fs::write(&beside, "hawser-cur").unwrap();
         assert_eq!(storage.load("demo", "a").unwrap(), cursors(1));
-        storage.store("demo", "a", &cursors(2)).unwrap();
+        storage.store("demo", "a", &cursors(2), &[]).unwrap();
         assert_eq!(storage.load("demo", "a").unwrap(), cursors(2));
-        assert!(!beside.exists());
+
+        // And one that cannot write leaves nothing beside.
+        let path = storage.path("demo", "b");
+        std::fs::create_dir(&path).unwrap();
+        assert!(replace_file(&path, b"never").is_err());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
     }
 }

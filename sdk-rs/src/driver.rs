@@ -286,8 +286,9 @@ impl Driver {
             Action::Shelve(business, number, item) => {
                 self.shared.listeners.shelve(&business, number, item);
             }
-            Action::Keep(cursors) => {
-                self.keeping = Some(Box::pin(keep_cursors(self.shared.clone(), cursors)));
+            Action::Keep(cursors, refused) => {
+                let keep = keep_cursors(self.shared.clone(), cursors, refused);
+                self.keeping = Some(Box::pin(keep));
             }
         }
     }
@@ -401,7 +402,11 @@ async fn load_inboxes(shared: &Arc<Shared>) -> io::Result<Inboxes> {
 }
 
 /// Keeps cursors, unless newer ones were kept while this call waited for its thread.
-async fn keep_cursors(shared: Arc<Shared>, cursors: Cursors) -> io::Result<()> {
+async fn keep_cursors(
+    shared: Arc<Shared>,
+    cursors: Cursors,
+    refused: Vec<Arc<str>>,
+) -> io::Result<()> {
     let Some(storage) = shared.cursors.clone() else { return Ok(()) };
     let number = shared.keeps.fetch_add(1, Relaxed) + 1;
     let store = move || {
@@ -411,7 +416,7 @@ async fn keep_cursors(shared: Arc<Shared>, cursors: Cursors) -> io::Result<()> {
             return Ok(());
         }
         *newest = number;
-        storage.store(&shared.setup.app, &shared.setup.device, &cursors)
+        storage.store(&shared.setup.app, &shared.setup.device, &cursors, &refused)
     };
     tokio::task::spawn_blocking(store).await.map_err(io::Error::other)?
 }

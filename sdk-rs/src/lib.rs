@@ -78,7 +78,7 @@ pub use backoff::Settings as Backoff;
 pub use builder::{BuildError, Builder};
 pub use business::{Business, GroupError};
 pub use client::{Client, ConnectError};
-pub use cursors::{CursorStorage, Cursors, FileCursors, MemoryCursors};
+pub use cursors::{CursorStorage, Cursors, FileCursors, MemoryCursors, merge_cursors};
 pub use hawser_proto::code::{CloseCode, ErrorCode, Retry};
 pub use hawser_proto::id::Position;
 pub use incoming::{Gap, GapReason, GroupReset, Incoming, Left, LeftReason, Push, TermChanged};

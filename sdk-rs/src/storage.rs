@@ -4,6 +4,7 @@
 
 use parking_lot::Mutex;
 use std::fmt;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -56,7 +57,8 @@ impl Storage for MemoryStorage {
 }
 
 /// A small text file, replaced as a whole and synced. It may hold the device key, so on Unix it is
-/// readable by its owner alone. One client per file.
+/// readable by its owner alone. One client per file: two that share it share their login attempts, and
+/// refuse each other.
 #[derive(Debug)]
 pub struct FileStorage {
     path: PathBuf,
@@ -81,17 +83,39 @@ impl Storage for FileStorage {
     }
 
     fn store(&self, installation: &Installation) -> io::Result<()> {
-        let mut beside = self.path.clone().into_os_string();
-        beside.push(".new");
-        let mut options = std::fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(&beside)?;
-        file.write_all(print(installation).as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&beside, &self.path)
+        replace_file(&self.path, print(installation).as_bytes())
     }
+}
+
+/// Replaces a file as a whole, synced together with its folder. It is written under a name of this call
+/// alone, so that others who replace it at the same time never mix their bytes with these.
+pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut beside = path.to_owned().into_os_string();
+    beside.push(format!(".{:016x}.new", rand::random::<u64>()));
+    let written = write_and_rename(Path::new(&beside), path, bytes);
+    if written.is_err() {
+        // Whatever made the write fail says more than a failure to tidy up.
+        let _ = std::fs::remove_file(&beside);
+    }
+    written
+}
+
+fn write_and_rename(beside: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(beside, path)?;
+    // The new name is only safe with its folder; other systems than Unix cannot open one.
+    #[cfg(unix)]
+    {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+    }
+    Ok(())
 }
 
 fn print(it: &Installation) -> String {
@@ -127,6 +151,26 @@ mod tests {
             storage.store(&kept).unwrap();
             assert_eq!(storage.load().unwrap(), Some(kept));
         }
+    }
+
+    #[test]
+    fn two_who_store_at_once_leave_what_one_of_them_stored() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = FileStorage::new(folder.path().join("installation"));
+        std::thread::scope(|scope| {
+            for (byte, device_key) in [(1, None), (2, Some([7; 32]))] {
+                let storage = &storage;
+                scope.spawn(move || {
+                    for attempt in 0..100 {
+                        let instance = [byte; 16];
+                        storage.store(&Installation { instance, attempt, device_key }).unwrap();
+                    }
+                });
+            }
+        });
+        let kept = storage.load().unwrap().unwrap();
+        assert_eq!((kept.attempt, kept.device_key.is_some()), (99, kept.instance[0] == 2));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

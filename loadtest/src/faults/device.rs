@@ -90,9 +90,15 @@ impl CursorStorage for Mortal {
         self.cursors.load(app, device)
     }
 
-    fn store(&self, app: &str, device: &str, cursors: &Cursors) -> std::io::Result<()> {
+    fn store(
+        &self,
+        app: &str,
+        device: &str,
+        cursors: &Cursors,
+        refused: &[Arc<str>],
+    ) -> std::io::Result<()> {
         self.end.at(Point::Cursor);
-        self.cursors.store(app, device, cursors)?;
+        self.cursors.store(app, device, cursors, refused)?;
         for (business, at) in cursors {
             let event = Event::new(0, Kind::Commit).of(app, device, business).at(*at);
             self.history.write(Event { process: self.process, ..event });

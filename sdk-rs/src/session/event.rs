@@ -105,6 +105,7 @@ pub enum Action {
     /// A stored push, or word of its inbox. Hand them over in the order of their numbers, each once
     /// in the life of [`super::inbox::Inboxes`]; answer with [`Event::Handled`].
     Shelve(Arc<str>, u64, Incoming),
-    /// Keep these cursors, all there are; answer with [`Event::Kept`]. One at a time.
-    Keep(Vec<(Arc<str>, Position)>),
+    /// Keep these cursors, all there are, instead of what was kept of the businesses in the second
+    /// list, whose cursors were refused; answer with [`Event::Kept`]. One at a time.
+    Keep(Vec<(Arc<str>, Position)>, Vec<Arc<str>>),
 }

@@ -147,9 +147,8 @@ impl Groups {
         let member = self.wanted.remove(group);
         self.put_in.remove(group);
         self.answer_joins(group, &Err(GroupError::Left), out);
-        let on_node = member.is_none_or(|it| {
-            it.is_unsure || matches!(it.stage, Stage::In | Stage::Joining(_))
-        });
+        let on_node = member
+            .is_none_or(|it| it.is_unsure || matches!(it.stage, Stage::In | Stage::Joining(_)));
         if is_online && on_node {
             self.waiters.insert(id, Waiter::Leave { deadline });
             self.leaves.push_back((id, group.to_owned()));

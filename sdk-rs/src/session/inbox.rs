@@ -33,7 +33,7 @@ use hawser_proto::limits::{
     ACK_DELAY, ACK_ENTRIES, BUSINESSES_PER_CONNECTION_MAX, INBOX_WINDOW_BYTES,
 };
 use hawser_proto::params;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -59,14 +59,23 @@ pub struct Inboxes {
 /// Batches what is kept. One storage call at a time, always with all that is newest.
 #[derive(Debug, Default)]
 struct Keeper {
-    keeping: Option<Vec<(Arc<str>, Position)>>,
+    keeping: Option<Keeping>,
     keep_at: Option<Instant>,
     /// After a failure nothing is tried before this.
     not_before: Option<Instant>,
     pushes: usize,
     bytes: usize,
-    /// A cursor went down, which no comparison shows.
+    /// The last call failed, or nobody heard of its end.
     is_forced: bool,
+    /// Whose kept cursor was refused: it has to go, though the new one is lower.
+    refused: BTreeSet<Arc<str>>,
+}
+
+/// What a storage call keeps.
+#[derive(Debug)]
+struct Keeping {
+    cursors: Vec<(Arc<str>, Position)>,
+    refused: BTreeSet<Arc<str>>,
 }
 
 impl Inboxes {
@@ -150,7 +159,7 @@ impl Inboxes {
                 (inbox.handled, inbox.kept) = (floor, floor);
                 (inbox.acked, inbox.seen) = (floor, floor);
                 inbox.tell(business, Incoming::TermChanged(TermChanged { from, to: floor }), out);
-                self.keeper.is_forced = true;
+                self.keeper.refused.insert(business.clone());
                 self.keeper.keep_at = Some(now);
                 self.keep(now, out);
             }
@@ -278,7 +287,7 @@ impl Inboxes {
 
     /// The storage has kept what [`Action::Keep`] gave it, or has not.
     pub(super) fn kept(&mut self, is_ok: bool, now: Instant, out: &mut Vec<Action>) {
-        let Some(kept) = self.keeper.keeping.take() else { return };
+        let Some(Keeping { cursors: kept, refused }) = self.keeper.keeping.take() else { return };
         if is_ok {
             self.keeper.not_before = None;
             for (business, at) in kept {
@@ -291,6 +300,7 @@ impl Inboxes {
             }
             self.send_acks(out);
         } else {
+            self.keeper.refused.extend(refused);
             self.keeper.is_forced = true;
             self.keeper.keep_at = Some(now);
             self.keeper.not_before = Some(now + KEEP_AGAIN);
@@ -301,7 +311,8 @@ impl Inboxes {
     /// The client has ended: a storage call that is still under way is nobody's any more.
     pub(super) fn settle(&mut self, now: Instant) {
         self.offline();
-        if self.keeper.keeping.take().is_some() {
+        if let Some(Keeping { refused, .. }) = self.keeper.keeping.take() {
+            self.keeper.refused.extend(refused);
             self.keeper.is_forced = true;
             self.keeper.keep_at = Some(now);
         }
@@ -350,15 +361,16 @@ impl Inboxes {
             return;
         }
         (keeper.keep_at, keeper.pushes, keeper.bytes) = (None, 0, 0);
-        let is_forced = std::mem::take(&mut keeper.is_forced);
+        let refused = std::mem::take(&mut keeper.refused);
+        let is_forced = std::mem::take(&mut keeper.is_forced) || !refused.is_empty();
         if !is_forced && self.each.values().all(|inbox| inbox.handled == inbox.kept) {
             return;
         }
         let began = self.each.iter().filter(|(_, inbox)| inbox.handled > Position::START);
         let cursors: Vec<_> =
             began.map(|(business, inbox)| (business.clone(), inbox.handled)).collect();
-        out.push(Action::Keep(cursors.clone()));
-        self.keeper.keeping = Some(cursors);
+        out.push(Action::Keep(cursors.clone(), refused.iter().cloned().collect()));
+        self.keeper.keeping = Some(Keeping { cursors, refused });
     }
 
     /// Tells the node what is kept, as far as it does not know.

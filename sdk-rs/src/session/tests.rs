@@ -197,7 +197,7 @@ fn print(action: &Action) -> String {
         Action::Left(business, left) => format!("left {business} {} {:?}", left.group, left.reason),
         Action::Reset(business, reset) => format!("reset {business} {}", reset.group),
         Action::Shelve(business, number, _) => format!("shelve {business} {number}"),
-        Action::Keep(cursors) => format!("keep {cursors:?}"),
+        Action::Keep(cursors, _) => format!("keep {cursors:?}"),
     }
 }
 

@@ -73,12 +73,18 @@ impl CursorStorage for Moody {
         self.kept.load(app, device)
     }
 
-    fn store(&self, app: &str, device: &str, cursors: &Cursors) -> io::Result<()> {
+    fn store(
+        &self,
+        app: &str,
+        device: &str,
+        cursors: &Cursors,
+        refused: &[Arc<str>],
+    ) -> io::Result<()> {
         self.asked.lock().unwrap().push(cursors[0].1.seq);
         if self.fails.load(Ordering::Relaxed) {
             return Err(io::Error::other("no room"));
         }
-        self.kept.store(app, device, cursors)
+        self.kept.store(app, device, cursors, refused)
     }
 }
 
@@ -420,10 +426,16 @@ async fn a_slow_storage_holds_up_nothing_but_acknowledgements() {
         fn load(&self, app: &str, device: &str) -> io::Result<Cursors> {
             self.1.load(app, device)
         }
-        fn store(&self, app: &str, device: &str, cursors: &Cursors) -> io::Result<()> {
+        fn store(
+            &self,
+            app: &str,
+            device: &str,
+            cursors: &Cursors,
+            refused: &[Arc<str>],
+        ) -> io::Result<()> {
             let _alone = self.0.try_lock().expect("one call at a time");
             std::thread::sleep(Duration::from_millis(50));
-            self.1.store(app, device, cursors)
+            self.1.store(app, device, cursors, refused)
         }
     }
     let mut node = Node::tcp().await;

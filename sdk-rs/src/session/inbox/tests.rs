@@ -34,9 +34,10 @@ fn print(action: &Action) -> String {
         Action::Shelve(_, number, Incoming::TermChanged(word)) => {
             format!("shelve {number} term {}..{}", word.from, word.to)
         }
-        Action::Keep(cursors) => {
+        Action::Keep(cursors, refused) => {
             let at: Vec<String> = cursors.iter().map(|(_, at)| short(*at)).collect();
-            format!("keep {}", at.join(" "))
+            let instead = if refused.is_empty() { "" } else { " instead" };
+            format!("keep {}{instead}", at.join(" "))
         }
         Action::Send(frame) => {
             let raw = decode_message(frame.clone(), FRAME_BYTES_MAX).unwrap();
@@ -330,8 +331,11 @@ fn what_the_login_says_is_heard() {
     rig.inboxes.offline();
     let state = params::InboxState::CursorRefused.into();
     let refused = params::Inbox { state, floor_term: 3, floor_seq: 4, ..params::Inbox::default() };
-    assert_eq!(rig.log_in(refused), "shelve 2 term 900-2..3-4, keep 3-4");
+    assert_eq!(rig.log_in(refused), "shelve 2 term 900-2..3-4, keep 3-4 instead");
     assert_eq!(rig.handled(1), "");
+    // Until it is kept, whatever is kept takes its place.
+    assert_eq!(rig.kept(false), "");
+    assert_eq!(rig.due(), "keep 3-4 instead");
     assert_eq!(rig.kept(true), "");
     assert_eq!(rig.push(at(3, 5), at(3, 4)), "shelve 3 push 3-5");
     rig.handled(3);
@@ -549,7 +553,7 @@ impl World {
                     self.shelf.push_back((number, push.position));
                 }
                 Action::Shelve(_, number, _) => self.shelf.push_back((number, None)),
-                Action::Keep(cursors) => {
+                Action::Keep(cursors, _) => {
                     assert!(self.keeping.is_none(), "two storage calls at once");
                     self.keeping = Some(cursors[0].1);
                 }
