@@ -6,18 +6,18 @@ use crate::report::{Repeats, Row};
 use crate::system::{APP, BUSINESS, System};
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use hawser_loadtest::bare_store::{AROUND_BODY, Appends};
 use hawser_loadtest::redis::Redis;
 use hawser_proto::rpc::push::{
     BatchUnicastRequest, Class, Durability, Message, Outcome, StoreOptions, UnicastRequest,
 };
 use hawser_sdk::Client;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 /// Devices that are away; their inboxes take everything, in turn.
@@ -26,6 +26,8 @@ const AWAY: usize = 10_000;
 const PUSHES: usize = 100_000;
 /// Targets of one message of the stream.
 const BATCH: usize = 100;
+/// Messages whose answers are waited for: what a store takes longer for than its time-out fails.
+const BATCHES_IN_FLIGHT: usize = 16;
 /// Records of the bare loop that share a commit, and how long it runs.
 const GROUP: usize = 64;
 const BARE_LASTS: Duration = Duration::from_secs(3);
@@ -114,18 +116,27 @@ async fn store_many(
             ..BatchUnicastRequest::default()
         }
     });
+    let room = Arc::new(Semaphore::new(BATCHES_IN_FLIGHT));
+    let taken = room.clone();
+    let batches = stream::iter(batches).then(move |batch| {
+        let room = taken.clone();
+        async move {
+            room.acquire_owned().await.expect("it is never closed").forget();
+            batch
+        }
+    });
     let (cpu, started) = (system.process.cpu_seconds()?, Instant::now());
-    let mut answers = system
-        .push()
-        .stream_unicast(system.call(stream::iter(batches), PATIENCE))
-        .await?
-        .into_inner();
-    let mut stored = 0;
+    let mut answers =
+        system.push().stream_unicast(system.call(batches, PATIENCE)).await?.into_inner();
+    let mut outcomes = BTreeMap::new();
     while let Some(answer) = answers.message().await? {
-        let good = |one: &&i32| **one == Outcome::Stored as i32;
-        stored += answer.outcomes.iter().filter(good).count();
+        room.add_permits(1);
+        for outcome in answer.outcomes() {
+            *outcomes.entry(outcome.as_str_name()).or_insert(0) += 1;
+        }
     }
-    ensure!(stored == PUSHES, "only {stored} of {PUSHES} pushes were stored");
+    let stored = outcomes.get(Outcome::Stored.as_str_name());
+    ensure!(stored == Some(&PUSHES), "not all of {PUSHES} pushes were stored: {outcomes:?}");
     let seconds = started.elapsed().as_secs_f64();
     let used = system.process.cpu_seconds()? - cpu;
     let count = PUSHES as f64;
