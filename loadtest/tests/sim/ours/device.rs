@@ -412,7 +412,7 @@ impl Ours {
                 let delay = net.rng.between(1, 2 * MS);
                 net.after(delay, part, Message::Handle(name));
             }
-            A::Keep(cursors) => {
+            A::Keep(cursors, _) => {
                 device.is_keeping = true;
                 if self.trapped(net, index, Trap::Keeping) {
                     return;
