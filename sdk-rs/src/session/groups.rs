@@ -318,10 +318,9 @@ impl Groups {
                 member.is_unsure = true;
                 member.stage = Stage::Wanted;
             }
-            // A leave that came before another join must not undo it; a join before it, neither.
-            Some(_) => {}
             None if is_join || self.waiters.contains_key(&id) => self.leaves.push_back((id, group)),
-            None => {}
+            // Nobody waits for it, or the group was joined anew behind it, and that must not be undone.
+            Some(_) | None => {}
         }
     }
 
