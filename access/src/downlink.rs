@@ -10,7 +10,8 @@ use crate::frame_out::FrameOut;
 use crate::node::Node;
 use crate::outbox::{Keep, SlowPolicy};
 use crate::routers::asks::{Waits, Who};
-use crate::table::{Connection, Target, Written};
+use crate::table::{Connection, Signal, Target, Written};
+use hawser_proto::code::CloseCode;
 use hawser_proto::frame::{NodeFrame, ability};
 use hawser_proto::id::{AppId, BusinessNo, DeviceId, Epoch, Position, SlotRef};
 use hawser_proto::params::{self, InboxState};
@@ -25,7 +26,7 @@ pub(crate) struct Downlink {
     missed: Vec<(u32, u64)>,
     /// Wake-ups that were faster than the answer to the claim, the highest of each inbox.
     early: Vec<(BusinessNo, Position, u8)>,
-    /// Waits for leave to ask the store something.
+    /// Waits for leave to ask the store something, and stands in the queue of those who do.
     is_waiting: bool,
     /// What of it stands in the gauge of unacknowledged pushes.
     counted: usize,
@@ -65,6 +66,7 @@ struct Rest {
     tells: Vec<(Waiter, bool)>,
     who: Option<Who>,
     is_queued: bool,
+    /// It begins to wait for leave.
     waits: bool,
     due_ms: Option<u64>,
 }
@@ -78,8 +80,22 @@ pub(crate) fn begin(connection: &mut Connection, cursors: &[(BusinessNo, Positio
     }
 }
 
-/// How the inboxes stand, with the answer to a claim or an announcement.
-pub(crate) fn stand(connection: &mut Connection, inboxes: &[wire::InboxTail]) {
+/// Which answer says how inboxes stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// To a login: LOGIN_OK tells the device the same.
+    AtLogin,
+    /// To an announcement or a sweep of a session that is under way.
+    Meanwhile,
+}
+
+/// How the inboxes stand.
+///
+/// A position that the store refuses stands for a device that would drop whatever comes below it, so the
+/// device must go back to the floor, and only LOGIN_OK can tell it to. Meanwhile the session is therefore
+/// closed, to log in again: going on from the floor here would write what the device drops, and going on
+/// from where it stands would leave it deaf until the store's clock has caught up.
+pub(crate) fn stand(connection: &mut Connection, inboxes: &[wire::InboxTail], said: Said) {
     if !connection.has(ability::INBOX) {
         return;
     }
@@ -88,8 +104,14 @@ pub(crate) fn stand(connection: &mut Connection, inboxes: &[wire::InboxTail]) {
         if !serves(connection, business) {
             continue;
         }
+        let is_refused = inbox.state == InboxState::CursorRefused as i32 as u32;
+        if is_refused && said == Said::Meanwhile {
+            let reason = "the store does not know the inbox's positions".to_owned();
+            connection.order(Signal::Ordered(CloseCode::Internal, reason));
+            return;
+        }
         let feeds = &mut connection.downlink_mut().feeds;
-        if inbox.state == InboxState::CursorRefused as i32 as u32 {
+        if is_refused {
             feeds.begin(business, Position::new(inbox.floor_term, inbox.floor_seq));
         }
         let tail = Position::new(inbox.tail_term, inbox.tail_seq);
@@ -148,27 +170,24 @@ pub(crate) fn wake(node: &Node, router: usize, delivery: wire::Delivery) {
     let priority = delivery.priority as u8;
     let waiter = Waiter { router: router as u32, id: delivery.id };
     let entry = Entry { place, frame: delivery.frame, lost: 0, lost_reason: 0, priority };
-    let turned = enter(node, named(), |connection| {
-        let takes = connection.has(ability::INBOX) && serves(connection, business);
-        if takes {
-            let feeds = &mut connection.downlink_mut().feeds;
-            feeds.wake(business, entry);
-            if delivery.wants_ack {
-                feeds.wait(business, place.at, waiter);
-            }
-        }
-        takes
-    });
-    if turned.is_none() && !remember_early(node, named(), business, place.at, priority) {
-        // The answer to its claim may have come in between.
+    // First, as it is no stale one: the answer to its claim may be coming in this very moment, and then
+    // the session is found below.
+    let is_early = remember_early(node, named(), business, place.at, priority);
+    let turned = (!is_early).then(|| {
         enter(node, named(), |connection| {
-            if connection.has(ability::INBOX) && serves(connection, business) {
-                connection.downlink_mut().feeds.tail(business, place.at, priority);
+            let takes = connection.has(ability::INBOX) && serves(connection, business);
+            if takes {
+                let feeds = &mut connection.downlink_mut().feeds;
+                feeds.wake(business, entry);
+                if delivery.wants_ack {
+                    feeds.wait(business, place.at, waiter);
+                }
             }
-        });
-    }
-    // Whoever is not there any more will not acknowledge it.
-    if turned != Some(true) && delivery.wants_ack {
+            takes
+        })
+    });
+    // Whoever is not there, or not yet, will not acknowledge it to this one.
+    if turned.flatten() != Some(true) && delivery.wants_ack {
         tell(node, waiter, false);
     }
 }
@@ -202,7 +221,7 @@ pub(crate) fn ack_told(node: &Node, who: &Who, is_taken: bool) {
 /// The answer to a sweep.
 pub(crate) fn swept(node: &Node, who: &Who, inboxes: &[wire::InboxTail]) {
     if !inboxes.is_empty() {
-        enter(node, who.target(node), |connection| stand(connection, inboxes));
+        enter(node, who.target(node), |connection| stand(connection, inboxes, Said::Meanwhile));
     }
 }
 
@@ -259,6 +278,15 @@ pub(crate) fn resync(node: &Node, at: SlotRef, resync: &params::Resync) {
 /// Something may go on: the link has drained, a pause is over, there is leave to ask.
 pub(crate) fn turn(node: &Node, at: SlotRef) {
     own(node, at, |_| ());
+}
+
+/// It has left the queue of those who wait for leave.
+pub(crate) fn granted(node: &Node, at: SlotRef) {
+    own(node, at, |connection| {
+        if let Some(downlink) = &mut connection.downlink {
+            downlink.is_waiting = false;
+        }
+    });
 }
 
 /// The session is over. Returns how far each inbox was written.
@@ -335,7 +363,6 @@ fn turn_feed(node: &Node, at: SlotRef, connection: &mut Connection) -> Rest {
     let mut rest = Rest::default();
     let (now_ms, metrics) = (node.table.exact_ms(), &node.metrics);
     let frame_bytes_max = connection.frame_bytes_max as usize;
-    downlink.is_waiting = false;
     while let Some(action) =
         downlink.feeds.poll(now_ms, frame_bytes_max, node.asks.has_leave(), |len| {
             connection.takes_stored(len)
@@ -362,8 +389,10 @@ fn turn_feed(node: &Node, at: SlotRef, connection: &mut Connection) -> Rest {
     let unacked = downlink.feeds.unacked();
     metrics.unacked.add(unacked as i64 - downlink.counted as i64);
     downlink.counted = unacked;
-    rest.waits = !node.asks.has_leave() && downlink.feeds.wants_to_ask(now_ms);
-    downlink.is_waiting = rest.waits;
+    // Whoever waits already does so once, until it is granted.
+    let wants_leave = !node.asks.has_leave() && downlink.feeds.wants_to_ask(now_ms);
+    rest.waits = wants_leave && !downlink.is_waiting;
+    downlink.is_waiting |= wants_leave;
     rest.due_ms = downlink.feeds.due_ms();
     if !rest.asks.is_empty() {
         rest.who = who(at, connection);
@@ -384,8 +413,12 @@ fn finish(node: &Node, at: SlotRef, rest: Rest) {
     for (waiter, is_handled) in tells {
         tell(node, waiter, is_handled);
     }
-    if waits {
-        node.asks.wait(at);
+    if waits && !node.asks.wait(at) {
+        node.table.with(at, |connection| {
+            if let Some(downlink) = &mut connection.downlink {
+                downlink.is_waiting = false;
+            }
+        });
     }
     let Some(who) = who else { return };
     for ask in asks {

@@ -258,10 +258,11 @@ impl Feeds {
 
     /// The session is over.
     pub fn end(self) -> Ended {
+        let sent = self.high().collect();
         let busy = self.busy.unwrap_or_default();
         let told = busy.to_tell.iter().map(|&(waiter, _)| waiter);
         Ended {
-            sent: self.inboxes.iter().map(|inbox| (inbox.business, inbox.high())).collect(),
+            sent,
             waiters: busy.waiting.iter().map(|&(.., waiter)| waiter).chain(told).collect(),
         }
     }
@@ -302,6 +303,11 @@ impl Feeds {
     /// The last position written, by inbox.
     pub fn sent(&self) -> impl Iterator<Item = (BusinessNo, Position)> + '_ {
         self.inboxes.iter().map(|inbox| (inbox.business, inbox.sent))
+    }
+
+    /// The highest position ever written, by inbox: above the last after a resync.
+    pub fn high(&self) -> impl Iterator<Item = (BusinessNo, Position)> + '_ {
+        self.inboxes.iter().map(|inbox| (inbox.business, inbox.high()))
     }
 
     // === Inside ===

@@ -135,7 +135,7 @@ impl Node {
             identity.epoch = epoch;
             // From here on it is a session, and its end counts it out.
             self.metrics.sessions(&identity.app, connection.dialled).inc();
-            downlink::stand(connection, inboxes);
+            downlink::stand(connection, inboxes, downlink::Said::AtLogin);
             Ok(true)
         });
         set.unwrap_or(Ok(false))

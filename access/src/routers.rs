@@ -224,10 +224,12 @@ impl Routers {
                 }
                 Ok(bound) => {
                     let stand = |connection: &mut Connection| {
-                        downlink::stand(connection, &bound.inboxes);
+                        downlink::stand(connection, &bound.inboxes, downlink::Said::Meanwhile);
                     };
                     node.table.with(pending.at, stand);
                     downlink::turn(node, pending.at);
+                    // What it acknowledged while the store did not know it was refused: said again.
+                    node.sweeps.once(pending.at);
                 }
                 Err(Unbound::Superseded) => node.supersede(pending.at),
                 // The router could not take it just now: again, with the next lease.

@@ -6,11 +6,11 @@
 use crate::downlink;
 use crate::groups::GroupKey;
 use crate::node::Node;
-use crate::routers::asks::{self, Waits};
-use hawser_proto::id::Position;
+use crate::routers::asks::{self, Waits, Who};
+use hawser_proto::id::{Position, SlotRef};
 use hawser_proto::rpc::node as wire;
 use parking_lot::Mutex;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,8 +19,11 @@ const BATCH: usize = 64;
 /// Slots looked at for one batch: where few sessions take stored pushes, a step is bounded all the same.
 const SLOTS_PER_BATCH: u32 = 4 * BATCH as u32;
 const TICK: Duration = Duration::from_millis(100);
-/// How often one may begin anew while sweeps fail.
+/// How often a circle may begin anew while wake-ups are lost.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// The first pause before what was refused is asked again; it doubles.
+const PAUSE: Duration = Duration::from_millis(250);
+const PAUSE_DOUBLINGS_MAX: u32 = 5;
 
 /// What is still to be asked.
 #[derive(Default)]
@@ -35,16 +38,56 @@ struct Round {
     slow: f64,
 }
 
+/// A part of a sweep that was refused, or not answered.
+#[derive(Debug)]
+pub(crate) enum Unanswered {
+    Sessions(Vec<SlotRef>),
+    Tail(GroupKey),
+}
+
+struct Again {
+    due: Instant,
+    what: Unanswered,
+    tries: u32,
+}
+
 /// The sweeps of one node.
 #[derive(Default)]
 pub(crate) struct Sweeps {
     round: Mutex<Round>,
+    /// Refused parts alone: the rest of their circle was answered.
+    again: Mutex<Vec<Again>>,
+    /// Sessions to be asked for once.
+    once: Mutex<HashSet<SlotRef>>,
 }
 
 impl Sweeps {
     /// Something may have been lost just now: everything is asked for once more.
     pub(crate) fn request(&self) {
         self.round.lock().is_wanted = true;
+    }
+
+    /// A part of a sweep has to be asked again, after a pause. Without a stream a whole circle comes with
+    /// the next.
+    pub(crate) fn refused(&self, node: &Node, what: Unanswered, tries: u32) {
+        if node.routers.ask_up().is_some() {
+            let due = Instant::now() + PAUSE * (1 << tries.min(PAUSE_DOUBLINGS_MAX));
+            self.again.lock().push(Again { due, what, tries: tries + 1 });
+        }
+    }
+
+    /// What this session has acknowledged may not have reached the store.
+    pub(crate) fn once(&self, at: SlotRef) {
+        self.once.lock().insert(at);
+    }
+}
+
+impl Round {
+    /// Adds histories behind those that are still to be asked: however often a circle begins, each has
+    /// its turn.
+    fn add_histories(&mut self, histories: Vec<GroupKey>) {
+        let left: HashSet<GroupKey> = self.groups.iter().cloned().collect();
+        self.groups.extend(histories.into_iter().filter(|key| !left.contains(key)));
     }
 }
 
@@ -73,14 +116,11 @@ fn step(node: &Node) {
         let rests = round.begun.is_none_or(|begun| begun.elapsed() >= AGAIN_AFTER);
         if round.is_wanted && rests && node.routers.ask_up().is_some() {
             // A whole circle from here: whatever was passed already is asked again.
-            *round = Round {
-                next_slot: round.next_slot,
-                slots_left: slots,
-                groups: node.groups.histories().into(),
-                is_wanted: false,
-                begun: Some(Instant::now()),
-                slow: 0.0,
-            };
+            round.add_histories(node.groups.histories());
+            (round.slots_left, round.slow, round.is_wanted) = (slots, 0.0, false);
+            round.begun = Some(Instant::now());
+            node.sweeps.again.lock().clear();
+            node.sweeps.once.lock().clear();
             node.metrics.sweeps.inc();
         }
         let ticks = |within: Duration| (within.as_secs_f64() / TICK.as_secs_f64()).max(1.0);
@@ -103,7 +143,7 @@ fn step(node: &Node) {
         round.next_slot = (next + budget) % slots.max(1);
         if round.slots_left == 0 && budget > 0 && round.next_slot <= next {
             // The slow walk has come round, too.
-            round.groups = node.groups.histories().into();
+            round.add_histories(node.groups.histories());
         }
         if slots == 0 {
             round.slots_left = 0;
@@ -112,28 +152,83 @@ fn step(node: &Node) {
         (next, budget, round.groups.drain(..few).collect::<Vec<_>>())
     };
     while budget > 0 {
-        let mut all = Vec::new();
-        let mut sessions = Vec::new();
-        while budget > 0 && all.len() < BATCH {
+        let mut batch = Vec::new();
+        while budget > 0 && batch.len() < BATCH {
             let one = node.table.visit(next, |at, connection| downlink::sweep_one(at, connection));
-            if let Some((who, one)) = one.flatten() {
-                all.push(who);
-                sessions.push(one);
-            }
+            batch.extend(one.flatten());
             next = (next + 1) % slots;
             budget -= 1;
         }
-        if !all.is_empty() {
-            let sweep = wire::ask::What::Sweep(wire::Sweep { sessions });
-            if !node.asks.ask(node, sweep, Waits::Sweep { all }) {
-                node.sweeps.request();
-            }
-        }
+        ask_sessions(node, batch, 0);
     }
     for key in groups {
-        if !node.asks.ask(node, tail_of(&key, 0, Position::START), Waits::Tail { key }) {
-            node.sweeps.request();
+        ask_tail(node, key, 0);
+    }
+    if node.routers.ask_up().is_some() {
+        ask_again(node);
+        let per_tick = (f64::from(slots) * TICK.as_secs_f64()
+            / (node.config.sweep_within.as_secs_f64() * 0.8))
+            .ceil() as usize;
+        ask_once(node, per_tick.max(BATCH));
+    }
+}
+
+/// What was refused and has paused, as far as there is leave.
+fn ask_again(node: &Node) {
+    let now = Instant::now();
+    while node.asks.has_leave() {
+        let next = {
+            let mut again = node.sweeps.again.lock();
+            again.iter().position(|again| again.due <= now).map(|index| again.swap_remove(index))
+        };
+        match next {
+            Some(Again { what: Unanswered::Sessions(all), tries, .. }) => {
+                ask_named(node, &all, tries);
+            }
+            Some(Again { what: Unanswered::Tail(key), tries, .. }) => ask_tail(node, key, tries),
+            None => return,
         }
+    }
+}
+
+fn ask_once(node: &Node, most: usize) {
+    let some: Vec<SlotRef> = {
+        let mut once = node.sweeps.once.lock();
+        let some: Vec<SlotRef> = once.iter().take(most).copied().collect();
+        for at in &some {
+            once.remove(at);
+        }
+        some
+    };
+    for batch in some.chunks(BATCH) {
+        ask_named(node, batch, 0);
+    }
+}
+
+/// Asks for sessions as far as they are still there, with what they have acknowledged by now.
+fn ask_named(node: &Node, all: &[SlotRef], tries: u32) {
+    let one = |&at: &SlotRef| {
+        node.table.with(at, |connection| downlink::sweep_one(at, connection)).flatten()
+    };
+    ask_sessions(node, all.iter().filter_map(one).collect(), tries);
+}
+
+fn ask_sessions(node: &Node, batch: Vec<(Who, wire::SweepOne)>, tries: u32) {
+    if batch.is_empty() {
+        return;
+    }
+    let (all, sessions): (Vec<Who>, Vec<_>) = batch.into_iter().unzip();
+    let slots = all.iter().map(|who| who.at).collect();
+    let sweep = wire::ask::What::Sweep(wire::Sweep { sessions });
+    if !node.asks.ask(node, sweep, Waits::Sweep { all, tries }) {
+        node.sweeps.refused(node, Unanswered::Sessions(slots), tries);
+    }
+}
+
+fn ask_tail(node: &Node, key: GroupKey, tries: u32) {
+    let what = tail_of(&key, 0, Position::START);
+    if !node.asks.ask(node, what, Waits::Tail { key: key.clone(), tries }) {
+        node.sweeps.refused(node, Unanswered::Tail(key), tries);
     }
 }
 
@@ -145,6 +240,28 @@ pub(crate) fn tail_of(key: &GroupKey, entries_max: u32, after: Position) -> wire
         term: after.term,
         seq: after.seq,
         entries_max,
-        bytes_max: 256 * 1024,
+        // For the tail alone no room is kept at the router.
+        bytes_max: if entries_max == 0 { 0 } else { 256 * 1024 },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hawser_proto::id::{AppId, GroupId};
+
+    #[test]
+    fn no_history_starves_however_often_a_circle_begins() {
+        let all: Vec<GroupKey> = (0..10)
+            .map(|n| (AppId::new("app").unwrap(), GroupId::new(&format!("g-{n}")).unwrap()))
+            .collect();
+        let mut round = Round::default();
+        let mut asked = HashSet::new();
+        for _ in 0..5 {
+            round.add_histories(all.clone());
+            assert_eq!(round.groups.len(), all.len(), "each once");
+            asked.extend(round.groups.drain(..2));
+        }
+        assert_eq!(asked.len(), all.len());
+    }
 }

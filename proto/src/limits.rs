@@ -50,6 +50,8 @@ pub const INBOX_PULL_ENTRIES: usize = 32;
 pub const ACK_ENTRIES: usize = 16;
 /// And at the latest after this long.
 pub const ACK_DELAY: Duration = Duration::from_millis(200);
+/// Questions one node may have asked a router and not been answered; the router refuses more at once.
+pub const NODE_ASKS_MAX: usize = 512;
 /// Entries of one inbox, unless its business says otherwise.
 pub const INBOX_ENTRIES_DEFAULT: u32 = 1_000;
 /// Entries of one inbox: the most a business may say.

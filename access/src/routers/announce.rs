@@ -27,17 +27,19 @@ impl Routers {
             some
         };
         for at in some {
-            if let Some(word) = self.announcement(node, at)
+            if let Some((call, word)) = self.announcement(node, at)
                 && !self.send(word)
             {
+                self.pending.lock().remove(&call);
                 node.metrics.uplink_full.inc();
                 self.forgotten(at);
             }
         }
     }
 
-    /// The word that a live session is here, with its answer awaited. `None`: it has gone.
-    fn announcement(&self, node: &Node, at: SlotRef) -> Option<What> {
+    /// The word that a live session is here, with its answer awaited under this number: whoever cannot
+    /// send it takes that back. `None`: it has gone.
+    fn announcement(&self, node: &Node, at: SlotRef) -> Option<(u64, What)> {
         let session = node.table.with(at, |connection| {
             let identity = connection.identity.as_ref().filter(|it| it.epoch.0 != 0)?;
             Some((identity.app.clone(), identity.device.clone(), identity.epoch))
@@ -47,7 +49,7 @@ impl Routers {
         let word = bind_of(node, at, call, epoch)?;
         let pending = Pending { at, app, device, tell: None, announced: Some(epoch) };
         self.pending.lock().insert(call, pending);
-        Some(word)
+        Some((call, word))
     }
 
     /// Announces again what the router could not take before, as far as there is room.
@@ -58,7 +60,7 @@ impl Routers {
                 refused.push(at);
                 break;
             };
-            if let Some(word) = self.announcement(node, at) {
+            if let Some((_, word)) = self.announcement(node, at) {
                 room.send(word);
             }
         }
@@ -69,8 +71,9 @@ impl Routers {
     pub(super) async fn announce(&self, node: &Node, queue: &mpsc::Sender<What>) {
         for slot in 0..node.table.slots_used() {
             let Some(at) = node.table.visit(slot, |at, _| at) else { continue };
-            let Some(word) = self.announcement(node, at) else { continue };
+            let Some((call, word)) = self.announcement(node, at) else { continue };
             if queue.send(word).await.is_err() {
+                self.pending.lock().remove(&call);
                 return;
             }
         }
@@ -96,14 +99,19 @@ pub(super) fn bind_of(node: &Node, at: SlotRef, call: u64, epoch: Epoch) -> Opti
                 attempt: identity.attempt,
                 businesses: identity.businesses.iter().map(|no| no.0).collect(),
                 epoch: epoch.0,
-                cursors: if epoch.0 == 0 { cursors(connection) } else { Vec::new() },
+                cursors: positions(connection, epoch.0 == 0),
             }))
         })
         .flatten()
 }
 
-/// How far the device of a new login has its inboxes.
-fn cursors(connection: &Connection) -> Vec<InboxPosition> {
-    let downlink = connection.downlink.as_ref();
-    downlink.map_or_else(Vec::new, |it| downlink::positions(it.feeds.sent()))
+/// How far the device of a new login has its inboxes; of a session under way, how far they were ever
+/// written: a store that went back must not give out such a position again.
+fn positions(connection: &Connection, is_new: bool) -> Vec<InboxPosition> {
+    let Some(downlink) = &connection.downlink else { return Vec::new() };
+    if is_new {
+        downlink::positions(downlink.feeds.sent())
+    } else {
+        downlink::positions(downlink.feeds.high())
+    }
 }

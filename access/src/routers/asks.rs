@@ -7,9 +7,11 @@ use crate::feed::Pulled;
 use crate::groups::GroupKey;
 use crate::lane::{HistoryAnswer, Recovered, Whom, Work};
 use crate::node::Node;
+use crate::sweep::{Unanswered, tail_of};
 use crate::table::{Signal, Target};
 use hawser_proto::code::CloseCode;
 use hawser_proto::id::{AppId, BusinessNo, DeviceId, Epoch, Position, SlotRef};
+use hawser_proto::limits::NODE_ASKS_MAX;
 use hawser_proto::rpc::node as wire;
 use hawser_proto::rpc::node::answer::Status;
 use parking_lot::Mutex;
@@ -17,12 +19,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
-/// Calls in flight. A call takes about a millisecond; more at once only wait at the router.
-const IN_FLIGHT_MAX: usize = 1_024;
+/// Calls in flight with leave. A call takes about a millisecond; more at once only wait at the router. What
+/// the router takes beyond is left for sweeps and histories, and for calls given up here and not yet there.
+const IN_FLIGHT_MAX: usize = NODE_ASKS_MAX / 4 * 3;
 /// Sessions that may wait for leave. Without a stream those that end stay in the queue, so it is bounded.
 const WAITING_MAX: usize = 262_144;
-/// Asks that may wait for the stream: as many as may be in flight, and those of histories and sweeps.
-pub(super) const QUEUE_MAX: usize = 2 * IN_FLIGHT_MAX;
+/// Asks that may wait for the stream: as many as may be in flight, also those given up meanwhile.
+pub(super) const QUEUE_MAX: usize = 2 * NODE_ASKS_MAX;
 
 /// A session that asked, named as the store names it.
 #[derive(Clone, Debug)]
@@ -67,6 +70,8 @@ pub(crate) enum Waits {
     },
     Sweep {
         all: Vec<Who>,
+        /// How often it was refused.
+        tries: u32,
     },
     History {
         lane: usize,
@@ -78,7 +83,19 @@ pub(crate) enum Waits {
     /// All lanes, which compare the tail with their own.
     Tail {
         key: GroupKey,
+        tries: u32,
     },
+}
+
+impl Waits {
+    /// The history whose tail is asked for because a join waits for it. Nobody else asks a history from
+    /// its start for a lane.
+    fn joined(&self) -> Option<&GroupKey> {
+        match self {
+            Self::History { key, whom: Whom::Lane, after: Position::START, .. } => Some(key),
+            _ => None,
+        }
+    }
 }
 
 struct Asked {
@@ -94,6 +111,8 @@ pub(crate) struct Asks {
     in_flight: Mutex<HashMap<u64, Asked>>,
     /// Sessions that wait for leave to ask, each once.
     waiting: Mutex<VecDeque<SlotRef>>,
+    /// Calls that joins wait for, refused, and until when they are made again.
+    joins: Mutex<Vec<(Instant, Waits)>>,
     count: AtomicUsize,
     calls: AtomicU64,
     /// Streams that are up, and that ever were.
@@ -113,35 +132,60 @@ impl Asks {
         self.streams_ever.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Remembers a session that wants to ask. It gets its turn when a call has been answered.
-    pub(crate) fn wait(&self, at: SlotRef) {
+    /// Remembers a session that wants to ask. It gets its turn when a call has been answered. False: too
+    /// many wait; the sweep that follows a stream's return finds who wanted something.
+    pub(crate) fn wait(&self, at: SlotRef) -> bool {
         let mut waiting = self.waiting.lock();
-        // Beyond it, the sweep that follows a stream's return finds who wanted something.
-        if waiting.len() < WAITING_MAX {
+        let has_room = waiting.len() < WAITING_MAX;
+        if has_room {
             waiting.push_back(at);
         }
+        has_room
     }
 
     /// Sends a call. False: it cannot be made now, and nobody will answer.
     pub(crate) fn ask(&self, node: &Node, what: wire::ask::What, waits: Waits) -> bool {
-        let Some((stream, up)) = node.routers.ask_up() else { return false };
-        let call = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
         let deadline = Instant::now() + node.config.router_call_timeout;
+        match self.ask_until(node, what, waits, deadline) {
+            Ok(()) => true,
+            // Nobody is told to join again for a moment without room.
+            Err(waits) if waits.joined().is_some() => {
+                self.joins.lock().push((deadline, waits));
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn ask_until(
+        &self,
+        node: &Node,
+        what: wire::ask::What,
+        waits: Waits,
+        deadline: Instant,
+    ) -> Result<(), Waits> {
+        let Some((stream, up)) = node.routers.ask_up() else { return Err(waits) };
+        let call = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
         {
             let mut in_flight = self.in_flight.lock();
+            if in_flight.len() >= NODE_ASKS_MAX {
+                return Err(waits);
+            }
             in_flight.insert(call, Asked { stream, deadline, waits });
             self.count.store(in_flight.len(), Ordering::Relaxed);
         }
         if up.try_send(wire::Ask { call, what: Some(what) }).is_ok() {
-            return true;
+            return Ok(());
         }
         // If it is not there any more, the stream broke, and whoever waits was told.
-        self.take(call).is_none()
+        self.take(call, stream).map_or(Ok(()), |asked| Err(asked.waits))
     }
 
-    fn take(&self, call: u64) -> Option<Asked> {
+    /// Takes a call that left on this stream. A number that another stream names is none of its calls.
+    fn take(&self, call: u64, stream: u64) -> Option<Asked> {
         let mut in_flight = self.in_flight.lock();
-        let asked = in_flight.remove(&call);
+        let is_its_own = in_flight.get(&call).is_some_and(|asked| asked.stream == stream);
+        let asked = is_its_own.then(|| in_flight.remove(&call)).flatten();
         self.count.store(in_flight.len(), Ordering::Relaxed);
         asked
     }
@@ -159,7 +203,7 @@ impl Asks {
         while self.has_leave() {
             let next = self.waiting.lock().pop_front();
             let Some(at) = next else { return };
-            downlink::turn(node, at);
+            downlink::granted(node, at);
         }
     }
 }
@@ -174,7 +218,7 @@ pub(super) fn stream_is_up(node: &Node) {
 pub(super) async fn stream_broke(node: &Node, stream: u64) {
     node.asks.streams.fetch_sub(1, Ordering::AcqRel);
     for asked in node.asks.take_all(|asked| asked.stream == stream) {
-        settle(node, asked.waits, wire::Answer::default()).await;
+        settle(node, asked, wire::Answer::default()).await;
     }
 }
 
@@ -184,24 +228,35 @@ pub(crate) async fn expire(node: &Node) {
     let late = node.asks.take_all(|asked| asked.deadline <= now);
     node.metrics.asks_late.inc_by(late.len() as u64);
     for asked in late {
-        settle(node, asked.waits, wire::Answer::default()).await;
+        settle(node, asked, wire::Answer::default()).await;
+    }
+    let joins = std::mem::take(&mut *node.asks.joins.lock());
+    for (deadline, waits) in joins {
+        let Some(key) = waits.joined() else { continue };
+        let what = tail_of(key, 0, Position::START);
+        if let Err(waits) = node.asks.ask_until(node, what, waits, deadline) {
+            settle(node, Asked { stream: 0, deadline, waits }, wire::Answer::default()).await;
+        }
     }
     node.asks.go_on(node);
 }
 
 /// An answer has come, to whichever of our calls it names.
 pub(super) async fn answered(node: &Node, stream: u64, answer: wire::Answer) {
-    let Some(asked) = node.asks.take(answer.call) else { return };
-    if asked.stream == stream {
-        settle(node, asked.waits, answer).await;
-    }
+    let Some(asked) = node.asks.take(answer.call, stream) else { return };
+    settle(node, asked, answer).await;
     node.asks.go_on(node);
 }
 
 /// Tells whoever waited. An answer without a status says that there is none.
-async fn settle(node: &Node, waits: Waits, answer: wire::Answer) {
+async fn settle(node: &Node, asked: Asked, answer: wire::Answer) {
     let status = answer.status();
-    match waits {
+    let is_refused = !matches!(status, Status::Ok | Status::NotFound);
+    if is_refused && asked.waits.joined().is_some() && asked.deadline > Instant::now() {
+        node.asks.joins.lock().push((asked.deadline, asked.waits));
+        return;
+    }
+    match asked.waits {
         Waits::Pull { who, business, serial } => {
             judge(node, &who, status);
             let tail = Position::new(answer.tail_term, answer.tail_seq);
@@ -213,18 +268,22 @@ async fn settle(node: &Node, waits: Waits, answer: wire::Answer) {
             judge(node, &who, status);
             downlink::ack_told(node, &who, status == Status::Ok);
         }
-        Waits::Sweep { all } => {
+        Waits::Sweep { all, tries } => {
             if status != Status::Ok || answer.swept.len() != all.len() {
-                node.sweeps.request();
-                return;
+                let all = all.iter().map(|who| who.at).collect();
+                return node.sweeps.refused(node, Unanswered::Sessions(all), tries);
             }
+            let mut unanswered = Vec::new();
             for (who, swept) in all.iter().zip(answer.swept) {
                 judge(node, who, swept.status());
                 match swept.status() {
                     Status::Ok => downlink::swept(node, who, &swept.inboxes),
-                    Status::Unavailable => node.sweeps.request(),
+                    Status::Unavailable => unanswered.push(who.at),
                     _ => {}
                 }
+            }
+            if !unanswered.is_empty() {
+                node.sweeps.refused(node, Unanswered::Sessions(unanswered), tries);
             }
         }
         Waits::History { lane, key, seq, whom, after } => {
@@ -235,7 +294,7 @@ async fn settle(node: &Node, waits: Waits, answer: wire::Answer) {
             };
             node.lanes[lane].send(Work::Recovered { key, seq, whom, after, answer }).await;
         }
-        Waits::Tail { key } => match status {
+        Waits::Tail { key, tries } => match status {
             Status::Ok => {
                 let tail = Position::new(answer.tail_term, answer.tail_seq);
                 for lane in &node.lanes {
@@ -243,7 +302,7 @@ async fn settle(node: &Node, waits: Waits, answer: wire::Answer) {
                 }
             }
             Status::NotFound => {}
-            _ => node.sweeps.request(),
+            _ => node.sweeps.refused(node, Unanswered::Tail(key), tries),
         },
     }
 }

@@ -1,5 +1,6 @@
 //! Groups: what a member missed is recovered where the group keeps a history, and counted where not.
 
+use crate::eventually;
 use crate::fakes::device::Device;
 use crate::fakes::dial::{self, Dial};
 use crate::fakes::store::Answering;
@@ -11,7 +12,7 @@ use hawser_proto::id::Position;
 use hawser_proto::params;
 use hawser_proto::rpc::control::{self as control, SlowPolicy, change::Entity};
 use hawser_proto::rpc::node::answer::Status;
-use hawser_proto::rpc::node::{Delivery, SweepNow, down};
+use hawser_proto::rpc::node::{Delivery, SweepNow, ask, down};
 use std::time::Duration;
 
 const START: Position = Position::START;
@@ -251,6 +252,29 @@ async fn a_member_asks_for_a_part_again() {
     push(&house, 102, 102).await;
     reads(&mut device, 102, 102).await;
     device.settle().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_waits_while_its_history_cannot_be_asked_for_a_moment() {
+    let house = house_with_history().await;
+    push(&house, 1, 2).await;
+    let mut device = able(&house, "d").await;
+    house.router.answers(Answering::With(Status::Unavailable));
+    joins(&mut device, "room", START).await;
+    eventually("the question again", || {
+        let store = house.router.store.lock();
+        let asked = store.asked.iter().filter_map(|what| match what {
+            ask::What::History(pull) => Some((pull.entries_max, pull.bytes_max)),
+            _ => None,
+        });
+        let asked: Vec<_> = asked.collect();
+        assert!(asked.iter().all(|&most| most == (0, 0)), "the tail alone");
+        (asked.len() >= 2).then_some(())
+    })
+    .await;
+    house.router.answers(Answering::Truly);
+    let joined = device.joined().await;
+    assert_eq!((joined.status, joined.tail_seq), (0, 2));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,7 +11,7 @@ use hawser_access::Guards;
 use hawser_proto::code::CloseCode;
 use hawser_proto::frame::{DeviceFrame, NodeFrame, ability};
 use hawser_proto::id::Position;
-use hawser_proto::params::GapReason;
+use hawser_proto::params::{GapReason, InboxState};
 use hawser_proto::rpc::control::{self as control, SlowPolicy, change::Entity};
 use hawser_proto::rpc::node::bind_result::Status as BindStatus;
 use hawser_proto::rpc::node::{self as wire, DeliverDown, answer::Status, down, up};
@@ -295,7 +295,12 @@ async fn what_was_stored_between_the_claim_and_its_answer_is_pulled_after_it() {
     let place = house.router.store_push(APP, "d", CHAT, &body(1));
     let route = Route { boot, app, device: device_id, slot, generation, epoch };
     house.router.hint(house.router.wake_up(&route, CHAT, place)).await;
-    house.metric_is("hawser_access_stale_writes_blocked_total", &[("reason", "epoch")], 1).await;
+    // What comes behind it on the stream has been looked at, so it has, too.
+    let elsewhere = Route { boot: boot ^ 1, ..route };
+    house.router.deliver(push_to(&[elsewhere], b"")).await;
+    let blocked = "hawser_access_stale_writes_blocked_total";
+    house.metric_is(blocked, &[("reason", "boot")], 1).await;
+    house.metric_is(blocked, &[("reason", "epoch")], 0).await;
     let status = BindStatus::Ok.into();
     let result = wire::BindResult { call: bind.call, status, epoch, inboxes: Vec::new() };
     house.router.tell(boot, down::What::BindResult(result));
@@ -463,8 +468,10 @@ async fn a_session_that_the_store_has_forgotten_is_announced_and_goes_on() {
     let house = House::start().await;
     let mut device = able(&house, "d").await;
     let route = house.route("d");
+    house.router.push_stored(APP, "d", CHAT, &body(1)).await;
+    reads(&mut device, 1, 1).await;
     house.router.store.lock().owners.clear();
-    store_all(&house, "d", 1, 3);
+    store_all(&house, "d", 2, 3);
     house.router.push_stored(APP, "d", CHAT, &body(4)).await;
     let again = |word: &up::What| match word {
         up::What::Bind(bind) if bind.epoch != 0 => Some(bind.clone()),
@@ -475,10 +482,54 @@ async fn a_session_that_the_store_has_forgotten_is_announced_and_goes_on() {
         (bind.slot, bind.generation, bind.epoch),
         (route.slot, route.generation, route.epoch)
     );
-    reads(&mut device, 1, 4).await;
+    let written = wire::InboxPosition { business: CHAT, term: 5, seq: 1 };
+    assert_eq!(bind.cursors, [written], "no position of these is given out again");
+    reads(&mut device, 2, 4).await;
+    // What it acknowledged while nobody knew it is said again.
+    swept(&house, 1).await;
     device.ack(CHAT, at(4)).await;
     holds(&house, "d", 0).await;
     device.settle().await;
+}
+
+/// Waits until so many sweeps were asked.
+async fn swept(house: &House, count: usize) {
+    eventually("a sweep", || {
+        let store = house.router.store.lock();
+        let sweeps = store.asked.iter().filter(|what| matches!(what, wire::ask::What::Sweep(_)));
+        (sweeps.count() >= count).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_sweep_is_asked_again_and_its_circle_is_not() {
+    let house = House::start().await;
+    let mut device = able(&house, "d").await;
+    house.metric_is("hawser_downlink_sweeps_total", &[], 1).await;
+    store_all(&house, "d", 1, 2);
+    house.router.answers(Answering::With(Status::Unavailable));
+    house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow {}));
+    // The third comes more than a second after the circle began.
+    swept(&house, 4).await;
+    house.router.answers(Answering::Truly);
+    reads(&mut device, 1, 2).await;
+    house.metric_is("hawser_downlink_sweeps_total", &[], 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_whose_positions_the_store_refuses_meanwhile_logs_in_again() {
+    let house = House::start().await;
+    let mut device = able(&house, "d").await;
+    house.router.push_stored(APP, "d", CHAT, &body(1)).await;
+    reads(&mut device, 1, 1).await;
+    device.ack(CHAT, at(1)).await;
+    holds(&house, "d", 0).await;
+    let state = InboxState::CursorRefused as i32 as u32;
+    house.router.store.lock().swept =
+        Some(wire::InboxTail { business: CHAT, state, ..Default::default() });
+    house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow {}));
+    assert_eq!(device.closed().await, CloseCode::Internal);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -103,6 +103,8 @@ pub(crate) fn take(core: &Arc<Core>, life: &Arc<Life>, stream: &Arc<DeliverStrea
 fn kib_of(core: &Core, what: &ask::What) -> u32 {
     let (app, bytes_max) = match what {
         ask::What::Pull(it) => (it.session.as_ref().map(|it| it.app.as_str()), it.bytes_max),
+        // Of its tail alone.
+        ask::What::History(it) if it.entries_max == 0 => return 1,
         ask::What::History(it) => (Some(it.app.as_str()), it.bytes_max),
         ask::What::Ack(_) => return 1,
         ask::What::Sweep(_) => return SMALL_KIB,

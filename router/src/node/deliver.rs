@@ -11,6 +11,7 @@ use crate::node::asks;
 use crate::node::outgoing::{Gather, Outgoing};
 use crate::nodes::Life;
 use foldhash::fast::RandomState;
+use hawser_proto::limits::NODE_ASKS_MAX;
 use hawser_proto::rpc::node::{Answer, DeliverDown, DeliverUp, Delivery, DeliveryReport};
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
@@ -27,9 +28,6 @@ const DELIVERIES_WAITING_MAX: usize = 16_384;
 const BYTES_WAITING_MAX: usize = 32 * 1024 * 1024;
 /// Deliveries sent and not yet reported.
 const PENDING_MAX: usize = 65_536;
-/// What one node may have asked and not been given yet: questions of sessions, each for a batch of theirs.
-/// More are refused at once.
-pub(crate) const ASKS_MAX: usize = 512;
 /// Bytes that answers to one node may hold, in KiB: those that the store is asked for, and those that wait.
 pub(crate) const ANSWERS_KIB_MAX: usize = 32 * 1024;
 /// Refusals that may wait. A node that lets so much lie while it asks on is cut off; it asks again then.
@@ -111,14 +109,14 @@ pub(crate) struct Sent {
 
 impl DeliverStream {
     fn new(stop: CancellationToken) -> (Arc<Self>, mpsc::Receiver<Item>) {
-        let (down, queue) = mpsc::channel(DELIVERIES_WAITING_MAX + ASKS_MAX + REFUSALS_MAX);
+        let (down, queue) = mpsc::channel(DELIVERIES_WAITING_MAX + NODE_ASKS_MAX + REFUSALS_MAX);
         let places = |max| Arc::new(Semaphore::new(max));
         let stream = Self {
             down,
             waiting: Arc::default(),
             stop,
             pending: Mutex::default(),
-            asks: places(ASKS_MAX),
+            asks: places(NODE_ASKS_MAX),
             answer_kib: places(ANSWERS_KIB_MAX),
             refusals: places(REFUSALS_MAX),
         };

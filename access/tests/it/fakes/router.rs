@@ -167,7 +167,10 @@ impl Router {
                 let mut store = self.store.lock();
                 let owner = (route.slot, route.generation, route.epoch);
                 store.owners.insert(name.clone(), owner);
-                store.ack(&bind.app, &bind.device, &bind.cursors);
+                // An announcement trims nothing.
+                if bind.epoch == 0 {
+                    store.ack(&bind.app, &bind.device, &bind.cursors);
+                }
                 inboxes = store.tails(&bind.app, &bind.device);
             }
             let before = self.state.lock().routes.insert(name, route);

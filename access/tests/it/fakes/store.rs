@@ -77,6 +77,8 @@ pub struct Store {
     /// The session that owns a device: slot, generation, epoch.
     pub owners: HashMap<(String, String), (u32, u32, u64)>,
     pub answering: Answering,
+    /// What sweeps say of every session, whatever is there.
+    pub swept: Option<wire::InboxTail>,
     /// Everything that was asked.
     pub asked: Vec<wire::ask::What>,
     /// Calls kept back while [`Answering::Never`].
@@ -165,7 +167,9 @@ impl Store {
                     if verdict == Status::Ok {
                         self.ack(&session.app, &session.device, &one.acked);
                     }
-                    let inboxes = self.tails(&session.app, &session.device);
+                    let said = self.swept.map(|tail| vec![tail]);
+                    let tails = || self.tails(&session.app, &session.device);
+                    let inboxes = said.unwrap_or_else(tails);
                     wire::Swept { status: verdict.into(), inboxes }
                 };
                 let swept = sweep.sessions.into_iter().map(one).collect();
