@@ -366,7 +366,8 @@ impl<M: Clone + Debug> Net<M> {
     /// Whether the node may hand so many more bytes to this link.
     pub(crate) fn has_room(&self, link: LinkId, bytes: usize) -> bool {
         let it = &self.links[link];
-        it.open[1] && (it.pending_bytes == 0 || it.pending_bytes.saturating_add(bytes) <= OUTBOX_BYTES)
+        it.open[1]
+            && (it.pending_bytes == 0 || it.pending_bytes.saturating_add(bytes) <= OUTBOX_BYTES)
     }
 
     /// The device takes nothing from its link, or takes it again.
