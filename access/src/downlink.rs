@@ -25,12 +25,16 @@ pub(crate) struct Downlink {
     /// Pushes of live groups that were dropped, by the groups' numbers in the lane.
     missed: Vec<(u32, u64)>,
     /// Wake-ups that were faster than the answer to the claim, the highest of each inbox.
-    early: Vec<(BusinessNo, Position, u8)>,
+    early: Option<Box<Early>>,
     /// Waits for leave to ask the store something, and stands in the queue of those who do.
     is_waiting: bool,
     /// What of it stands in the gauge of unacknowledged pushes.
-    counted: usize,
+    counted: u32,
 }
+
+/// Nearly no session has any, so it costs the others a pointer.
+#[derive(Debug, Default)]
+struct Early(Vec<(BusinessNo, Position, u8)>);
 
 impl Downlink {
     /// One more push of a group was not written.
@@ -118,7 +122,7 @@ pub(crate) fn stand(connection: &mut Connection, inboxes: &[wire::InboxTail], sa
         feeds.tail(business, tail, inbox.priority as u8);
     }
     if let Some(downlink) = &mut connection.downlink {
-        for (business, at, priority) in std::mem::take(&mut downlink.early) {
+        for (business, at, priority) in downlink.early.take().unwrap_or_default().0 {
             downlink.feeds.tail(business, at, priority);
         }
         downlink.feeds.hurry();
@@ -144,7 +148,7 @@ fn remember_early(
             });
         // Bounded by the businesses that the session serves.
         if is_named && connection.has(ability::INBOX) && serves(connection, business) {
-            let early = &mut connection.downlink_mut().early;
+            let early = &mut connection.downlink_mut().early.get_or_insert_default().0;
             match early.iter_mut().find(|(of, ..)| *of == business) {
                 Some((_, known, most)) => (*known, *most) = (at.max(*known), priority.max(*most)),
                 None => early.push((business, at, priority)),
@@ -291,7 +295,7 @@ pub(crate) fn granted(node: &Node, at: SlotRef) {
 
 /// The session is over. Returns how far each inbox was written.
 pub(crate) fn end(node: &Node, downlink: Downlink) -> Vec<wire::InboxPosition> {
-    node.metrics.unacked.sub(downlink.counted as i64);
+    node.metrics.unacked.sub(downlink.counted.into());
     let Ended { sent, waiters } = downlink.feeds.end();
     for waiter in waiters {
         tell(node, waiter, false);
@@ -386,8 +390,9 @@ fn turn_feed(node: &Node, at: SlotRef, connection: &mut Connection) -> Rest {
             ask @ (Action::Pull { .. } | Action::Ack(_)) => rest.asks.push(ask),
         }
     }
-    let unacked = downlink.feeds.unacked();
-    metrics.unacked.add(unacked as i64 - downlink.counted as i64);
+    // A window for each of a few inboxes.
+    let unacked = downlink.feeds.unacked() as u32;
+    metrics.unacked.add(i64::from(unacked) - i64::from(downlink.counted));
     downlink.counted = unacked;
     // Whoever waits already does so once, until it is granted.
     let wants_leave = !node.asks.has_leave() && downlink.feeds.wants_to_ask(now_ms);

@@ -326,3 +326,20 @@ fn judge(node: &Node, who: &Who, status: Status) {
         Status::Unspecified | Status::Ok | Status::Unavailable | Status::NotFound => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hawser_proto::id::GroupId;
+
+    #[test]
+    fn a_call_is_answered_by_its_own_stream_alone() {
+        let asks = Asks::default();
+        let key = (AppId::new("app").unwrap(), GroupId::new("g").unwrap());
+        let waits = Waits::Tail { key, tries: 0 };
+        asks.in_flight.lock().insert(7, Asked { stream: 2, deadline: Instant::now(), waits });
+        assert!(asks.take(7, 1).is_none());
+        assert!(asks.take(7, 2).is_some(), "an answer of another stream has not taken it");
+        assert!(asks.take(7, 2).is_none());
+    }
+}
