@@ -36,48 +36,65 @@ local function is_full(m, replaced)
   return entries + 1 > entries_max or bytes + added > bytes_max
 end
 
-local function oldest_of_lowest(m)
-  local lowest
-  for of = 2, 0, -1 do
-    if m[COUNTS + of] > 0 then lowest = of end
-  end
-  if not lowest then return nil end
-  local term, seq = m[ABOVE + 2 * lowest], m[ABOVE + 2 * lowest + 1]
-  if less(term, seq, m[FLOOR], m[FLOOR + 1]) then term, seq = m[FLOOR], m[FLOOR + 1] end
-  local index = index_above(m, s, term, seq)
-  while true do
-    local some = entries(s, index, 16)
-    for at, raw in ipairs(some) do
-      local _, of = head(raw)
-      if of == lowest then return raw, of, index + at - 1 end
-    end
-    if #some == 0 then return nil end
-    index = index + #some
+local function lowest_of(m)
+  for of = 0, 2 do
+    if m[COUNTS + of] > 0 then return of end
   end
 end
 
--- Lets the oldest of the lowest priority go until the new entry fits.
+-- Gives the entries of one priority, the oldest first, and where they stand.
+local function oldest_of(m, of, total)
+  local term, seq = m[ABOVE + 2 * of], m[ABOVE + 2 * of + 1]
+  if less(term, seq, m[FLOOR], m[FLOOR + 1]) then term, seq = m[FLOOR], m[FLOOR + 1] end
+  local index, some, at = index_above(m, s, term, seq, total), {}, 0
+  return function()
+    while true do
+      at = at + 1
+      if at > #some then
+        index, at = index + #some, 1
+        some = entries(s, index, 16)
+        if #some == 0 then return nil end
+      end
+      local _, priority = head(some[at])
+      if priority == of then return some[at], index + at - 1 end
+    end
+  end
+end
+
+-- Lets the oldest of the lowest priority go until the new entry fits. They are found first, and leave
+-- together.
 local function make_room(m)
   if ARGV[10] ~= '1' then return false end
   local least = {unpack(m)}
   for of = 0, priority do least[COUNTS + of], least[BYTES + of] = 0, 0 end
-  local kept = held_by_collapse(m)
+  local replaced = held_by_collapse(m)
+  local kept = replaced
   if kept then
     local _, of = head(kept)
     if of <= priority then kept = nil end
   end
   if is_full(least, kept) then return false end
-  while is_full(m, (held_by_collapse(m))) do
-    local victim, of, index = oldest_of_lowest(m)
-    if not victim then return false end
-    drop(m, s, c, {[index] = victim})
+  local total, oldest, gone = count(m), {}, {}
+  while is_full(m, replaced) do
+    local of = lowest_of(m)
+    if not of then break end
+    oldest[of] = oldest[of] or oldest_of(m, of, total)
+    local victim, index = oldest[of]()
+    if not victim then break end
+    count_out(m, c, victim)
+    gone[#gone + 1] = index
+    if victim == replaced then replaced = nil end
     local term, seq = place(victim)
     m[ABOVE + 2 * of], m[ABOVE + 2 * of + 1] = term, seq
     m[OVERFLOWED] = m[OVERFLOWED] + 1
     raise(m, OVERFLOWED_TO, term, seq)
+  end
+  if #gone > 0 then
+    table.sort(gone)
+    take_out(m, s, c, gone)
     settle_floor(m, s)
   end
-  return true
+  return not is_full(m, replaced)
 end
 
 local function has_room(m)
@@ -123,7 +140,8 @@ if not has_room(m) then
 end
 local replaced, index = held_by_collapse(m)
 if replaced then
-  drop(m, s, c, {[index] = replaced})
+  count_out(m, c, replaced)
+  take_out(m, s, c, {index})
   settle_floor(m, s)
 end
 local life = incarnation()

@@ -90,9 +90,10 @@ local function weight(raw)
   return weight_of_body(#raw - body + 1)
 end
 
--- Where the entries above a position begin.
-local function index_above(m, s, term, seq)
-  local low, high = 0, count(m)
+-- Where the entries above a position begin. `total`: how many stand in the list, if some of them are counted
+-- out already.
+local function index_above(m, s, term, seq, total)
+  local low, high = 0, total or count(m)
   if not less(m[FLOOR], m[FLOOR + 1], term, seq) then return 0 end
   if not less(term, seq, m[TAIL], m[TAIL + 1]) then return high end
   while low < high do
@@ -122,19 +123,16 @@ local function count_out(m, c, raw)
   end
 end
 
--- Takes entries away, wherever they stand: index -> entry. The floor is left to the caller.
-local function drop(m, s, c, gone)
-  local some = false
-  for index, raw in pairs(gone) do
-    count_out(m, c, raw)
-    call('LSET', s, index, '')
-    some = true
-  end
-  if count(m) == 0 then
-    call('DEL', s, c)
-  elseif some then
-    call('LREM', s, 0, '')
-  end
+-- Takes entries that are counted out from the list: where they stand, from the head on. However many, the list
+-- is gone through once. The floor is left to the caller.
+local function take_out(m, s, c, gone)
+  if count(m) == 0 then return call('DEL', s, c) end
+  local first = 0
+  while gone[first + 1] == first do first = first + 1 end
+  if first > 0 then call('LTRIM', s, first, -1) end
+  if first == #gone then return end
+  for at = first + 1, #gone do call('LSET', s, gone[at] - first, '') end
+  call('LREM', s, #gone - first, '')
 end
 
 -- After a removal: everything below the first entry is gone.
@@ -188,14 +186,15 @@ local function drop_expired(m, s, c)
     for at, raw in ipairs(some) do
       local expires = head(raw)
       if expires <= now then
-        gone[index + at - 1] = raw
+        count_out(m, c, raw)
+        gone[#gone + 1] = index + at - 1
       else
         next_ms = math.min(next_ms, expires)
       end
     end
     index = index + #some
   until #some < 16
-  drop(m, s, c, gone)
+  take_out(m, s, c, gone)
   m[LOOK_AT] = math.max(next_ms, now + LOOK_INTERVAL)
   settle_floor(m, s)
 end
