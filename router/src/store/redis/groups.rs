@@ -4,21 +4,57 @@
 use super::answer::{meta_bytes, read_meta};
 use super::call::Caller;
 use super::keys::{OWNERS, Tag, owners_slot};
-use super::script::SCRIPTS;
+use super::script::{SCRIPTS, Script};
 use super::{HISTORY, number};
 use crate::key::{self, Key};
 use crate::store::{GroupChange, GroupMeta, KeyBytes, StoreError};
 use redis::Value;
+use std::collections::HashSet;
 
 /// Groups read at a time.
 const PAGE: usize = 1_000;
 
-/// Makes these changes in order. Done again, they are done once.
+/// Makes these changes, those of one group in their order. Done again, they are done once.
+///
+/// What may be refused while memory is used up comes first: only then is anything destroyed.
 pub(super) async fn change(caller: &Caller, changes: Vec<GroupChange>) -> Result<(), StoreError> {
+    let mut owners = Vec::new();
+    let mut deleted: HashSet<KeyBytes> = HashSet::new();
+    for change in &changes {
+        match change {
+            GroupChange::Put(key, meta) => owners.push(owner_of(key, meta)?),
+            GroupChange::Delete(key, _) => drop(deleted.insert(key.as_bytes().into())),
+        }
+    }
+    owners.sort_unstable();
+    owners.dedup();
+    if !owners.is_empty() {
+        let mut known = redis::cmd("SADD");
+        known.arg(OWNERS);
+        for (app, owner) in owners {
+            known.arg(format!("{app}:{owner}"));
+        }
+        caller.command(&known, owners_slot()).await?;
+    }
+    let is_put_alone = |change: &GroupChange| match change {
+        GroupChange::Put(key, _) => !deleted.contains(key.as_bytes()),
+        GroupChange::Delete(..) => false,
+    };
+    let (put, rest): (Vec<_>, Vec<_>) = changes.into_iter().partition(is_put_alone);
+    make(caller, &SCRIPTS.put_groups, &put).await?;
+    make(caller, &SCRIPTS.change_groups, &rest).await
+}
+
+fn owner_of<'a>(key: &'a Key, meta: &GroupMeta) -> Result<(&'a str, u32), StoreError> {
+    let (app, _) = key::split(key.as_bytes()).ok_or(StoreError::Value)?;
+    Ok((app, meta.owner))
+}
+
+async fn make(caller: &Caller, script: &Script, changes: &[GroupChange]) -> Result<(), StoreError> {
     // Histories first: a change that failed half-way is made again, and must not leave an old history to
     // a group that begins anew.
     let mut lists: Vec<(String, u32, Vec<Vec<u8>>)> = Vec::new();
-    for change in &changes {
+    for change in changes {
         let (key, meta, is_put) = match change {
             GroupChange::Put(key, meta) => (key, meta, true),
             GroupChange::Delete(key, meta) => (key, meta, false),
@@ -36,12 +72,9 @@ pub(super) async fn change(caller: &Caller, changes: Vec<GroupChange>) -> Result
         }
     }
     for (app, owner, args) in lists {
-        let mut known = redis::cmd("SADD");
-        known.arg(OWNERS).arg(format!("{app}:{owner}"));
-        caller.command(&known, owners_slot()).await?;
         let tag = Tag::owner(&app, owner);
         let keys = [tag.group_ids(), tag.group_metas()];
-        caller.call(&SCRIPTS.change_groups, tag.slot(), &keys, &args).await?;
+        caller.call(script, tag.slot(), &keys, &args).await?;
     }
     Ok(())
 }

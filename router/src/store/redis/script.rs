@@ -30,6 +30,7 @@ pub(super) struct Scripts {
     pub(super) purge: Script,
     pub(super) history: Script,
     pub(super) begin_history: Script,
+    pub(super) put_groups: Script,
     pub(super) change_groups: Script,
     pub(super) list_groups: Script,
     pub(super) fence: Script,
@@ -85,14 +86,15 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
         true,
     ),
     begin_history: script("begin_history", body!("", "inbox.lua", "begin_history.lua"), true),
-    change_groups: script("change_groups", body!("", "change_groups.lua"), true),
+    put_groups: script("put_groups", body!("", "change_groups.lua"), true),
+    change_groups: script("change_groups", body!(" flags=allow-oom", "change_groups.lua"), true),
     list_groups: script("list_groups", body!(" flags=no-writes", "list_groups.lua"), true),
     fence: script("fence", body!("", "fence.lua"), true),
 });
 
 impl Scripts {
     /// All, to be made known to a server.
-    pub(super) fn all(&self) -> [&Script; 13] {
+    pub(super) fn all(&self) -> [&Script; 14] {
         [
             &self.claim,
             &self.announce,
@@ -104,6 +106,7 @@ impl Scripts {
             &self.purge,
             &self.history,
             &self.begin_history,
+            &self.put_groups,
             &self.change_groups,
             &self.list_groups,
             &self.fence,
