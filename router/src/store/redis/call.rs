@@ -157,7 +157,10 @@ impl Caller {
                 None => map.server_of(slot),
             };
             let Some(server) = server else {
-                self.servers.poke(asking.as_deref());
+                match &asking {
+                    Some(address) => self.servers.invite(address),
+                    None => self.servers.poke(None),
+                }
                 self.servers.other_than(map.generation).await;
                 continue;
             };
@@ -176,6 +179,10 @@ impl Caller {
             let is_open = was_open || matches!(verdict, Verdict::Broken | Verdict::Other);
             may_be_done.store(is_open, Ordering::Relaxed);
             match verdict {
+                // This try did nothing; what became of one before it, nobody knows.
+                Verdict::Refused if is_open => {
+                    return Err(StoreError::Engine(Arc::new(failure)));
+                }
                 Verdict::Refused => return Err(StoreError::ReadOnly),
                 Verdict::Wait => tokio::time::sleep(PAUSE).await,
                 Verdict::Moved(address) => {

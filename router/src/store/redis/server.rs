@@ -32,6 +32,9 @@ pub(super) struct Facts {
     pub(super) replicas: u32,
     /// Keeps a log of what is written.
     pub(super) has_log: bool,
+    /// The log is being written anew, or soon will be. The first time there is none yet, though it counts
+    /// as switched on.
+    pub(super) rewrites_log: bool,
     /// Answers only after the log is synced.
     pub(super) syncs_each_write: bool,
     /// Keeps neither a log nor snapshots. `None`: it does not say.
@@ -229,8 +232,10 @@ async fn look(connection: &mut MultiplexedConnection) -> Result<Facts, ConnectEr
     // Where this is forbidden, nothing is promised.
     if let Ok(settings) = asked.query_async::<HashMap<String, String>>(connection).await {
         let is = |name: &str, value: &str| settings.get(name).is_some_and(|it| it == value);
-        facts.syncs_each_write =
-            facts.has_log && is("appendfsync", "always") && is("no-appendfsync-on-rewrite", "no");
+        facts.syncs_each_write = facts.has_log
+            && !facts.rewrites_log
+            && is("appendfsync", "always")
+            && is("no-appendfsync-on-rewrite", "no");
         facts.forgets = settings.get("save").map(|save| save.is_empty() && !facts.has_log);
     }
     Ok(facts)
@@ -250,6 +255,7 @@ fn read_info(info: &str) -> Facts {
         eviction: of("maxmemory_policy").to_owned(),
         replicas: of("connected_slaves").parse().unwrap_or(0),
         has_log: of("aof_enabled") == "1",
+        rewrites_log: ["aof_rewrite_in_progress", "aof_rewrite_scheduled"].map(of) != ["0", "0"],
         syncs_each_write: false,
         forgets: None,
     }

@@ -14,10 +14,11 @@ use crate::metrics::RedisMetrics as Metrics;
 use futures_util::future::join_all;
 use hawser_chassis::shutdown::Tasks;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 /// Servers are asked what they are this often.
@@ -26,6 +27,10 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(20);
 /// While something is wrong.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// Whom an ASK named is kept connected this long.
+const GUEST_STAYS: Duration = Duration::from_secs(60);
+/// So many of them at once.
+const GUESTS_MAX: usize = 64;
 /// The oldest release whose scripts can say what they may do.
 const VERSION_MIN: (u32, u32) = (7, 0);
 
@@ -39,6 +44,8 @@ struct Shared {
     poke: Notify,
     /// Who may know better.
     hint: Mutex<Option<String>>,
+    /// Nodes that slots are being moved to, and when each was asked for: they may have no slot yet.
+    guests: Mutex<HashMap<String, Instant>>,
     changes: watch::Sender<u64>,
 }
 
@@ -55,6 +62,7 @@ impl Servers {
         let shared = Arc::new(Shared {
             poke: Notify::new(),
             hint: Mutex::new(None),
+            guests: Mutex::default(),
             changes: watch::Sender::new(0),
         });
         let mut watcher = Watcher {
@@ -96,6 +104,16 @@ impl Servers {
             *self.shared.hint.lock() = Some(hint.to_owned());
         }
         self.shared.poke.notify_one();
+    }
+
+    /// Has a node connected that may have no slot yet.
+    pub(super) fn invite(&self, address: &str) {
+        let mut guests = self.shared.guests.lock();
+        if guests.len() < GUESTS_MAX || guests.contains_key(address) {
+            guests.insert(address.to_owned(), Instant::now());
+        }
+        drop(guests);
+        self.poke(Some(address));
     }
 
     /// See [`crate::store::Store::changes`].
@@ -163,7 +181,14 @@ impl Watcher {
                 return Err(failure);
             }
         };
-        let mut addresses: Vec<&str> = ranges.iter().map(|(.., at)| at.as_str()).collect();
+        let guests: Vec<String> = {
+            let mut guests = self.shared.guests.lock();
+            guests.retain(|_, asked| asked.elapsed() < GUEST_STAYS);
+            guests.keys().cloned().collect()
+        };
+        let owners: HashSet<&str> = ranges.iter().map(|(.., at)| at.as_str()).collect();
+        let mut addresses: Vec<&str> = owners.iter().copied().collect();
+        addresses.extend(guests.iter().map(String::as_str));
         addresses.sort_unstable();
         addresses.dedup();
         let reached = join_all(addresses.iter().map(|at| self.reach(&before, at))).await;
@@ -171,6 +196,10 @@ impl Watcher {
         for (address, reached) in addresses.iter().zip(reached) {
             match reached {
                 Ok(server) => drop(servers.insert((*address).to_owned(), server)),
+                // Without the others nothing is missing yet.
+                Err(source) if !owners.contains(address) => {
+                    debug!(failure = %source, server = address, "slots are moved to it");
+                }
                 Err(source) => {
                     failed = Some(LookError::Server { address: (*address).to_owned(), source });
                 }

@@ -1,6 +1,6 @@
 //! Three primaries, with replicas or without.
 
-use super::house::{Process, all, device, judge, open, push, push_until_stored, read, until};
+use super::house::{CHAT, Process, all, device, judge, open, push, push_until_stored, read, until};
 use crate::config::StoreConfig;
 use crate::key::Key;
 use crate::store::Store;
@@ -196,6 +196,47 @@ async fn slots_move_under_load_and_nothing_is_lost() {
         assert!(slowest < Duration::from_millis(800), "{slowest:?}");
     }
     assert!(*store.changes().borrow() > 0, "other primaries were seen");
+}
+
+#[tokio::test]
+async fn a_slot_moves_to_a_primary_that_has_none_yet() {
+    let Some(cluster) = Cluster::start(0).await else { return };
+    let device = device("a");
+    let (slot, from) = (slot(&device), Cluster::home(slot(&device)));
+    // One of the three hands all of its slots to another, and so has none.
+    let (to, other) = ((from + 1) % 3, (from + 2) % 3);
+    let (first, last) = RANGES[to];
+    for node in [other, to, from] {
+        let mut words = vec!["CLUSTER", "DELSLOTSRANGE"];
+        let (first, last) = (first.to_string(), last.to_string());
+        words.extend([&first[..], &last[..]]);
+        cluster.nodes[node].ask(&words).await;
+        if node == other {
+            words[1] = "ADDSLOTSRANGE";
+            cluster.nodes[node].ask(&words).await;
+        }
+    }
+    until("all know who has them", async || {
+        let slots = cluster.nodes[from].ask(&["CLUSTER", "SLOTS"]).await;
+        let empty = cluster.nodes[to].port.to_string();
+        let state = cluster.nodes[from].ask(&["CLUSTER", "INFO"]).await;
+        !slots.lines().any(|line| line == empty) && state.contains("cluster_slots_ok:16384")
+    })
+    .await;
+    let store = open(&cluster.config()).await;
+    push(&store, &device, "one", None).await.unwrap();
+    let (from_id, to_id) = (cluster.id(from).await, cluster.id(to).await);
+    let (slot, port) = (slot.to_string(), cluster.nodes[to].port.to_string());
+    let source = &cluster.nodes[from];
+    cluster.nodes[to].ask(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]).await;
+    source.ask(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]).await;
+    let keys = source.ask(&["CLUSTER", "GETKEYSINSLOT", &slot, "20"]).await;
+    let mut words = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
+    words.extend(keys.lines());
+    source.ask(&words).await;
+    // The slot is not handed over yet, and all that is in it is there.
+    let described = store.describe(&device, CHAT).await.unwrap();
+    assert_eq!(described.entries, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -64,6 +64,34 @@ async fn a_log_synced_every_second_promises_memory() {
 }
 
 #[tokio::test]
+async fn a_log_that_is_not_there_yet_promises_nothing() {
+    let Some(process) = Process::start(&["--appendfsync", "always"]).await else { return };
+    let store = open(&process.single()).await;
+    for n in 0..20 {
+        push(&store, &device(&n.to_string()), "filler", None).await.unwrap();
+    }
+    // So that the log takes seconds to begin.
+    process.ask(&["CONFIG", "SET", "rdb-key-save-delay", "50000"]).await;
+    process.ask(&["CONFIG", "SET", "appendonly", "yes"]).await;
+    let (device, mut sent) = (device("a"), 0);
+    loop {
+        let reached = push(&store, &device, &sent.to_string(), None).await.unwrap().1;
+        if process.info("aof_rewrite_in_progress").await != "1" {
+            break;
+        }
+        assert_eq!(reached, Durability::Memory, "there is no log yet");
+        sent += 1;
+    }
+    assert!(sent > 20, "it took long enough: {sent}");
+    until("the log is there", async || {
+        sent += 1;
+        let pushed = push(&store, &device, &sent.to_string(), None).await;
+        pushed.unwrap().1 == Durability::Disk
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_replica_is_vouched_for_and_nothing_that_is_not_so() {
     let Some(primary) = Process::start(&[]).await else { return };
     let store = open(&primary.single()).await;

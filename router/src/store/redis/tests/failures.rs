@@ -1,9 +1,21 @@
 //! A server that is away, paused or full.
 
-use super::house::{CALL, Process, device, open, push, push_until_stored, read, until};
-use crate::store::{Store, StoreError};
+use super::house::{
+    CALL, CAPS, Process, device, entry, now_ms, open, open_patiently, push, push_until_stored,
+    read, until,
+};
+use crate::config::StoreConfig;
+use crate::inbox::Limits;
+use crate::key::Key;
+use crate::store::{GroupChange, GroupMeta, HistoryCaps, Store, StoreError};
 use futures_util::future::join_all;
+use hawser_chassis::secret::Secret;
+use hawser_proto::id::{AppId, Position};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::test]
 async fn a_paused_server_holds_no_call_beyond_its_time() {
@@ -121,6 +133,94 @@ async fn memory_used_up_refuses_writes_and_lets_devices_drain() {
     assert_eq!(read.len(), stored);
     assert_eq!(store.purge(&device, super::house::CHAT).await.unwrap(), stored as u64);
     until("there is room again", async || push(&store, &device, "small", None).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_group_is_deleted_with_its_history_while_memory_is_used_up_or_not_at_all() {
+    let Some(process) = Process::start(&[]).await else { return };
+    let store = open(&process.single()).await;
+    let key = |id| Key::group(&AppId::new("demo").unwrap(), id).unwrap();
+    let (old, new) = (key("old"), key("new"));
+    let history = Some(HistoryCaps { entries_max: 10, age_ms_max: 60_000 });
+    let meta = GroupMeta { owner: 7, created_ms: now_ms(), history };
+    store.change_groups(vec![GroupChange::Put(old, meta.clone())]).await.unwrap();
+    store.publish(&old, entry("one"), CAPS, None, now_ms()).await.unwrap();
+    process.ask(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
+    let delete = GroupChange::Delete(old, meta.clone());
+    let both = vec![delete.clone(), GroupChange::Put(new, meta)];
+    let refused = store.change_groups(both).await;
+    assert!(matches!(refused, Err(StoreError::ReadOnly)), "{refused:?}");
+    let limits = Limits { entries_max: 10, bytes_max: u32::MAX };
+    let kept = store.history(&old, Position::START, limits, now_ms()).await.unwrap();
+    assert_eq!(kept.items.len(), 1, "its history is whole");
+    store.change_groups(vec![delete]).await.unwrap();
+    assert_eq!(store.groups().await.unwrap(), vec![]);
+    let gone = store.history(&old, Position::START, limits, now_ms()).await.unwrap();
+    assert_eq!(gone.items.len(), 0);
+}
+
+/// One address in front of a server that loses the answer to what carries `word`, once, and then has the
+/// server refuse writes.
+async fn loses_an_answer(server: u16, word: &'static [u8]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let is_lost = Arc::new(AtomicBool::new(false));
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let is_lost = is_lost.clone();
+            tokio::spawn(async move {
+                let mut behind = TcpStream::connect(("127.0.0.1", server)).await?;
+                let (mut asked, mut answered) = (vec![0; 65_536], vec![0; 65_536]);
+                loop {
+                    tokio::select! {
+                        read = client.read(&mut asked) => {
+                            let asked = &asked[..read?];
+                            behind.write_all(asked).await?;
+                            let has = asked.windows(word.len()).any(|it| it == word);
+                            if asked.is_empty() || has && !is_lost.swap(true, Relaxed) {
+                                if has {
+                                    behind.read_exact(&mut answered[..1]).await?;
+                                    let refuse = b"CONFIG SET min-replicas-to-write 1\r\n";
+                                    let mut other =
+                                        TcpStream::connect(("127.0.0.1", server)).await?;
+                                    other.write_all(refuse).await?;
+                                    other.read_exact(&mut answered[..5]).await?;
+                                }
+                                return std::io::Result::Ok(());
+                            }
+                        }
+                        read = behind.read(&mut answered) => {
+                            let answered = &answered[..read?];
+                            client.write_all(answered).await?;
+                            if answered.is_empty() {
+                                return Ok(());
+                            }
+                        }
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_refusal_after_a_lost_answer_is_no_certain_refusal() {
+    let Some(process) = Process::start(&[]).await else { return };
+    let port = loses_an_answer(process.port, b"lost-push").await;
+    let url = Secret::new(&format!("redis://127.0.0.1:{port}/0"));
+    let store = open_patiently(&StoreConfig::RedisSingle { url }).await;
+    let device = device("a");
+    let done = push(&store, &device, "lost-push", None).await;
+    assert!(done.as_ref().is_err_and(|why| !why.is_refusal()), "{done:?}");
+    let later = push(&store, &device, "later", None).await;
+    assert!(later.as_ref().is_err_and(StoreError::is_refusal), "{later:?}");
+    assert_eq!(read_stored(&process).await, 1, "it was stored");
+}
+
+async fn read_stored(process: &Process) -> usize {
+    process.ask(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
+    read(&open(&process.single()).await, &device("a")).await.len()
 }
 
 #[tokio::test]
