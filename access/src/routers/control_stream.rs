@@ -52,6 +52,8 @@ pub(super) async fn run(
     router.is_up.store(true, Ordering::Release);
     node.metrics.router_streams.inc();
     let _up = scopeguard(node);
+    // The order to sweep may have been lost with the stream before.
+    node.sweeps.request();
 
     let announcing = announce(node, router);
     tokio::pin!(announcing);
