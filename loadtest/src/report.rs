@@ -29,7 +29,9 @@ impl Repeats {
 
     fn shown(&self) -> String {
         let (least, most) = self.spread();
-        format!("{:.2} ({least:.2} to {most:.2})", self.median())
+        let median = self.median();
+        let decimals = if median < 100.0 { 2 } else { 0 };
+        format!("{median:.decimals$} ({least:.decimals$} to {most:.decimals$})")
     }
 }
 
