@@ -74,6 +74,8 @@ pub(crate) enum Wanted {
     },
     /// No group any more.
     Delete { key: Key, owner: BusinessNo },
+    /// The store is to have this group as it is known here, if it is.
+    Keep { key: Key },
 }
 
 /// What a change made.
@@ -83,6 +85,8 @@ pub(crate) enum Changed {
     Created(Arc<Group>),
     /// It is gone.
     Deleted,
+    /// Nothing, here.
+    Kept,
 }
 
 /// Why a change was not made.
@@ -162,6 +166,15 @@ impl Groups {
         all.owned.keys().filter_map(named).collect()
     }
 
+    /// The names of all of them.
+    pub(crate) fn keys(&self) -> Vec<Key> {
+        let key = |bytes: &KeyBytes| {
+            let (app, id) = key::split(bytes)?;
+            Key::group(&AppId::new(app).ok()?, id).ok()
+        };
+        self.all.read().groups.keys().filter_map(key).collect()
+    }
+
     fn owned(&self, business: &Business) -> usize {
         self.all.read().owned.get(business).copied().unwrap_or(0)
     }
@@ -223,6 +236,7 @@ impl Groups {
                 }
                 Changed::Deleted
             }
+            Wanted::Keep { .. } => Changed::Kept,
         }
     }
 }
@@ -319,6 +333,10 @@ impl Decision<'_> {
                 self.planned.insert(key.as_bytes().into(), None);
                 *self.count(key, *owner) -= 1;
                 Ok(vec![GroupChange::Delete(*key, existing)])
+            }
+            Wanted::Keep { key } => {
+                let existing = self.meta(key).ok_or(Refused::NoGroup)?;
+                Ok(vec![GroupChange::Put(*key, existing)])
             }
         }
     }
@@ -417,7 +435,7 @@ mod tests {
     fn make(groups: &Groups, id: &str) -> Arc<Group> {
         match groups.apply(&create(id, OWNER), &nobody()) {
             Changed::Created(group) => group,
-            Changed::Deleted => unreachable!("a creation was wanted"),
+            Changed::Deleted | Changed::Kept => unreachable!("a creation was wanted"),
         }
     }
 

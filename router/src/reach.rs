@@ -5,9 +5,12 @@
 //! Volatile pushes, presence and live groups need no store and go on.
 
 use crate::core::Core;
+use crate::group_writer::ChangeError;
+use crate::groups::{Changed, Wanted};
 use crate::key::Key;
 use crate::metrics::StoreMetrics;
 use crate::store::{Store, StoreError};
+use futures_util::future::join_all;
 use hawser_proto::id::{AppId, BusinessNo};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +26,12 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(250);
 const CHANGES_APART: Duration = Duration::from_secs(1);
 /// Between two nodes that are told to sweep.
 const NODES_APART: Duration = Duration::from_millis(20);
+
+/// Groups given to the store again come before sweeps, but hold them up no longer than this.
+const GROUPS_FIRST: Duration = Duration::from_secs(2);
+/// So many at a time, the writer's step; others' changes go in between.
+const GROUPS_TOGETHER: usize = 64;
+const GROUPS_APART: Duration = Duration::from_millis(5);
 
 /// The most time-outs that any call is waited for.
 pub(crate) const PATIENCE_MAX: u32 = 4;
@@ -210,7 +219,8 @@ pub(crate) async fn watch(core: Arc<Core>, health: impl AsyncFn(bool) + Send) {
     }
 }
 
-/// Has all nodes sweep whenever the store may have lost something. Ends with the router.
+/// Whenever the store may have lost something, gives it the groups again and has all nodes sweep. Ends with
+/// the router.
 pub(crate) async fn follow_changes(core: Arc<Core>) {
     let mut losses = core.store.changes();
     let stop = core.tasks.stop_signal();
@@ -221,12 +231,57 @@ pub(crate) async fn follow_changes(core: Arc<Core>) {
             () = stop.cancelled() => return,
         }
         core.reach.metrics.changes.inc();
-        info!("the store may have lost something: nodes sweep their sessions");
-        let lives: Vec<_> = core.nodes.view(core.clock.steady_ms()).lives().cloned().collect();
-        for life in lives {
-            life.want_sweep(core.clock.steady_ms());
-            tokio::time::sleep(NODES_APART).await;
+        info!("the store may have lost something: it is given its groups, nodes sweep");
+        let mut keeping = std::pin::pin!(keep_groups(&core));
+        let first = async {
+            let is_kept = tokio::time::timeout(GROUPS_FIRST, &mut keeping).await.is_ok();
+            sweep_nodes(&core).await;
+            is_kept
+        };
+        let is_kept = tokio::select! {
+            is_kept = first => is_kept,
+            () = stop.cancelled() => return,
+        };
+        if !is_kept {
+            tokio::select! {
+                () = keeping => sweep_nodes(&core).await,
+                // All of it again, from the start.
+                lost = losses.changed() => match lost {
+                    Ok(()) => losses.mark_changed(),
+                    Err(_) => return,
+                },
+                () = stop.cancelled() => return,
+            }
         }
         tokio::time::sleep(CHANGES_APART).await;
+    }
+}
+
+/// Has the store keep all groups as they are known here; it leaves as it is what it has. Tries until it is
+/// done: what is lost there could neither be used nor be made again.
+async fn keep_groups(core: &Core) {
+    let mut keys = core.groups.keys();
+    while !keys.is_empty() {
+        let some = &keys[keys.len().saturating_sub(GROUPS_TOGETHER)..];
+        let kept = some.iter().map(|&key| core.group_writer.change(Wanted::Keep { key }));
+        // One that was deleted meanwhile is none to keep.
+        let is_failed = |done: &Result<Changed, ChangeError>| {
+            matches!(done, Err(ChangeError::Store(_) | ChangeError::Full))
+        };
+        let left = keys.len() - some.len();
+        if join_all(kept).await.iter().any(is_failed) {
+            tokio::time::sleep(CHANGES_APART).await;
+        } else {
+            keys.truncate(left);
+            tokio::time::sleep(GROUPS_APART).await;
+        }
+    }
+}
+
+async fn sweep_nodes(core: &Core) {
+    let lives: Vec<_> = core.nodes.view(core.clock.steady_ms()).lives().cloned().collect();
+    for life in lives {
+        life.want_sweep(core.clock.steady_ms());
+        tokio::time::sleep(NODES_APART).await;
     }
 }

@@ -197,7 +197,9 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Batch, StoreError>;
 
     /// Makes these changes, all or none where the engine can, and syncs them to disk. A group put with a
-    /// history begins one ([`crate::inbox::rules::begin_history`]); put without, or deleted: it ends.
+    /// history begins one ([`crate::inbox::rules::begin_history`]); put without, or deleted: it ends. Redis
+    /// syncs as it is set up to and waits for no replica: a group that it lost is put again after
+    /// [`Store::changes`] moved, one whose deletion it lost may be back after a restart of the router.
     async fn change_groups(&self, changes: Vec<GroupChange>) -> Result<(), StoreError>;
 
     /// All groups, for the start.

@@ -69,7 +69,9 @@ pub(crate) async fn create(
     let wanted = Wanted::Create { key, owner: by.number, history, now_ms, gone };
     match core.group_writer.change(wanted).await? {
         Changed::Created(made) => Ok(info(core, by, group, &made, Vec::new())),
-        Changed::Deleted => Err(Refusal::new(ErrorCode::Internal, "a group was to be created")),
+        Changed::Deleted | Changed::Kept => {
+            Err(Refusal::new(ErrorCode::Internal, "a group was to be created"))
+        }
     }
 }
 

@@ -3,10 +3,11 @@
 use crate::kit::control::CHAT;
 use crate::kit::node::FakeNode;
 use crate::kit::store::{Mode, id};
-use crate::kit::{Client, House, by, code, create_group, say, to_group, within};
+use crate::kit::{Client, House, by, code, create_group, eventually, say, to_group, within};
 use bytes::{Bytes, BytesMut};
 use hawser_proto::codec::decode;
 use hawser_proto::frame::NodeFrame;
+use hawser_proto::id::AppId;
 use hawser_proto::params;
 use hawser_proto::rpc::node::Place;
 use hawser_proto::rpc::node::answer::Status;
@@ -14,6 +15,7 @@ use hawser_proto::rpc::push::{
     CreateGroupRequest, DeleteGroupRequest, DescribeGroupRequest, Durability, GroupInfo, History,
     ListGroupsRequest, MulticastRequest, MulticastResponse,
 };
+use hawser_router::stores::{GroupChange, Key, Store};
 
 fn group_push_of(frame: &Bytes) -> params::GroupPush {
     let raw = decode(&mut BytesMut::from(frame.as_ref()), 2 << 20).unwrap().expect("a frame");
@@ -205,4 +207,29 @@ async fn a_push_that_may_have_been_kept_makes_the_nodes_ask() {
     let call = publish(&client, "room", "next");
     let (answer, delivery) = within(async { tokio::join!(call, node.deliver_group(1)) }).await;
     assert_eq!((answer.members, delivery.place.unwrap().seq), (1, 2));
+}
+
+#[tokio::test]
+async fn groups_that_the_store_lost_are_given_to_it_again() {
+    let house = House::new().await;
+    let client = house.client().await;
+    with_history(&client, "room", History::default()).await;
+    create_group(&mut client.clone(), "demo-chat", "hall").await;
+    let known = house.store.groups().await.unwrap();
+    let app = AppId::new("demo").unwrap();
+    let lost = ["hall", "room"].map(|id| {
+        let key = Key::group(&app, id).unwrap();
+        let (_, meta) = known.iter().find(|(of, _)| **of == *key.as_bytes()).unwrap();
+        GroupChange::Delete(key, meta.clone())
+    });
+    house.store.change_groups(lost.to_vec()).await.unwrap();
+    let request = || by("demo-chat", MulticastRequest { push_id: id("p1"), ..to_group("room") });
+    assert_eq!(code(client.clone().multicast(request()).await), "group_not_found");
+    house.store.change();
+    eventually(async || client.clone().multicast(request()).await.ok()).await;
+    eventually(async || {
+        let now = house.store.groups().await.unwrap();
+        (now.len() == known.len() && known.iter().all(|one| now.contains(one))).then_some(())
+    })
+    .await;
 }
