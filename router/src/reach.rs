@@ -151,7 +151,7 @@ impl Reach {
 
     fn note<T>(&self, call: Call, done: &Result<T, StoreError>) {
         match done {
-            Err(StoreError::Engine(_) | StoreError::Timeout) => {
+            Err(StoreError::Engine(_) | StoreError::Timeout | StoreError::Unreachable) => {
                 self.metrics.failed(call);
                 let now = self.now();
                 let _ = self.failing_since.compare_exchange(
@@ -161,8 +161,10 @@ impl Reach {
                     Ordering::Relaxed,
                 );
             }
+            // Said on this side of the store: nothing is known of it.
+            Err(StoreError::Overloaded) => self.metrics.failed(call),
             // Also a refusal is an answer.
-            Err(_) => {
+            Err(StoreError::ReadOnly | StoreError::Value) => {
                 self.metrics.failed(call);
                 self.failing_since.store(0, Ordering::Relaxed);
             }
@@ -176,7 +178,7 @@ impl Reach {
         let Ok(key) = Key::device(&app, "is the store there") else { return };
         let asked = self.store.describe(&key, BusinessNo(1));
         let done = tokio::time::timeout(self.timeout, asked).await;
-        if !matches!(done, Err(_) | Ok(Err(StoreError::Engine(_) | StoreError::Timeout))) {
+        if let Ok(Ok(_) | Err(StoreError::ReadOnly | StoreError::Value)) = done {
             self.failing_since.store(0, Ordering::Relaxed);
         }
     }
@@ -283,5 +285,30 @@ async fn sweep_nodes(core: &Core) {
     for life in lives {
         life.want_sweep(core.clock.steady_ms());
         tokio::time::sleep(NODES_APART).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::memory::InMemory;
+
+    #[test]
+    fn only_the_store_itself_ends_a_failure() {
+        let metrics = StoreMetrics::new(&prometheus::Registry::new()).unwrap();
+        let reach = Reach::new(Arc::new(InMemory::new()), Duration::from_secs(1), metrics);
+        let note = |why| reach.note::<()>(Call::Claim, &Err(why));
+        let is_failing = || reach.failing_since.load(Ordering::Relaxed) != 0;
+        note(StoreError::Overloaded);
+        assert!(!is_failing(), "it is not at fault");
+        for why in [StoreError::Unreachable, StoreError::Timeout] {
+            note(why);
+            assert!(is_failing());
+            note(StoreError::Overloaded);
+            note(StoreError::Unreachable);
+            assert!(is_failing(), "nothing was heard of it");
+            note(StoreError::ReadOnly);
+            assert!(!is_failing(), "a refusal is an answer");
+        }
     }
 }

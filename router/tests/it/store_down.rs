@@ -40,6 +40,11 @@ async fn a_store_that_fails_disconnects_nobody() {
 }
 
 #[tokio::test]
+async fn a_store_that_cannot_be_reached_disconnects_nobody() {
+    sessions_outlive(Mode::Unreachable).await;
+}
+
+#[tokio::test]
 async fn a_store_that_takes_no_writes_disconnects_nobody() {
     sessions_outlive(Mode::ReadOnly).await;
 }
@@ -221,6 +226,10 @@ async fn what_nodes_ask_is_answered_unavailable_and_asked_again() {
 
 #[tokio::test]
 async fn after_five_seconds_stored_pushes_are_refused_at_once_and_health_says_so() {
+    tokio::join!(is_given_up(Mode::Hangs), is_given_up(Mode::Unreachable));
+}
+
+async fn is_given_up(mode: Mode) {
     let house = house().await;
     let mut client = house.client().await;
     let mut node = FakeNode::connect(&house.internal(), "node-1", 1).await;
@@ -233,8 +242,8 @@ async fn after_five_seconds_stored_pushes_are_refused_at_once_and_health_says_so
     };
     const STORED: &str = "hawser.push.v1.Push.stored";
     assert_eq!(health(STORED).await, ServingStatus::Serving);
-    house.store.set(Mode::Hangs);
-    push(&client, stored("a", "p")).await;
+    house.store.set(mode);
+    let _ = client.unicast(by("demo-chat", stored("a", "p"))).await;
     eventually(async || (health(STORED).await == ServingStatus::NotServing).then_some(())).await;
     assert_eq!(health("hawser.push.v1.Push").await, ServingStatus::Serving, "the rest goes on");
     let began = Instant::now();

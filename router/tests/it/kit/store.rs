@@ -20,6 +20,8 @@ pub enum Mode {
     Answers,
     /// Says at once that it failed, and does nothing.
     Fails,
+    /// Says at once that it cannot be reached.
+    Unreachable,
     /// Takes no writes.
     ReadOnly,
     /// Neither does nor says anything until the mode is another.
@@ -68,6 +70,7 @@ impl Faulty {
         let now = *mode.wait_for(|mode| *mode != Mode::Hangs).await.expect("it is held by self");
         match now {
             Mode::Fails => Err(StoreError::Engine(Arc::new(OnPurpose))),
+            Mode::Unreachable => Err(StoreError::Unreachable),
             _ => Ok(()),
         }
     }
