@@ -194,6 +194,30 @@ async fn a_stored_push_is_unknown_or_refused_and_never_stored_twice() {
 }
 
 #[tokio::test]
+async fn a_push_in_doubt_to_a_device_that_is_not_here_makes_nobody_sweep() {
+    let house = house().await;
+    let mut client = house.client().await;
+    let mut node = FakeNode::connect(&house.internal(), "node-1", 1).await;
+    let _alive = node.keep_alive();
+    let session = node.bind("a", 1, &[CHAT]).await;
+    house.store.set(Mode::Fails);
+    for _ in 0..5 {
+        assert_eq!(push(&client, stored("away", "p")).await.outcome(), Outcome::Unknown);
+    }
+    // Long enough for what was put off to be said.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let request = DisconnectRequest { device: "a".to_owned(), ..Default::default() };
+    let call = client.disconnect(by("demo-chat", request));
+    let told = async {
+        let kick = node.kick().await;
+        assert_eq!(kick.epoch, session.epoch);
+        node.kick_done(&kick, true).await;
+    };
+    let (answer, ()) = within(async { tokio::join!(call, told) }).await;
+    assert!(answer.unwrap().into_inner().was_online);
+}
+
+#[tokio::test]
 async fn what_nodes_ask_is_answered_unavailable_and_asked_again() {
     let house = house().await;
     let client = house.client().await;

@@ -7,7 +7,7 @@ use crate::core::Core;
 use crate::inbox::{self, Appended, NewEntry};
 use crate::key::Key;
 use crate::node::deliver::{NotSent, Sent};
-use crate::reach::Call;
+use crate::reach::{Call, PATIENCE_MAX};
 use crate::store::StoreError;
 use crate::turns::Turn;
 use hawser_proto::id::Position;
@@ -30,8 +30,12 @@ pub(super) async fn one(core: &Arc<Core>, shared: &Arc<Shared>, mut push: Parcel
     let (of, shared) = (core.clone(), shared.clone());
     core.push_tasks.spawn_light(async move {
         let told = store(&of, &shared, &push, turn).await;
+        let is_in_doubt = matches!(&told, Told::Failed(source) if !source.is_refusal());
         // Nobody waits: then nobody waits for the device's acknowledgement either.
         let _ = tell.send(told);
+        if is_in_doubt {
+            hint(&of, &push.key).await;
+        }
     });
     match tokio::time::timeout(patience, told).await {
         Ok(Ok(told)) => told,
@@ -64,12 +68,7 @@ async fn store(core: &Arc<Core>, shared: &Shared, push: &Parcel, turn: Option<Tu
             };
             Told::Done { appended, durability, waits }
         }
-        Err(source) => {
-            if !source.is_refusal() {
-                hint(core, &push.key);
-            }
-            Told::Failed(source)
-        }
+        Err(source) => Told::Failed(source),
     };
     // Only now may the next one to this device be stored: its wake-up leaves behind this one's.
     drop(turn);
@@ -136,13 +135,22 @@ pub(crate) fn place_of(position: Position, prev: Position) -> node::Place {
     node::Place { term: position.term, seq: position.seq, prev_term: prev.term, prev_seq: prev.seq }
 }
 
-/// Something may have been stored, and nobody said for whom: whoever may hold the device is to ask.
-fn hint(core: &Core, key: &Key) {
+/// Something may have been stored, and nobody said for whom: whoever holds the device is to ask.
+///
+/// A session that is being bound has no route yet, and may have been told of its inboxes before: its turn
+/// is waited for. One that is told of here later hears of its inboxes then. So with no route there is
+/// nobody to wake, as long as there is one router; with several, the route may be another one's, which has
+/// to be asked.
+async fn hint(core: &Core, key: &Key) {
+    let patience = core.reach.timeout() * PATIENCE_MAX;
+    let turn = tokio::time::timeout(patience, core.turns.take(key).turn()).await;
     let steady_ms = core.clock.steady_ms();
+    if turn.is_err() {
+        return core.nodes.sweep_all(steady_ms);
+    }
     let view = core.nodes.view(steady_ms);
-    let life = core.table.look(key, |owner, _| owner).and_then(|owner| view.life(owner.life));
-    match life {
-        Some(life) => life.want_sweep(steady_ms),
-        None => core.nodes.sweep_all(steady_ms),
+    let owner = core.table.look(key, |owner, _| owner);
+    if let Some(life) = owner.and_then(|owner| view.life(owner.life)) {
+        life.want_sweep(steady_ms);
     }
 }
