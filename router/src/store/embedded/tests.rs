@@ -47,8 +47,7 @@ async fn the_embedded_store_answers_as_the_reference_does() {
 mod by_hand {
     use super::*;
     use crate::inbox::Priority;
-    use crate::inbox::shelf::View;
-    use crate::store::contract::desk::{CHAT, WIDE, entry, login};
+    use crate::store::contract::desk::{CHAT, SHOP, WIDE, entry, login};
     use hawser_proto::id::AppId;
 
     fn device(id: &str) -> Key {
@@ -257,5 +256,50 @@ mod by_hand {
         });
         assert!(matches!(failed.await, Err(StoreError::Value)));
         assert_eq!(store.describe(&key, CHAT).await.unwrap(), Described::default());
+    }
+
+    #[tokio::test]
+    async fn a_call_that_panics_fails_alone() {
+        let house = Folder::new();
+        let store = &house.store;
+        let key = device("d");
+        let broken = store.write(0, move |step| -> Result<(), StoreError> {
+            let now_ms = writer::now_ms();
+            rules::append(&mut step.device(&key), CHAT, entry("a", now_ms), WIDE, 9, now_ms)?;
+            panic!("on purpose");
+        });
+        assert!(matches!(broken.await, Err(StoreError::Engine(_))));
+        assert_eq!(store.describe(&key, CHAT).await.unwrap(), Described::default());
+        assert!(matches!(push(store, &key, "a", None).await.0, Appended::Stored { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_walk_that_breaks_off_leaves_the_shelf_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let walk_interval = Duration::from_millis(20);
+        let store = Embedded::open(Settings { walk_interval, ..settings(folder.path()) }).unwrap();
+        let long_ago = writer::now_ms() - 2 * 24 * 3_600_000;
+        let (broken, whole) = (device("a"), device("b"));
+        let put = move |step: &mut Step<'_, '_>| {
+            for (key, business) in [(broken, CHAT), (broken, SHOP), (whole, CHAT)] {
+                let new = entry("a", long_ago);
+                rules::append(&mut step.device(&key), business, new, WIDE, 9, long_ago)?;
+            }
+            // The second inbox of the first device cannot be read.
+            let prefix = form::Prefix::new(Kind::Device, broken.as_bytes()).entries(SHOP);
+            let found = step.overlay().scan(Space::Entries, Bound::Unbounded, &prefix, 9)?;
+            for (entry, _) in found.iter().filter(|(entry, _)| entry.starts_with(&prefix)) {
+                step.overlay().set(Space::Entries, entry.to_vec(), vec![0]);
+            }
+            Ok(())
+        };
+        store.write(0, put).await.unwrap();
+        let until = std::time::Instant::now() + Duration::from_secs(20);
+        while store.describe(&whole, CHAT).await.unwrap().entries > 0 {
+            assert!(std::time::Instant::now() < until, "the walk goes on behind it");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(store.describe(&broken, CHAT).await.unwrap().entries, 1);
+        store.close().await;
     }
 }

@@ -15,6 +15,7 @@ use super::walk::Walk;
 use crate::key::Key;
 use crate::store::StoreError;
 use parking_lot::RwLock;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -119,7 +120,7 @@ where
         if answer.is_closed() {
             return None;
         }
-        match act(step) {
+        match caught(|| act(step)) {
             Ok(value) => Some(Box::new(Made { value, finish, answer })),
             Err(failed) => {
                 step.overlay.take_back();
@@ -306,10 +307,11 @@ impl Writer {
             return;
         }
         let mut overlay = Overlay::new(disk);
-        if let Err(source) = self.walk.step(disk, &mut overlay, now_ms()) {
+        if let Err(source) = caught(|| self.walk.step(disk, &mut overlay, now_ms())) {
             warn!(%source, "the walk over what is over its time was broken off");
+            // Of the shelf that it broke off at; those before it are whole.
+            overlay.take_back();
         }
-        overlay.keep();
         self.finish(disk, overlay, Vec::new());
     }
 
@@ -355,6 +357,19 @@ impl Writer {
         info!("the store takes writes again");
         Ok(())
     }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("a call of the store panicked")]
+struct Panicked;
+
+/// Runs one step. One that panics has failed, alone; the thread goes on for the others.
+fn caught<T>(step: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    // What it wrote is taken back by whoever asks, and it holds nothing else.
+    catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|_| {
+        error!("a call of the store panicked; it is taken back");
+        Err(super::disk::engine(Panicked))
+    })
 }
 
 /// Waits until the engine's workers have caught up. False: they never will.
