@@ -101,7 +101,10 @@ impl Disk {
 
     /// Everything that was committed is on disk when this returns.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
-        self.database.persist(PersistMode::SyncData).map_err(engine)
+        // The system tells one caller of a failed sync. If that was a worker of the engine's, the same sync
+        // asked for here says that all is well; the worker then stops the database.
+        let synced = self.database.persist(PersistMode::SyncData);
+        synced.and_then(|()| self.database.persist(PersistMode::Buffer)).map_err(engine)
     }
 
     /// Whether it still takes writes. It never does again once it has failed to.
