@@ -22,6 +22,7 @@ mod tests;
 
 use super::{Durability, GroupChange, GroupMeta, KeyBytes, Positions, Store, StoreError};
 use crate::inbox::rules;
+use crate::inbox::shelf::{GROUP, View as _};
 use crate::inbox::{
     Announced, Appended, Batch, Caps, Claimed, Described, Fenced, InboxTail, Limits, Login,
     NewEntry, Session,
@@ -480,9 +481,21 @@ fn change_group(step: &mut Step<'_, '_>, change: &GroupChange) -> Result<(), Sto
     overlay.set(Space::Groups, key.to_vec(), form::write_group(meta));
     overlay.set(Space::Owned, form::owned(key, meta.owner), Vec::new());
     match meta.history {
-        Some(_) => rules::begin_history(&mut step.group(key), meta.created_ms),
+        Some(_) => begin_history(step, key, meta.created_ms),
         None => end_history(step.overlay(), key),
     }
+}
+
+/// Begins one, unless there is one, and notes when: push ids that an earlier one left are not its own.
+fn begin_history(step: &mut Step<'_, '_>, key: &[u8], created_ms: u64) -> Result<(), StoreError> {
+    let mut shelf = step.group(key);
+    if shelf.meta(GROUP)?.is_some() {
+        return Ok(());
+    }
+    rules::begin_history(&mut shelf, created_ms)?;
+    let born = form::write_position(Position::new(created_ms, 0));
+    step.overlay().set(Space::Shelves, form::Prefix::new(Kind::Group, key).born(), born);
+    Ok(())
 }
 
 /// Removes all of a group's shelf.

@@ -4,7 +4,8 @@
 //! meet; numbers in keys are big-endian, so that a scan goes in order. Values begin with a version; numbers
 //! in them take one byte per seven bits, positions are written as distances.
 //!
-//! - `shelves`: shelf, 0: route; shelf, 1, business: meta; shelf, 2, business, collapse key: position
+//! - `shelves`: shelf, 0: route; shelf, 1, business: meta; shelf, 2, business, collapse key: position;
+//!   of a group, 3: where its history began
 //! - `entries`: shelf, business, term, number: entry
 //! - `remembered`: shelf, business, push id: what is remembered of it
 //! - `groups`: group key: owner, time, bounds of the history
@@ -20,6 +21,7 @@ const VERSION: u8 = 1;
 const ROUTE: u8 = 0;
 const META: u8 = 1;
 const COLLAPSE: u8 = 2;
+const BORN: u8 = 3;
 
 /// Whose shelf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +50,15 @@ impl Prefix {
 
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    pub(super) fn is_group(&self) -> bool {
+        self.0.first() == Some(&(Kind::Group as u8))
+    }
+
+    /// When a history began.
+    pub(super) fn born(&self) -> Vec<u8> {
+        self.with(&[BORN])
     }
 
     pub(super) fn route(&self) -> Vec<u8> {

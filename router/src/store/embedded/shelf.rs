@@ -29,6 +29,17 @@ impl<S> OnShelf<S> {
     }
 }
 
+impl<S: Source> OnShelf<S> {
+    /// When this history began: all its positions are of later terms. `None`: none's, or not known.
+    fn born_ms(&self) -> Result<Option<u64>, StoreError> {
+        if !self.prefix.is_group() {
+            return Ok(None);
+        }
+        let value = self.source.get(Space::Shelves, &self.prefix.born())?;
+        Ok(value.map(|value| form::read_position(&value)).transpose()?.map(|born| born.term))
+    }
+}
+
 impl<S: Source> Source for &S {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<fjall::Slice>, StoreError> {
         (**self).get(space, key)
@@ -110,7 +121,11 @@ impl<S: Source> View for OnShelf<S> {
     ) -> Result<Option<Remembered>, StoreError> {
         let value =
             self.source.get(Space::Remembered, &self.prefix.remembered(business, push_id))?;
-        value.map(|value| form::read_remembered(&value)).transpose()
+        let Some(value) = value else { return Ok(None) };
+        let what = form::read_remembered(&value)?;
+        // It may be of an earlier life of the group, and not have been forgotten with it.
+        let is_over = self.born_ms()?.is_some_and(|born_ms| what.position.term <= born_ms);
+        Ok((!is_over).then_some(what))
     }
 }
 

@@ -46,7 +46,8 @@ async fn the_embedded_store_answers_as_the_reference_does() {
 
 mod by_hand {
     use super::*;
-    use crate::inbox::Priority;
+    use crate::inbox::{Priority, Remembered};
+    use crate::store::HistoryCaps;
     use crate::store::contract::desk::{CHAT, SHOP, WIDE, entry, login};
     use hawser_proto::id::AppId;
 
@@ -301,5 +302,35 @@ mod by_hand {
         }
         assert_eq!(store.describe(&broken, CHAT).await.unwrap().entries, 1);
         store.close().await;
+    }
+
+    #[tokio::test]
+    async fn push_ids_of_a_groups_earlier_life_are_not_its_own() {
+        let house = Folder::new();
+        let store = &house.store;
+        let group = Key::group(&AppId::new("demo").unwrap(), "g").unwrap();
+        let now_ms = writer::now_ms();
+        let history = Some(HistoryCaps { entries_max: 10, age_ms_max: 3_600_000 });
+        let meta = |created_ms| GroupMeta { owner: 1, created_ms, history };
+        let publish =
+            async || store.publish(&group, entry("a", now_ms), WIDE, None, now_ms).await.unwrap().0;
+        store.change_groups(vec![GroupChange::Put(group, meta(now_ms - 9))]).await.unwrap();
+        let Appended::Stored { position, .. } = publish().await else { panic!("the first") };
+        store.change_groups(vec![GroupChange::Delete(group, meta(now_ms - 9))]).await.unwrap();
+        // As if there had been too many to forget at once.
+        let left = form::Prefix::new(Kind::Group, group.as_bytes()).remembered(GROUP, b"a");
+        let until_ms = now_ms + 60_000;
+        let what = form::write_remembered(&Remembered { position, digest: 0, until_ms });
+        let put = move |step: &mut Step<'_, '_>| {
+            step.overlay().set(Space::Remembered, left, what);
+            Ok(())
+        };
+        store.write(0, put).await.unwrap();
+        let born_ms = position.term + 1;
+        store.change_groups(vec![GroupChange::Put(group, meta(born_ms))]).await.unwrap();
+        assert!(matches!(publish().await, Appended::Stored { .. }));
+        // Written anew, it is the same group.
+        store.change_groups(vec![GroupChange::Put(group, meta(born_ms + 9_999))]).await.unwrap();
+        assert!(matches!(publish().await, Appended::Repeated { .. }));
     }
 }
