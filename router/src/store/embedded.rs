@@ -502,16 +502,7 @@ fn begin_history(step: &mut Step<'_, '_>, key: &[u8], created_ms: u64) -> Result
 fn end_history(overlay: &mut Overlay<'_>, key: &[u8]) -> Result<(), StoreError> {
     let prefix = form::Prefix::new(Kind::Group, key);
     for space in [Space::Shelves, Space::Entries, Space::Remembered] {
-        let (mut from, mut removed) = (Bound::Included(prefix.as_bytes().to_vec()), 0);
-        while removed < FORGOTTEN_MAX {
-            let page = overlay.scan(space, from, prefix.as_bytes(), PAGE)?;
-            let Some((last, _)) = page.last() else { break };
-            from = Bound::Excluded(last.to_vec());
-            removed += page.len();
-            for (key, _) in &page {
-                overlay.remove(space, key.to_vec());
-            }
-        }
+        overlay.remove_all(space, prefix.as_bytes(), FORGOTTEN_MAX)?;
     }
     Ok(())
 }

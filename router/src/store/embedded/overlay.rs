@@ -32,6 +32,29 @@ impl<'disk> Overlay<'disk> {
         self.write(space, key, None);
     }
 
+    /// Removes what has a key with this prefix: all that is pending, and at most `max` of what is stored. No
+    /// value is kept in memory for it.
+    pub(super) fn remove_all(
+        &mut self,
+        space: Space,
+        prefix: &[u8],
+        max: usize,
+    ) -> Result<(), StoreError> {
+        let range = (Bound::Included(prefix.to_vec()), end_of(prefix));
+        let pending = self.pending[space as usize].range::<[u8], _>((
+            range.0.as_ref().map(Vec::as_slice),
+            range.1.as_ref().map(Vec::as_slice),
+        ));
+        let pending: Vec<Vec<u8>> = pending.map(|(key, _)| key.to_vec()).collect();
+        for key in pending {
+            self.remove(space, key);
+        }
+        for guard in self.disk.space(space).range(range).take(max) {
+            self.remove(space, guard.key().map_err(engine)?.to_vec());
+        }
+        Ok(())
+    }
+
     fn write(&mut self, space: Space, key: Vec<u8>, value: Value) {
         let key = key.into_boxed_slice();
         let before = self.pending[space as usize].insert(key.clone(), value);
