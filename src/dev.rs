@@ -61,7 +61,8 @@ pub(crate) async fn run(output: Output, data_dir: &Path, args: DevArgs) -> Outco
     })?;
     let sockets = args.ports.bind()?;
     let store = args.store.read()?.unwrap_or(Store::Embedded);
-    let house = House::start(data_dir, sockets, store).await?;
+    // Boxed: three services begin in it.
+    let house = Box::pin(House::start(data_dir, sockets, store)).await?;
     let end = terminated();
     house.announce(output, data_dir)?;
     end.await;

@@ -54,6 +54,7 @@ impl InMemory {
         self.changes.send_modify(|count| *count += 1);
     }
 
+    #[allow(clippy::unnecessary_wraps, reason = "what the trait returns")]
     fn on_device<T>(
         &self,
         key: &Key,
@@ -65,6 +66,7 @@ impl InMemory {
         Ok(done)
     }
 
+    #[allow(clippy::unnecessary_wraps, reason = "what the trait returns")]
     fn on_history<T>(
         &self,
         key: &Key,

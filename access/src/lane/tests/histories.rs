@@ -179,7 +179,7 @@ async fn a_join_that_waits_for_the_tail_is_answered_when_its_membership_ends() {
             _ => place.lane.drop_group(&key),
         }
         assert_eq!(seen(&peer), expected, "{end}");
-        assert_eq!(place.lane.is_member(member, &key), false, "{end}");
+        assert!(!place.lane.is_member(member, &key), "{end}");
     }
 }
 

@@ -146,8 +146,8 @@ async fn page(
     let tag = Tag::owner(app, owner);
     let keys = [tag.group_ids(), tag.group_metas()];
     let range = [after.as_bytes().to_vec(), number(max as u64), number(u64::from(with_metas))];
-    let called = caller.call(&SCRIPTS.list_groups, tag.slot(), &keys, &range).await?;
-    let Value::Array(lists) = called.answer else { return Err(StoreError::Value) };
+    let listed = caller.call(&SCRIPTS.list_groups, tag.slot(), &keys, &range).await?;
+    let Value::Array(lists) = listed.answer else { return Err(StoreError::Value) };
     let Ok([Value::Array(ids), Value::Array(known)]) = <[Value; 2]>::try_from(lists) else {
         return Err(StoreError::Value);
     };

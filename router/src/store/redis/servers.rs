@@ -28,7 +28,7 @@ const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(20);
 /// While something is wrong.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// Whom an ASK named is kept connected this long.
-const GUEST_STAYS: Duration = Duration::from_secs(60);
+const GUEST_STAYS: Duration = Duration::from_mins(1);
 /// So many of them at once.
 const GUESTS_MAX: usize = 64;
 /// The oldest release whose scripts can say what they may do.
