@@ -26,7 +26,9 @@ impl Small {
             return Some(small);
         }
         // A right that a container may not have, and that nothing can be installed for.
-        eprintln!("SKIPPED, the full disk was NOT tested: a tmpfs cannot be mounted here; run it as root");
+        eprintln!(
+            "SKIPPED, the full disk was NOT tested: a tmpfs cannot be mounted here; run it as root"
+        );
         None
     }
 
