@@ -249,13 +249,11 @@ pub(crate) fn entry(entry: wire::Entry) -> Entry {
 // === What the device says ===
 
 pub(crate) fn ack(node: &Node, at: SlotRef, ack: &params::Ack) {
-    let claim = |feeds: &mut Feeds, it: &params::InboxPosition| {
-        feeds.ack(BusinessNo(it.business), Position::new(it.term, it.seq))
-    };
     own(node, at, |connection| {
         for it in &ack.inboxes {
-            match connection.downlink.as_mut().map_or(Claim::Lie, |it_s| claim(&mut it_s.feeds, it))
-            {
+            let (business, upto) = (BusinessNo(it.business), Position::new(it.term, it.seq));
+            let feeds = connection.downlink.as_mut().map(|it| &mut it.feeds);
+            match feeds.map_or(Claim::Lie, |feeds| feeds.ack(business, upto)) {
                 Claim::Taken => node.metrics.acks.inc(),
                 Claim::Old => {}
                 Claim::Lie => node.metrics.ack_lies.inc(),

@@ -147,6 +147,7 @@ impl Feeds {
         let ready = self.busy.as_ref().and_then(|busy| busy.last_ready(business));
         let inbox = self.inbox(business);
         let front = ready.unwrap_or(inbox.sent);
+        // `poll` would drop it as well; here it costs no memory.
         if entry.place.at <= front {
             return;
         }

@@ -173,7 +173,8 @@ pub trait Store: Send + Sync + 'static {
     /// See [`crate::inbox::rules::describe`].
     async fn describe(&self, device: &Key, business: BusinessNo) -> Result<Described, StoreError>;
 
-    /// See [`crate::inbox::rules::purge`]. Synced to disk.
+    /// See [`crate::inbox::rules::purge`]. Synced to disk by the embedded engine; on Redis as durable as any
+    /// write there is.
     async fn purge(&self, device: &Key, business: BusinessNo) -> Result<u64, StoreError>;
 
     /// Appends to a group's history, as [`Store::append`] does; the group's shelf has no owner. See

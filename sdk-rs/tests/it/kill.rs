@@ -21,7 +21,6 @@ const KILLS: u64 = 20;
 
 /// Not a test: the process that the test below kills. Alone it does nothing.
 #[tokio::test]
-#[ignore = "the process that another test starts"]
 async fn device() {
     let (Ok(point), Ok(folder)) = (std::env::var(POINT), std::env::var(FOLDER)) else { return };
     let path = Path::new(&folder).join("handled");
@@ -42,7 +41,7 @@ async fn device() {
 
 fn spawn(node: &Node, folder: &Path) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "kill::device", "--ignored"])
+        .args(["--exact", "kill::device"])
         .env(POINT, format!("tcp://{}:{}", node.point.host, node.point.port))
         .env(FOLDER, folder)
         .stdout(Stdio::null())
