@@ -112,6 +112,7 @@ pub(crate) async fn report(node: Arc<Node>, access_points: Vec<AccessPoint>) {
             connections: node.metrics.connections.get().max(0) as u64,
             connections_max: node.config.connections_max.into(),
             draining: node.is_draining(),
+            ..NodeReport::default()
         };
         // A node without a router or a catalogue can take no login, and is not to be handed out.
         let pause = if node.is_ready() || node.is_draining() {

@@ -275,6 +275,7 @@ async fn claim(node: &Arc<Node>, at: SlotRef, checked: Checked) -> Result<Admitt
         } else {
             bound.inboxes.iter().map(inbox).collect()
         },
+        ..LoginOk::default()
     });
     Ok(Admitted { answer, idle_timeout, frame_bytes_max, abilities })
 }

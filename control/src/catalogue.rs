@@ -202,6 +202,7 @@ impl Catalogue {
             keys: keys.collect(),
             signing_keys: self.signing.values().map(|key| key.wire_key()).collect(),
             revocations: self.revocations.values().map(Revocation::wire_revocation).collect(),
+            ticket_keys: Vec::new(),
         };
         wire::Update {
             revision: self.counters.revision,

@@ -73,7 +73,14 @@ impl Control for ControlRpc {
         };
         self.0.metrics.nodes.set(fresh as i64);
         let next_report_ms = config.node_report_interval.as_millis() as u32;
-        Ok(Response::new(wire::ReportResponse { next_report_ms }))
+        Ok(Response::new(wire::ReportResponse { next_report_ms, ..Default::default() }))
+    }
+
+    async fn report_router(
+        &self,
+        _request: Request<wire::RouterReport>,
+    ) -> Result<Response<wire::RouterReportResponse>, Status> {
+        Err(Status::unimplemented("routers are not listed"))
     }
 
     async fn refresh_token(

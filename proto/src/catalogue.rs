@@ -20,6 +20,7 @@ pub struct Catalogue {
     #[cfg(feature = "token")]
     signing: HashMap<String, (VerifyingKey, i64)>,
     revoked: HashMap<(AppId, Option<DeviceId>), u64>,
+    tickets: HashMap<u32, Arc<wire::TicketKey>>,
 }
 
 impl Catalogue {
@@ -38,6 +39,7 @@ impl Catalogue {
                 all.keys.into_iter().for_each(|it| next.put(Entity::Key(it)));
                 all.signing_keys.into_iter().for_each(|it| next.put(Entity::SigningKey(it)));
                 all.revocations.into_iter().for_each(|it| next.put(Entity::Revocation(it)));
+                all.ticket_keys.into_iter().for_each(|it| next.put(Entity::TicketKey(it)));
             }
             Some(What::Change(wire::Change { entity: Some(entity), removed: false })) => {
                 next.put(entity);
@@ -75,6 +77,9 @@ impl Catalogue {
                 let Some(whom) = revoked_names(&revocation) else { return };
                 self.revoked.insert(whom, revocation.issued_before_ms.max(0) as u64);
             }
+            Entity::TicketKey(key) => {
+                self.tickets.insert(key.kid, Arc::new(key));
+            }
         }
     }
 
@@ -103,6 +108,9 @@ impl Catalogue {
                 if let Some(whom) = revoked_names(revocation) {
                     self.revoked.remove(&whom);
                 }
+            }
+            Entity::TicketKey(key) => {
+                self.tickets.remove(&key.kid);
             }
         }
     }
@@ -144,7 +152,19 @@ impl Catalogue {
     #[cfg(feature = "token")]
     pub fn verifying_key(&self, kid: &str, now_ms: u64) -> Option<&VerifyingKey> {
         let (key, until_ms) = self.signing.get(kid)?;
-        (*until_ms == 0 || (*until_ms).max(0) as u64 > now_ms).then_some(key)
+        is_good(*until_ms, now_ms).then_some(key)
+    }
+
+    /// The key to make resume tickets with at `now_ms`: of those in use the newest.
+    pub fn ticket_key(&self, now_ms: u64) -> Option<&Arc<wire::TicketKey>> {
+        let is_active = |key: &&Arc<wire::TicketKey>| key.active_from_ms.max(0) as u64 <= now_ms;
+        let good = self.tickets.values().filter(|key| is_good(key.verify_until_ms, now_ms));
+        good.filter(is_active).max_by_key(|key| (key.active_from_ms, key.kid))
+    }
+
+    /// The key that a resume ticket names, if it is good at `now_ms`.
+    pub fn ticket_key_of(&self, kid: u32, now_ms: u64) -> Option<&Arc<wire::TicketKey>> {
+        self.tickets.get(&kid).filter(|key| is_good(key.verify_until_ms, now_ms))
     }
 
     /// Whether a token issued at `issued_at_ms` was revoked, for the device or its whole app.
@@ -154,6 +174,11 @@ impl Catalogue {
         let of_device = before(&(app.clone(), Some(device.clone())));
         of_app.max(of_device).is_some_and(|limit| issued_at_ms < limit)
     }
+}
+
+/// Whether something that ends at `until_ms` (0: never) is good at `now_ms`.
+fn is_good(until_ms: i64, now_ms: u64) -> bool {
+    until_ms == 0 || until_ms.max(0) as u64 > now_ms
 }
 
 fn business_names(business: &wire::Business) -> Option<(AppId, BusinessId, BusinessNo)> {

@@ -267,6 +267,8 @@ error_codes! {
     MethodNotAllowed = 28, "method_not_allowed", http 405, grpc 12;
     /// The push id was used for another content within the last 10 minutes.
     PushIdReused = 29, "push_id_reused", http 409, grpc 6;
+    /// This router does not serve this function; another router of its tier does.
+    NotServedHere = 30, "not_served_here", http 421, grpc 9;
 }
 
 impl ErrorCode {

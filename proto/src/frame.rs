@@ -66,6 +66,8 @@ kinds! {
     Refreshed = 0x83, "REFRESHED";
     /// Node: this connection ends, and what to do now.
     Close = 0x84, "CLOSE";
+    /// Node: log in elsewhere, then leave.
+    GoAway = 0x85, "GO_AWAY";
     /// Node: the answer of a business.
     Response = 0x90, "RESPONSE";
     /// Node: you are in the group, or why not.
@@ -90,6 +92,10 @@ pub mod ability {
     pub const INBOX: u32 = 1;
     /// Groups: positions, RECOVER, GROUP_RESET, MISSED. Without it a history group is as a live one.
     pub const HISTORY: u32 = 2;
+    /// GO_AWAY. Without it a node that drains closes the connection when its turn comes.
+    pub const GO_AWAY: u32 = 4;
+    /// A resume ticket in LOGIN_OK, which the next LOGIN may show in place of the token.
+    pub const RESUME: u32 = 8;
     /// All that this release has.
     pub const ALL: u32 = INBOX | HISTORY;
 }
@@ -138,6 +144,8 @@ pub enum NodeFrame {
     Refreshed(params::Refreshed),
     /// Last frame of a connection.
     Close(params::Close),
+    /// Log in elsewhere, then leave.
+    GoAway(params::GoAway),
     /// Answer to a request, with its opaque body.
     Response(params::Response, Bytes),
     /// Answer to a join.
@@ -285,6 +293,7 @@ impl DeviceFrame {
             | Kind::Pong
             | Kind::Refreshed
             | Kind::Close
+            | Kind::GoAway
             | Kind::Response
             | Kind::Joined
             | Kind::Left
@@ -333,6 +342,7 @@ impl NodeFrame {
             Kind::Pong => Self::Pong(read(&raw)?),
             Kind::Refreshed => Self::Refreshed(read(&raw)?),
             Kind::Close => Self::Close(read(&raw)?),
+            Kind::GoAway => Self::GoAway(read(&raw)?),
             Kind::Response => Self::Response(read(&raw)?, raw.body),
             Kind::Joined => Self::Joined(read(&raw)?),
             Kind::Left => Self::Left(read(&raw)?),
@@ -362,6 +372,7 @@ impl NodeFrame {
             Self::Pong(p) => encode(Kind::Pong, p, none),
             Self::Refreshed(p) => encode(Kind::Refreshed, p, none),
             Self::Close(p) => encode(Kind::Close, p, none),
+            Self::GoAway(p) => encode(Kind::GoAway, p, none),
             Self::Response(p, body) => encode(Kind::Response, p, body),
             Self::Joined(p) => encode(Kind::Joined, p, none),
             Self::Left(p) => encode(Kind::Left, p, none),
@@ -382,6 +393,7 @@ impl NodeFrame {
             code: u32::from(code.number()),
             reason: cut(reason),
             retry_after_ms,
+            alternatives: Vec::new(),
         })
     }
 }

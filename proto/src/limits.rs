@@ -108,3 +108,14 @@ pub const STORE_CALL_TIMEOUT: Duration = Duration::from_millis(500);
 pub const NODE_CALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Difference of clocks that token times forgive.
 pub const CLOCK_LEEWAY: Duration = Duration::from_mins(1);
+/// A resume ticket, in bytes: what a token says in protobuf, and its code.
+pub const RESUME_TICKET_BYTES_MAX: usize = 1024;
+/// How long a resume ticket is good: long enough to come back after a reconnect storm, short enough that
+/// what it was made from is nearly the truth still. A new one comes with each login and each refresh.
+pub const RESUME_TICKET_LIFE: Duration = Duration::from_mins(10);
+/// Access points named to a device that has to leave, at most: two nodes over all five protocols.
+pub const ALTERNATIVES_MAX: usize = 10;
+/// Sessions a draining node tells to go a second, unless it is told otherwise.
+pub const DRAIN_PER_SECOND_DEFAULT: u32 = 500;
+/// After GO_AWAY the device has this long to be elsewhere; then the connection is closed.
+pub const GO_AWAY_DEADLINE: Duration = Duration::from_secs(30);

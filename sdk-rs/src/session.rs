@@ -393,7 +393,7 @@ impl Session {
         }
         *is_said = true;
         self.inboxes.offline();
-        let bye = params::Close { code: 4000, reason: String::new(), retry_after_ms: 0 };
+        let bye = params::Close { code: 4000, ..params::Close::default() };
         out.push(Action::Send(DeviceFrame::Bye(bye).encode()));
     }
 

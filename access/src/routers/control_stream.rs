@@ -39,7 +39,11 @@ pub(super) async fn run(
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
 
     let (up, outbound) = mpsc::channel(STREAM_QUEUE);
-    let hello = wire::Hello { node: node.config.node.as_str().to_owned(), boot: node.table.boot.0 };
+    let hello = wire::Hello {
+        node: node.config.node.as_str().to_owned(),
+        boot: node.table.boot.0,
+        tells_all: false,
+    };
     let first = ControlUp { hello: Some(hello), items: Vec::new() };
     // The channel is new, so there is room.
     let _ = up.try_send(first);

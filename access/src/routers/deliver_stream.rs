@@ -37,7 +37,11 @@ pub(super) async fn run(node: &Arc<Node>, index: usize) -> Result<(), Status> {
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let (reports, waiting) = mpsc::channel(REPORTS_MAX);
-    let hello = Hello { node: node.config.node.as_str().to_owned(), boot: node.table.boot.0 };
+    let hello = Hello {
+        node: node.config.node.as_str().to_owned(),
+        boot: node.table.boot.0,
+        tells_all: false,
+    };
     let (asks, asked) = mpsc::channel(asks::QUEUE_MAX);
     let outbound = Gather { hello: Some(hello), waiting, asked };
     let inbound = client.deliver(outbound).await?.into_inner();

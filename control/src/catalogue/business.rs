@@ -101,6 +101,7 @@ impl Business {
             SlowPolicy::Disconnect => wire::SlowPolicy::Disconnect,
         };
         wire::Business {
+            connection_events: false,
             app: self.app.as_str().to_owned(),
             business: self.name.as_str().to_owned(),
             number: self.number,

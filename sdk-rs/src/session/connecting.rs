@@ -125,6 +125,7 @@ impl Session {
             client: Some(self.setup.client.clone()),
             abilities: ability::ALL,
             cursors: self.inboxes.cursors(&self.setup.businesses),
+            ..params::Login::default()
         };
         // A cursor that finds no room costs a few pushes that come twice and are dropped here.
         let mut cursors = login.cursors.clone();
@@ -150,6 +151,7 @@ impl Session {
             Ok(
                 NodeFrame::Ignored(_)
                 | NodeFrame::Pong(_)
+                | NodeFrame::GoAway(_)
                 | NodeFrame::Refreshed(_)
                 | NodeFrame::Response(..)
                 | NodeFrame::Joined(_)

@@ -183,7 +183,7 @@ impl Session {
         online.pinged_at = None;
         let bytes = raw.params.len() + raw.body.len();
         match NodeFrame::parse(raw) {
-            Ok(NodeFrame::Pong(_) | NodeFrame::Ignored(_)) => {}
+            Ok(NodeFrame::Pong(_) | NodeFrame::Ignored(_) | NodeFrame::GoAway(_)) => {}
             Ok(NodeFrame::Response(response, body)) => {
                 let id = response.request_id;
                 if self.calls.finish(id) {
