@@ -3,7 +3,9 @@
 use super::listen;
 use hawser_chassis::grpc;
 use hawser_proto::rpc::business::business_server::{self, BusinessServer};
-use hawser_proto::rpc::business::{HandleRequest, HandleResponse};
+use hawser_proto::rpc::business::{
+    ConnectionEvents, ConnectionsHeard, HandleRequest, HandleResponse,
+};
 use parking_lot::Mutex;
 use std::future::Future;
 use std::pin::Pin;
@@ -73,5 +75,12 @@ impl business_server::Business for Business {
         self.seen.lock().push(asked.clone());
         let answering = (self.handler.lock().clone())(asked);
         answering.await.map(Response::new)
+    }
+
+    async fn connections(
+        &self,
+        _request: Request<ConnectionEvents>,
+    ) -> Result<Response<ConnectionsHeard>, Status> {
+        Err(Status::unimplemented("routers call this, access nodes never"))
     }
 }

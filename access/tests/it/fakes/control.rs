@@ -80,6 +80,7 @@ impl Control {
                 all.signing_keys.push(it.clone());
             }
             Entity::Revocation(it) => all.revocations.push(it.clone()),
+            Entity::TicketKey(it) => all.ticket_keys.push(it.clone()),
         }
         state.revision += 1;
         let change = wire::Change { entity: Some(entity), removed: false };
@@ -136,7 +137,14 @@ impl control_server::Control for Control {
     ) -> Result<Response<wire::ReportResponse>, Status> {
         let mut state = self.state.lock();
         state.reports.push(request.into_inner());
-        Ok(Response::new(wire::ReportResponse { next_report_ms: 50 }))
+        Ok(Response::new(wire::ReportResponse { next_report_ms: 50, ..Default::default() }))
+    }
+
+    async fn report_router(
+        &self,
+        _request: Request<wire::RouterReport>,
+    ) -> Result<Response<wire::RouterReportResponse>, Status> {
+        Err(Status::unimplemented("routers call this, access nodes never"))
     }
 
     async fn refresh_token(

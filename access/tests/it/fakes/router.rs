@@ -484,7 +484,12 @@ impl node_server::Node for Service {
         tokio::spawn(async move {
             let Ok(Some(first)) = inbound.message().await else { return };
             let boot = first.hello.expect("Hello comes first").boot;
-            let welcome = wire::Welcome { lease_ms: 1_000, router: "r-1".into(), router_boot: 1 };
+            let welcome = wire::Welcome {
+                lease_ms: 1_000,
+                router: "r-1".into(),
+                router_boot: 1,
+                ..Default::default()
+            };
             let first = ControlDown { welcome: Some(welcome), items: Vec::new() };
             {
                 let mut state = router.state.lock();
