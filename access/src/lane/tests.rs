@@ -5,21 +5,27 @@ mod histories;
 use super::*;
 use crate::config::Config;
 use crate::frame_out::Form;
+use crate::groups::Stay;
 use crate::link::{Dialled, Link, Transport};
 use crate::node::{self, Listeners};
 use crate::table::{Connection, Identity};
 use bytes::BytesMut;
 use hawser_chassis::secret::Secret;
+use hawser_proto::code::ErrorCode;
 use hawser_proto::codec;
 use hawser_proto::frame::ability;
-use hawser_proto::id::{DeviceId, Epoch, GroupId, NodeId};
-use hawser_proto::limits::FRAME_BYTES_MAX;
+use hawser_proto::id::{AppId, DeviceId, Epoch, GroupId, NodeId, Position};
+use hawser_proto::limits::{FRAME_BYTES_MAX, GROUPS_PER_CONNECTION_MAX};
+use hawser_proto::params::LeftReason;
 use hawser_proto::rpc::node::{GroupResult, up::What};
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// A link that says nothing, and takes everything until it fails.
 #[derive(Clone, Default)]

@@ -5,7 +5,7 @@ use super::super::history::{HistoryAnswer, PAUSE_MS, Recovered, Recovering, Whom
 use super::super::recovery::is_at_rest;
 use super::*;
 use crate::feed::{Entry, Place as EntryPlace};
-use crate::outbox::SlowPolicy;
+use crate::outbox::{Keep, SlowPolicy};
 use bytes::Bytes;
 use hawser_proto::params::{GroupPush, Joined};
 
