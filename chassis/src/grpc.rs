@@ -15,6 +15,8 @@ const STREAMS_PER_CONNECTION_MAX: u32 = 1_024;
 /// of its first 64 KiB.
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// Until a connection stands, its greeting included.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -32,14 +34,18 @@ pub fn server() -> Server {
 
 /// A channel that connects when first used and again whenever it broke. `uri`: `http://host:port`.
 pub fn channel(uri: &str) -> Result<Channel, tonic::transport::Error> {
+    Ok(endpoint(uri)?.connect_lazy())
+}
+
+/// Where a channel goes, with every bound set.
+pub(crate) fn endpoint(uri: &str) -> Result<Endpoint, tonic::transport::Error> {
     Ok(Endpoint::from_shared(uri.to_owned())?
-        .connect_timeout(Duration::from_secs(2))
+        .connect_timeout(CONNECT_TIMEOUT)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .tcp_nodelay(true)
-        .connect_lazy())
+        .tcp_nodelay(true))
 }
 
 /// Refuses calls that do not show the secret as `authorization: Bearer ..`.

@@ -1,10 +1,12 @@
 //! What every hawser service stands on: configuration files, telemetry, the admin port, listeners,
-//! TLS material and shutdown. No product noun lives here.
+//! TLS material, shutdown, and how services know each other. No product noun lives here but the names of
+//! the services.
 
 pub mod admin;
 pub mod config;
 pub mod grpc;
 pub mod listen;
+pub mod peers;
 pub mod secret;
 pub mod shutdown;
 pub mod telemetry;

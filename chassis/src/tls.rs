@@ -83,17 +83,26 @@ impl ResolvesServerCert for Resolver {
     }
 }
 
-fn read_pair(chain_path: &Path, key_path: &Path) -> Result<CertifiedKey, TlsError> {
-    let pem = |path: &Path| {
-        let path = path.to_owned();
-        move |source| TlsError::Pem { path, source }
+fn read_pair(chain: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
+    let (chain, key) = (read_chain(chain)?, read_key(key)?);
+    Ok(CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())?)
+}
+
+/// All certificates of a PEM file.
+pub fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    let source = match chain {
+        Ok(chain) if !chain.is_empty() => return Ok(chain),
+        Ok(_) => rustls_pki_types::pem::Error::NoItemsFound,
+        Err(source) => source,
     };
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(chain_path)
-        .and_then(Iterator::collect)
-        .map_err(pem(chain_path))?;
-    let key = PrivateKeyDer::from_pem_file(key_path).map_err(pem(key_path))?;
-    let pair = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())?;
-    Ok(pair)
+    Err(TlsError::Pem { path: path.to_owned(), source })
+}
+
+/// The private key of a PEM file.
+pub(crate) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let pem = |source| TlsError::Pem { path: path.to_owned(), source };
+    PrivateKeyDer::from_pem_file(path).map_err(pem)
 }
 
 /// A client configuration that trusts the certificates in `roots` (DER), and nothing else.

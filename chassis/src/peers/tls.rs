@@ -1,0 +1,129 @@
+//! Certificates between services: read from files, read again without a restart.
+
+use super::Role;
+use crate::tls::{TlsError, read_chain, read_key};
+use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioIo;
+use rustls::client::Resumption;
+use rustls::crypto::aws_lc_rs;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tower::Service;
+
+const ALPN: &[u8] = b"h2";
+
+/// Where the certificates of a service are.
+#[derive(Clone, Debug)]
+pub struct PeerFiles {
+    /// Whom to trust; several certificates while one takes the place of another.
+    pub ca: PathBuf,
+    /// The chain that this service shows.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+/// What is in use now.
+pub(super) struct Material {
+    files: PeerFiles,
+    current: ArcSwap<Configs>,
+}
+
+struct Configs {
+    client: Arc<ClientConfig>,
+    server: Arc<ServerConfig>,
+}
+
+impl Material {
+    pub(super) fn load(files: PeerFiles) -> Result<Self, TlsError> {
+        let current = ArcSwap::from_pointee(Configs::read(&files)?);
+        Ok(Self { files, current })
+    }
+
+    pub(super) fn reload(&self) -> Result<(), TlsError> {
+        self.current.store(Arc::new(Configs::read(&self.files)?));
+        Ok(())
+    }
+
+    pub(super) fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(self.current.load().server.clone())
+    }
+
+    /// Dials, and goes on only with a server of this role.
+    pub(super) fn connector(self: &Arc<Self>, role: Role) -> Connector {
+        let mut tcp = HttpConnector::new();
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(crate::grpc::CONNECT_TIMEOUT));
+        Connector { material: self.clone(), role, tcp }
+    }
+}
+
+impl Configs {
+    fn read(files: &PeerFiles) -> Result<Self, TlsError> {
+        let provider = || Arc::new(aws_lc_rs::default_provider());
+        let only = &[&rustls::version::TLS13];
+        let mut roots = RootCertStore::empty();
+        for root in read_chain(&files.ca)? {
+            roots.add(root)?;
+        }
+        let roots = Arc::new(roots);
+        let chain = read_chain(&files.certificate)?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider())
+            .build()
+            .map_err(|error| rustls::Error::General(error.to_string()))?;
+        let mut server = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(only)?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain.clone(), read_key(&files.key)?)?;
+        server.alpn_protocols = vec![ALPN.to_vec()];
+        // A connection lives for hours; one that resumes would not show its certificate again, and one that
+        // is trusted no more would come in.
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        server.send_tls13_tickets = 0;
+        let mut client = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(only)?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, read_key(&files.key)?)?;
+        client.alpn_protocols = vec![ALPN.to_vec()];
+        client.resumption = Resumption::disabled();
+        Ok(Self { client: Arc::new(client), server: Arc::new(server) })
+    }
+}
+
+/// Makes the connections of a channel.
+#[derive(Clone)]
+pub(super) struct Connector {
+    material: Arc<Material>,
+    role: Role,
+    tcp: HttpConnector,
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+impl Service<http::Uri> for Connector {
+    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.tcp.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, uri: http::Uri) -> Self::Future {
+        let dialling = self.tcp.call(uri);
+        let tls = TlsConnector::from(self.material.current.load().client.clone());
+        let name = self.role.server_name();
+        Box::pin(async move {
+            let link = dialling.await?.into_inner();
+            Ok(TokioIo::new(tls.connect(name, link).await?))
+        })
+    }
+}
