@@ -18,7 +18,7 @@ pub struct Catalogue {
     numbers: HashMap<(AppId, BusinessId), BusinessNo>,
     keys: HashMap<Vec<u8>, Arc<wire::BusinessKey>>,
     #[cfg(feature = "token")]
-    signing: HashMap<String, (VerifyingKey, i64)>,
+    signing: HashMap<String, (VerifyingKey, Arc<wire::SigningKey>)>,
     revoked: HashMap<(AppId, Option<DeviceId>), u64>,
     tickets: HashMap<u32, Arc<wire::TicketKey>>,
 }
@@ -52,6 +52,28 @@ impl Catalogue {
         next
     }
 
+    /// All of it, as control would send it to whoever begins to watch: to be kept on disk, and applied
+    /// while control is away.
+    pub fn snapshot(&self) -> wire::Update {
+        let revoked = |((app, device), before_ms): (&(AppId, Option<DeviceId>), &u64)| {
+            let device = device.as_ref().map_or_else(String::new, |it| it.as_str().to_owned());
+            let issued_before_ms = i64::try_from(*before_ms).unwrap_or(i64::MAX);
+            wire::Revocation { app: app.as_str().to_owned(), device, issued_before_ms }
+        };
+        let all = wire::Snapshot {
+            apps: self.apps.values().map(|it| (**it).clone()).collect(),
+            businesses: self.businesses.values().map(|it| (**it).clone()).collect(),
+            keys: self.keys.values().map(|it| (**it).clone()).collect(),
+            #[cfg(feature = "token")]
+            signing_keys: self.signing.values().map(|(_, it)| (**it).clone()).collect(),
+            #[cfg(not(feature = "token"))]
+            signing_keys: Vec::new(),
+            revocations: self.revoked.iter().map(revoked).collect(),
+            ticket_keys: self.tickets.values().map(|it| (**it).clone()).collect(),
+        };
+        wire::Update { revision: self.revision, what: Some(What::Snapshot(all)) }
+    }
+
     fn put(&mut self, entity: Entity) {
         match entity {
             Entity::App(app) => {
@@ -69,7 +91,7 @@ impl Catalogue {
             #[cfg(feature = "token")]
             Entity::SigningKey(key) => {
                 let verifying = VerifyingKey::from_ed25519(&key.public_key);
-                self.signing.insert(key.kid, (verifying, key.verify_until_ms));
+                self.signing.insert(key.kid.clone(), (verifying, Arc::new(key)));
             }
             #[cfg(not(feature = "token"))]
             Entity::SigningKey(_) => {}
@@ -151,8 +173,8 @@ impl Catalogue {
     /// The key that verifies tokens with this `kid` at `now_ms`.
     #[cfg(feature = "token")]
     pub fn verifying_key(&self, kid: &str, now_ms: u64) -> Option<&VerifyingKey> {
-        let (key, until_ms) = self.signing.get(kid)?;
-        is_good(*until_ms, now_ms).then_some(key)
+        let (verifying, key) = self.signing.get(kid)?;
+        is_good(key.verify_until_ms, now_ms).then_some(verifying)
     }
 
     /// The key to make resume tickets with at `now_ms`: of those in use the newest.
@@ -221,6 +243,48 @@ mod tests {
         assert_eq!(second.number(&app, &name), None);
         assert!(second.business(&app, BusinessNo(7)).is_none());
         assert_eq!(first.number(&app, &name), Some(BusinessNo(7)), "the old value is untouched");
+    }
+
+    #[test]
+    fn a_snapshot_of_it_makes_the_same_again() {
+        let kid = |kid: &str| wire::SigningKey {
+            kid: kid.into(),
+            public_key: vec![7; 32].into(),
+            verify_until_ms: 5_000,
+            ..Default::default()
+        };
+        let all = wire::Snapshot {
+            apps: vec![wire::App { app: "demo".into(), enabled: true, ..Default::default() }],
+            businesses: vec![chat(7)],
+            keys: vec![wire::BusinessKey { sha256: vec![1; 32].into(), ..Default::default() }],
+            signing_keys: vec![kid("k1")],
+            revocations: ["", "d"]
+                .map(|device| wire::Revocation {
+                    app: "demo".into(),
+                    device: device.into(),
+                    issued_before_ms: 900,
+                })
+                .to_vec(),
+            ticket_keys: vec![wire::TicketKey {
+                kid: 3,
+                verify_until_ms: 4_000,
+                ..Default::default()
+            }],
+        };
+        let one = Catalogue::default().apply(update(9, What::Snapshot(all)));
+        let other = Catalogue::default().apply(one.snapshot());
+        assert_eq!(other.revision, 9);
+        let app = AppId::new("demo").unwrap();
+        for it in [&one, &other] {
+            assert!(it.app(&app).is_some_and(|app| app.enabled));
+            assert_eq!(it.number(&app, &BusinessId::new("chat").unwrap()), Some(BusinessNo(7)));
+            assert!(it.key(&[1; 32], 0).is_some());
+            assert!(it.verifying_key("k1", 4_999).is_some());
+            assert!(it.verifying_key("k1", 5_000).is_none(), "its time is kept");
+            assert!(it.is_revoked(&app, &DeviceId::new("d").unwrap(), 899));
+            assert!(it.is_revoked(&app, &DeviceId::new("e").unwrap(), 899));
+            assert!(it.ticket_key_of(3, 3_999).is_some() && it.ticket_key_of(3, 4_000).is_none());
+        }
     }
 
     #[test]

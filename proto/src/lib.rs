@@ -14,6 +14,8 @@ pub mod limits;
 #[cfg(feature = "rpc")]
 pub mod rpc;
 #[cfg(feature = "token")]
+pub mod ticket;
+#[cfg(feature = "token")]
 pub mod token;
 
 /// The common parameters of each frame, as protobuf messages. Generated from `rpc/wire.proto`.
