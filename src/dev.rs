@@ -123,7 +123,7 @@ impl House {
             NodeId::new("dev").map_err(Failure::usage)?,
             &control_internal,
             &[router_internal],
-            secrets.cluster_secret.clone(),
+            secrets.peers.clone(),
         );
         config.certificate = Some(certificate);
         config.accepts_per_second = ACCEPTS_PER_SECOND;
@@ -221,7 +221,7 @@ async fn start_control(
     let mut config = hawser_control::Config::new(
         data_dir.join("control"),
         secrets.admin_token.clone(),
-        secrets.cluster_secret.clone(),
+        secrets.peers.clone(),
         secrets.master_key.clone(),
     );
     config.public_url = Some(at.control.clone());
@@ -241,12 +241,8 @@ async fn start_router(
     listeners: hawser_router::Listeners,
     registry: &Registry,
 ) -> Outcome<hawser_router::Running> {
-    let mut config = hawser_router::Config::new(
-        "dev",
-        data_dir.join("router"),
-        control,
-        secrets.cluster_secret.clone(),
-    );
+    let mut config =
+        hawser_router::Config::new("dev", data_dir.join("router"), control, secrets.peers.clone());
     config.store = store.into();
     hawser_router::start(config, listeners, registry)
         .await

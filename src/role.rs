@@ -2,6 +2,7 @@
 
 mod access;
 mod control;
+mod internal;
 mod router;
 mod secret_at;
 pub(crate) mod store;
@@ -112,9 +113,9 @@ pub(crate) fn config(output: Output, command: ConfigCommand) -> Outcome {
     match command {
         ConfigCommand::Check { role, file } => {
             match role {
-                Role::Control => drop(load::<control::File>(&file)?),
+                Role::Control => load::<control::File>(&file)?.check()?,
                 Role::Access => load::<access::File>(&file)?.check()?,
-                Role::Router => drop(load::<router::File>(&file)?),
+                Role::Router => load::<router::File>(&file)?.check()?,
             }
             output.done(&format!("{} is a good configuration of {role}", file.display()));
         }

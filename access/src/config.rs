@@ -1,6 +1,6 @@
 //! What an access node is told at start. Every bound of the node stands here, with its reason.
 
-use hawser_chassis::secret::Secret;
+use hawser_chassis::peers::Peers;
 use hawser_chassis::tls::Certificate;
 use hawser_proto::id::NodeId;
 use hawser_proto::limits;
@@ -17,12 +17,12 @@ pub struct Config {
     pub region: String,
     /// Whose network it stands in; control's placement may ask for it.
     pub carrier: String,
-    /// Control's internal port, `http://host:port`.
+    /// Control's internal port, `http://host:port`, or `https` with certificates.
     pub control: String,
     /// Each router's internal port, `http://host:port`.
     pub routers: Vec<String>,
-    /// Shown to control and routers.
-    pub cluster_secret: Secret,
+    /// How control and routers are dialled.
+    pub peers: Peers,
     /// Shown to devices on TLS, QUIC and secure WebSocket. Needed when there is such a listener.
     pub certificate: Option<Certificate>,
     /// Host that devices are told to dial; `None`: the address each listener is bound to.
@@ -104,8 +104,8 @@ impl Guards {
 }
 
 impl Config {
-    /// Defaults for everything but names, addresses and the secret.
-    pub fn new(node: NodeId, control: &str, routers: &[String], cluster_secret: Secret) -> Self {
+    /// Defaults for everything but names, addresses, and how services know each other.
+    pub fn new(node: NodeId, control: &str, routers: &[String], peers: Peers) -> Self {
         Self {
             node,
             cluster: "default".into(),
@@ -113,7 +113,7 @@ impl Config {
             carrier: String::new(),
             control: control.to_owned(),
             routers: routers.to_vec(),
-            cluster_secret,
+            peers,
             certificate: None,
             advertised_host: None,
             server_name: "localhost".into(),

@@ -5,7 +5,7 @@ use crate::forward::InFlight;
 use crate::node::Node;
 use crate::retry::Retry;
 use crate::table::{Connection, Signal};
-use hawser_chassis::grpc::{ShowBearer, channel};
+use hawser_chassis::peers::{PeerChannel, Peers, PeersError, Role};
 use hawser_proto::code::{CloseCode, ErrorCode};
 use hawser_proto::frame::NodeFrame;
 use hawser_proto::id::SlotRef;
@@ -17,8 +17,6 @@ use hawser_proto::rpc::control::{
 };
 use std::sync::Arc;
 use std::time::Duration;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tracing::debug;
 
@@ -31,15 +29,12 @@ const UPDATE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// A client of control's internal port.
 #[derive(Clone)]
-pub(crate) struct Control(ControlClient<InterceptedService<Channel, ShowBearer>>);
+pub(crate) struct Control(ControlClient<PeerChannel>);
 
 impl Control {
-    /// `Err`: the address or the secret cannot be used.
-    pub(crate) fn new(uri: &str, secret: &hawser_chassis::secret::Secret) -> Result<Self, String> {
-        let secret =
-            ShowBearer::new(secret).ok_or("the cluster secret cannot stand in a header")?;
-        let channel = channel(uri).map_err(|error| error.to_string())?;
-        let client = ControlClient::with_interceptor(channel, secret);
+    /// `Err`: the address cannot be used.
+    pub(crate) fn new(uri: &str, peers: &Peers) -> Result<Self, PeersError> {
+        let client = ControlClient::new(peers.channel(uri, Role::Control)?);
         Ok(Self(client.max_decoding_message_size(UPDATE_BYTES_MAX)))
     }
 }

@@ -15,6 +15,7 @@ use crate::routers::{self, Routers, Unbound};
 use crate::sweep::{self, Sweeps};
 use crate::table::{ClientFacts, Signal, Table};
 use arc_swap::ArcSwap;
+use hawser_chassis::peers::PeersError;
 use hawser_chassis::shutdown::Tasks;
 use hawser_proto::catalogue::Catalogue;
 use hawser_proto::code::CloseCode;
@@ -62,9 +63,9 @@ pub enum StartError {
     /// A socket is not usable.
     #[error("a listener cannot be used")]
     Socket(#[from] io::Error),
-    /// Control's address or the cluster secret is malformed.
-    #[error("control cannot be reached: {0}")]
-    Control(String),
+    /// The address of control, or of a router, cannot be used.
+    #[error("an address of another service cannot be used")]
+    Address(#[from] PeersError),
 }
 
 /// Milliseconds since 1970, right now: for tokens.
@@ -245,8 +246,7 @@ pub async fn start(
         metrics.clone(),
     );
     let (routers, queues) = Routers::new(&config.routers);
-    let control =
-        Control::new(&config.control, &config.cluster_secret).map_err(StartError::Control)?;
+    let control = Control::new(&config.control, &config.peers)?;
     let (handles, work): (Vec<_>, Vec<_>) =
         (0..lanes).map(|_| lane::queue(config.lane_queue_max)).unzip();
     let node = Arc::new(Node {

@@ -1,5 +1,6 @@
 //! What control is started with. Typed, checked once, and with a default for all but secrets.
 
+use hawser_chassis::peers::Peers;
 use hawser_chassis::secret::Secret;
 use std::fmt;
 use std::path::PathBuf;
@@ -65,8 +66,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Opens every call of the HTTP API. At least 16 characters.
     pub admin_token: Secret,
-    /// What access nodes and routers show on the internal port.
-    pub cluster_secret: Secret,
+    /// How access nodes and routers are known on the internal port.
+    pub peers: Peers,
     /// Seals secrets at rest. The same at every start on one `data_dir`.
     pub master_key: MasterKey,
     /// Where devices and operators reach the HTTP API, for the OpenAPI document. Default: none.
@@ -117,13 +118,13 @@ impl Config {
     pub fn new(
         data_dir: PathBuf,
         admin_token: Secret,
-        cluster_secret: Secret,
+        peers: Peers,
         master_key: MasterKey,
     ) -> Self {
         Self {
             data_dir,
             admin_token,
-            cluster_secret,
+            peers,
             master_key,
             public_url: None,
             token_ttl: Duration::from_hours(1),
@@ -153,8 +154,6 @@ impl Config {
         let backoff = self.backoff;
         if self.admin_token.expose().len() < 16 {
             Some("the admin token is shorter than 16 characters")
-        } else if self.cluster_secret.expose().len() < 16 {
-            Some("the cluster secret is shorter than 16 characters")
         } else if self.token_ttl < second || self.token_ttl > TOKEN_TTL_MAX {
             Some("the token life is not between 1 s and 24 h")
         } else if self.signing_activation_delay > self.token_ttl {
@@ -189,7 +188,7 @@ mod tests {
         Config::new(
             "/nowhere".into(),
             Secret::new("an-admin-token-of-length"),
-            Secret::new("a-cluster-secret-of-length"),
+            Peers::secret(&Secret::new("a-cluster-secret")).unwrap(),
             MasterKey::new([7; 32]),
         )
     }
@@ -197,9 +196,8 @@ mod tests {
     #[test]
     fn defaults_are_fine_and_bad_values_are_named() {
         assert_eq!(config().problem(), None);
-        let spoil: [fn(&mut Config); 6] = [
+        let spoil: [fn(&mut Config); 5] = [
             |c| c.admin_token = Secret::new("short"),
-            |c| c.cluster_secret = Secret::new(""),
             |c| c.token_ttl = Duration::from_hours(25),
             |c| c.signing_activation_delay = Duration::from_hours(2),
             |c| c.watch_backlog = 0,

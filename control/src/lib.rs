@@ -25,7 +25,7 @@ mod sweep;
 
 pub use config::{Backoff, Config, MasterKey, TOKEN_TTL_MAX};
 
-use hawser_chassis::grpc::RequireBearer;
+use hawser_chassis::peers::Role;
 use hawser_chassis::shutdown::{Tasks, served};
 use hawser_proto::rpc::control::control_server::ControlServer;
 use metrics::Metrics;
@@ -39,7 +39,6 @@ use store::embedded::Embedded;
 use store::records::LoadError;
 use store::{Store, StoreSettings};
 use tokio::net::TcpListener;
-use tonic::transport::server::TcpIncoming;
 use tracing::{error, info};
 
 /// A message on the internal port; reports and refreshes are small.
@@ -199,13 +198,15 @@ async fn make_first_signing_key(store: &Store, sealer: &Sealer) -> Result<(), St
 }
 
 async fn serve_internal(shared: Arc<Shared>, listener: TcpListener) {
-    let secret = RequireBearer(shared.config.cluster_secret.clone());
+    let peers = shared.config.peers.clone();
     let stop = shared.tasks.stop_signal();
     let service = ControlServer::new(rpc::ControlRpc(shared))
         .max_decoding_message_size(INTERNAL_MESSAGE_BYTES_MAX);
-    let service = tonic::service::interceptor::InterceptedService::new(service, secret);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let serving = hawser_chassis::grpc::server()
+    let guard = peers.guard(&[Role::Access, Role::Router]);
+    let service = tonic::service::interceptor::InterceptedService::new(service, guard);
+    let incoming = peers.incoming(listener);
+    let serving = peers
+        .server()
         .add_service(service)
         .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     if let Some(Err(failure)) = served(serving, stop, STOP_GRACE).await {

@@ -1,5 +1,6 @@
 //! Configuration of a router.
 
+use hawser_chassis::peers::Peers;
 use hawser_chassis::secret::Secret;
 use hawser_proto::limits::{NODE_CALL_TIMEOUT, NODE_LEASE, STORE_CALL_TIMEOUT};
 use std::path::PathBuf;
@@ -17,10 +18,10 @@ pub struct Config {
     pub store_call_timeout: Duration,
     /// Where the embedded store lives. One router per folder.
     pub data_dir: PathBuf,
-    /// Control's internal port, `http://host:port`. Control may be down; the last catalogue stays.
+    /// Control's internal port, `http://host:port`, or `https` with certificates. Control may be down; the last catalogue stays.
     pub control: String,
-    /// Shown to control and asked of access nodes.
-    pub cluster_secret: Secret,
+    /// How control is dialled, and access nodes are known.
+    pub peers: Peers,
     /// How long an access node is believed to be alive after it was last heard; it sends word every
     /// third of this. Longer forgives longer pauses, and names dead sessions longer. Default 10 s.
     pub node_lease: Duration,
@@ -68,14 +69,14 @@ pub enum StoreConfig {
 
 impl Config {
     /// The defaults for all but what has none.
-    pub fn new(name: &str, data_dir: PathBuf, control: &str, cluster_secret: Secret) -> Self {
+    pub fn new(name: &str, data_dir: PathBuf, control: &str, peers: Peers) -> Self {
         Self {
             name: name.to_owned(),
             store: StoreConfig::Embedded,
             store_call_timeout: STORE_CALL_TIMEOUT,
             data_dir,
             control: control.to_owned(),
-            cluster_secret,
+            peers,
             node_lease: NODE_LEASE,
             call_timeout: NODE_CALL_TIMEOUT,
             broadcast_patience: Duration::from_secs(10),

@@ -22,7 +22,8 @@ use crate::table::{LifeNo, Table};
 use crate::turns::Turns;
 use crate::watch;
 use arc_swap::ArcSwap;
-use hawser_chassis::grpc::{self, RequireBearer, ShowBearer};
+use hawser_chassis::grpc;
+use hawser_chassis::peers::{PeersError, Role};
 use hawser_chassis::shutdown::{Tasks, served};
 use hawser_proto::limits::PUSH_CALL_BYTES_MAX;
 use hawser_proto::rpc::DESCRIPTORS;
@@ -38,7 +39,6 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tower::util::MapResponseLayer;
 use tracing::{error, info};
@@ -94,10 +94,7 @@ pub enum StartError {
     Metrics(#[from] prometheus::Error),
     /// `control` is not an address.
     #[error("the address of control cannot be used")]
-    Control(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The cluster secret cannot stand in a header.
-    #[error("the cluster secret holds characters that cannot be sent")]
-    Secret,
+    Control(#[from] PeersError),
     /// The push API's description cannot be served.
     #[error("reflection cannot be served")]
     Reflection(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -151,9 +148,7 @@ pub async fn start_on(
 ) -> Result<Running, StartError> {
     let (push_addr, internal_addr) =
         (listeners.push.local_addr()?, listeners.internal.local_addr()?);
-    let bearer = ShowBearer::new(&config.cluster_secret).ok_or(StartError::Secret)?;
-    let channel =
-        grpc::channel(&config.control).map_err(|source| StartError::Control(source.into()))?;
+    let channel = config.peers.channel(&config.control, Role::Control)?;
     let metrics = Metrics::new(registry)?;
     let reach = Reach::new(store.clone(), config.store_call_timeout, StoreMetrics::new(registry)?);
     let (tasks, push_tasks) = (Tasks::new(), Tasks::new());
@@ -198,7 +193,7 @@ pub async fn start_on(
     tasks.spawn("store changes", reach::follow_changes(core.clone()));
     tasks.spawn("router ticks", core.clone().tick());
     tasks.spawn("orphaned groups", orphans::run(core.clone()));
-    tasks.spawn("catalogue watch", watch::run(core.clone(), channel, bearer));
+    tasks.spawn("catalogue watch", watch::run(core.clone(), channel));
 
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<PushServer<PushService>>().await;
@@ -232,15 +227,15 @@ pub async fn start_on(
         .add_service(reflection_old);
     let node = NodeServer::new(NodeService(core.clone()))
         .max_decoding_message_size(NODE_MESSAGE_BYTES_MAX);
-    let guard = RequireBearer(config.cluster_secret);
-    let node_server = grpc::server().add_service(InterceptedService::new(node, guard));
+    let guard = config.peers.guard(&[Role::Access]);
+    let node_server = config.peers.server().add_service(InterceptedService::new(node, guard));
 
     // Both servers take nobody new from the same moment on; the streams of nodes that are there go on
     // until the last push has its outcome.
     let stop = push_tasks.stop_signal();
     let push_incoming =
         incoming(listeners.push, config.push_connections_max, config.push_preface_timeout);
-    let node_incoming = TcpIncoming::from(listeners.internal).with_nodelay(Some(true));
+    let node_incoming = config.peers.incoming(listeners.internal);
     let serve_push =
         push_server.serve_with_incoming_shutdown(push_incoming, stop.clone().cancelled_owned());
     let serve_node =

@@ -2,14 +2,12 @@
 //! a lock. Control may be down; the last catalogue stays in use.
 
 use crate::core::Core;
-use hawser_chassis::grpc::ShowBearer;
+use hawser_chassis::peers::PeerChannel;
 use hawser_proto::rpc::control::WatchRequest;
 use hawser_proto::rpc::control::control_client::ControlClient;
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::Status;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Channel;
 use tracing::{info, warn};
 
 /// Between two tries: doubled from the first to the second, each time anywhere between half of it and
@@ -20,9 +18,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 const UPDATE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// Keeps the catalogue up to date until told to stop.
-pub(crate) async fn run(core: Arc<Core>, channel: Channel, bearer: ShowBearer) {
-    let mut client = ControlClient::with_interceptor(channel, bearer)
-        .max_decoding_message_size(UPDATE_BYTES_MAX);
+pub(crate) async fn run(core: Arc<Core>, channel: PeerChannel) {
+    let mut client = ControlClient::new(channel).max_decoding_message_size(UPDATE_BYTES_MAX);
     let stop = core.tasks.stop_signal();
     let mut pause = BACKOFF_MIN;
     loop {
@@ -47,10 +44,7 @@ pub(crate) async fn run(core: Arc<Core>, channel: Channel, bearer: ShowBearer) {
     }
 }
 
-async fn watch(
-    core: &Core,
-    client: &mut ControlClient<InterceptedService<Channel, ShowBearer>>,
-) -> Result<(), Status> {
+async fn watch(core: &Core, client: &mut ControlClient<PeerChannel>) -> Result<(), Status> {
     let request = WatchRequest { role: "router".to_owned(), node: core.name.clone() };
     let mut updates = client.watch(request).await?.into_inner();
     while let Some(update) = updates.message().await? {

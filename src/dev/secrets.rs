@@ -2,6 +2,7 @@
 
 use crate::credentials::write_private;
 use crate::failure::{Failure, Outcome};
+use hawser_chassis::peers::Peers;
 use hawser_chassis::secret::Secret;
 use hawser_control::MasterKey;
 use rand::Rng as _;
@@ -12,7 +13,7 @@ use std::path::Path;
 /// What the services show each other and seal with.
 pub(super) struct Secrets {
     pub(super) admin_token: Secret,
-    pub(super) cluster_secret: Secret,
+    pub(super) peers: Peers,
     pub(super) master_key: MasterKey,
 }
 
@@ -49,9 +50,9 @@ impl Secrets {
         let File { admin_token, cluster_secret, master_key } = file;
         let master_key = MasterKey::from_hex(&master_key)
             .ok_or_else(|| Failure::usage(format!("{} holds no master key", path.display())))?;
-        let (admin_token, cluster_secret) =
-            (Secret::new(&admin_token), Secret::new(&cluster_secret));
-        Ok(Self { admin_token, cluster_secret, master_key })
+        let admin_token = Secret::new(&admin_token);
+        let peers = Peers::secret(&Secret::new(&cluster_secret)).map_err(Failure::usage)?;
+        Ok(Self { admin_token, peers, master_key })
     }
 }
 
@@ -73,7 +74,7 @@ mod tests {
         let made = Secrets::load_or_make(folder.path()).expect("made");
         let again = Secrets::load_or_make(folder.path()).expect("read");
         assert!(again.admin_token.matches(made.admin_token.expose()));
-        assert!(!again.cluster_secret.matches(made.admin_token.expose()));
+        assert!(!again.admin_token.matches(&"0".repeat(64)));
         let path = folder.path().join("secrets.json");
         let permissions = std::fs::metadata(&path).expect("there").permissions();
         assert_eq!(permissions.mode() & 0o777, 0o600);

@@ -1,5 +1,6 @@
 //! `hawser access`.
 
+use super::internal::{Internal, InternalTls};
 use super::secret_at::SecretAt;
 use super::{Admin, Role, Surroundings, cannot_start};
 use crate::bind;
@@ -27,7 +28,8 @@ pub(super) struct File {
     carrier: Option<String>,
     control: String,
     routers: Vec<String>,
-    cluster_secret: SecretAt,
+    cluster_secret: Option<SecretAt>,
+    internal_tls: Option<InternalTls>,
     advertised_host: Option<String>,
     server_name: Option<String>,
     connections_max: Option<u32>,
@@ -77,7 +79,13 @@ impl File {
         if self.routers.is_empty() {
             return Err(Failure::usage("routers is empty: nobody could log in"));
         }
-        Ok(())
+        let dialled: Vec<_> =
+            std::iter::once(&self.control).chain(&self.routers).map(String::as_str).collect();
+        self.internal().check(None, true, &dialled)
+    }
+
+    fn internal(&self) -> Internal<'_> {
+        Internal { secret: self.cluster_secret.as_ref(), tls: self.internal_tls.as_ref() }
     }
 
     fn node(&self) -> Outcome<NodeId> {
@@ -86,8 +94,8 @@ impl File {
 
     fn config(&self) -> Outcome<Config> {
         self.check()?;
-        let secret = self.cluster_secret.read()?;
-        let mut config = Config::new(self.node()?, &self.control, &self.routers, secret);
+        let peers = self.internal().peers()?;
+        let mut config = Config::new(self.node()?, &self.control, &self.routers, peers);
         for (field, given) in [
             (&mut config.cluster, &self.cluster),
             (&mut config.region, &self.region),

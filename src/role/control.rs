@@ -1,5 +1,6 @@
 //! `hawser control`.
 
+use super::internal::{Internal, InternalTls};
 use super::secret_at::SecretAt;
 use super::{Admin, Role, Surroundings, cannot_start};
 use crate::bind;
@@ -21,7 +22,10 @@ pub(super) struct File {
     internal_listen: SocketAddr,
     data_dir: PathBuf,
     admin_token: SecretAt,
-    cluster_secret: SecretAt,
+    cluster_secret: Option<SecretAt>,
+    internal_tls: Option<InternalTls>,
+    #[serde(default)]
+    allow_plain_internal: bool,
     master_key: SecretAt,
     public_url: Option<String>,
     token_ttl: Option<Span>,
@@ -46,12 +50,21 @@ struct BackoffFile {
 }
 
 impl File {
+    /// What the form alone cannot say.
+    pub(super) fn check(&self) -> Outcome {
+        self.internal().check(Some(self.internal_listen), self.allow_plain_internal, &[])
+    }
+
+    fn internal(&self) -> Internal<'_> {
+        Internal { secret: self.cluster_secret.as_ref(), tls: self.internal_tls.as_ref() }
+    }
+
     fn config(&self) -> Outcome<Config> {
+        self.check()?;
         let master_key = MasterKey::from_hex(self.master_key.read()?.expose())
             .ok_or_else(|| Failure::usage("the master key is not 64 hexadecimal digits"))?;
-        let (admin_token, cluster_secret) = (self.admin_token.read()?, self.cluster_secret.read()?);
-        let mut config =
-            Config::new(self.data_dir.clone(), admin_token, cluster_secret, master_key);
+        let (admin_token, peers) = (self.admin_token.read()?, self.internal().peers()?);
+        let mut config = Config::new(self.data_dir.clone(), admin_token, peers, master_key);
         config.public_url.clone_from(&self.public_url);
         config.allow_open_access = self.allow_open_access.unwrap_or(config.allow_open_access);
         for (field, given) in [

@@ -1,5 +1,6 @@
 //! `hawser router`.
 
+use super::internal::{Internal, InternalTls};
 use super::secret_at::SecretAt;
 use super::store::{Store, StoreFile};
 use super::{Admin, Role, Surroundings, cannot_start};
@@ -23,7 +24,10 @@ pub(super) struct File {
     internal_listen: SocketAddr,
     data_dir: PathBuf,
     control: String,
-    cluster_secret: SecretAt,
+    cluster_secret: Option<SecretAt>,
+    internal_tls: Option<InternalTls>,
+    #[serde(default)]
+    allow_plain_internal: bool,
     node_lease: Option<Span>,
     call_timeout: Option<Span>,
     store: Option<StoreFile>,
@@ -31,14 +35,21 @@ pub(super) struct File {
 }
 
 impl File {
+    /// What the form alone cannot say.
+    pub(super) fn check(&self) -> Outcome {
+        let (listen, dialled) = (Some(self.internal_listen), [self.control.as_str()]);
+        self.internal().check(listen, self.allow_plain_internal, &dialled)
+    }
+
+    fn internal(&self) -> Internal<'_> {
+        Internal { secret: self.cluster_secret.as_ref(), tls: self.internal_tls.as_ref() }
+    }
+
     /// `store`: from the command line or the environment, which win.
     fn config(&self, store: Option<Store>) -> Outcome<Config> {
-        let mut config = Config::new(
-            &self.name,
-            self.data_dir.clone(),
-            &self.control,
-            self.cluster_secret.read()?,
-        );
+        self.check()?;
+        let peers = self.internal().peers()?;
+        let mut config = Config::new(&self.name, self.data_dir.clone(), &self.control, peers);
         if let Some(Span(lease)) = self.node_lease {
             config.node_lease = lease;
         }

@@ -10,6 +10,7 @@ use crate::link::{Dialled, Link, Transport};
 use crate::node::{self, Listeners};
 use crate::table::{Connection, Identity};
 use bytes::BytesMut;
+use hawser_chassis::peers::Peers;
 use hawser_chassis::secret::Secret;
 use hawser_proto::code::ErrorCode;
 use hawser_proto::codec;
@@ -83,8 +84,8 @@ impl Place {
     async fn new() -> Self {
         let nowhere = "http://127.0.0.1:1".to_owned();
         let name = NodeId::new("node-1").unwrap();
-        let mut config =
-            Config::new(name, &nowhere, std::slice::from_ref(&nowhere), Secret::new("s"));
+        let peers = Peers::secret(&Secret::new("s")).unwrap();
+        let mut config = Config::new(name, &nowhere, std::slice::from_ref(&nowhere), peers);
         config.lanes = 1;
         let registry = prometheus::Registry::new();
         let node = node::start(config, Listeners::default(), &registry).await.unwrap().node();

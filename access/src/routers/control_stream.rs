@@ -5,7 +5,7 @@ use crate::groups::GroupKey;
 use crate::lane::{Done, Work};
 use crate::node::Node;
 use crate::table::{Signal, Target};
-use hawser_chassis::grpc::{ShowBearer, channel};
+use hawser_chassis::peers::Role;
 use hawser_proto::code::{CloseCode, ErrorCode};
 use hawser_proto::id::{AppId, BusinessNo, GroupId, Position, SlotRef};
 use hawser_proto::params::LeftReason;
@@ -30,11 +30,9 @@ pub(super) async fn run(
     router: &Router,
     queue: &mut mpsc::Receiver<up::What>,
 ) -> Result<(), Status> {
-    let secret = ShowBearer::new(&node.config.cluster_secret)
-        .ok_or_else(|| Status::invalid_argument("the cluster secret cannot stand in a header"))?;
-    let channel =
-        channel(&router.uri).map_err(|error| Status::invalid_argument(error.to_string()))?;
-    let mut client = NodeClient::with_interceptor(channel, secret)
+    let channel = node.config.peers.channel(&router.uri, Role::Router);
+    let channel = channel.map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let mut client = NodeClient::new(channel)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
 

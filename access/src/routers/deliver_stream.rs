@@ -9,7 +9,7 @@ use crate::metrics::{PushCounts, StaleReason};
 use crate::node::Node;
 use crate::outbox::SlowPolicy;
 use crate::table::{Target, Written};
-use hawser_chassis::grpc::{ShowBearer, channel};
+use hawser_chassis::peers::Role;
 use hawser_proto::id::{AppId, BusinessNo, GroupId, SlotRef};
 use hawser_proto::rpc::node::node_client::NodeClient;
 use hawser_proto::rpc::node::{Ask, DeliverDown, DeliverUp, Delivery, DeliveryReport, Hello};
@@ -30,10 +30,9 @@ const WRITES_PER_TURN: usize = 128;
 /// Runs the stream until it breaks.
 pub(super) async fn run(node: &Arc<Node>, index: usize) -> Result<(), Status> {
     let uri = &node.routers.all[index].uri;
-    let secret = ShowBearer::new(&node.config.cluster_secret)
-        .ok_or_else(|| Status::invalid_argument("the cluster secret cannot stand in a header"))?;
-    let channel = channel(uri).map_err(|error| Status::invalid_argument(error.to_string()))?;
-    let mut client = NodeClient::with_interceptor(channel, secret)
+    let channel = node.config.peers.channel(uri, Role::Router);
+    let channel = channel.map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let mut client = NodeClient::new(channel)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let (reports, waiting) = mpsc::channel(REPORTS_MAX);

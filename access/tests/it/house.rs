@@ -8,6 +8,7 @@ use crate::fakes::router::{Route, Router};
 use crate::fakes::{secret, tokens};
 use crate::{PATIENCE, eventually};
 use hawser_access::{Config, Listeners, Running};
+use hawser_chassis::peers::Peers;
 use hawser_proto::frame::{DeviceFrame, NodeFrame, ability};
 use hawser_proto::id::{NodeId, Position};
 use hawser_proto::params;
@@ -67,7 +68,8 @@ pub async fn listeners() -> Listeners {
 /// The settings of a node in a test: deadlines that tests do not wait for are long.
 pub fn config(control: &Control, router: &Router) -> Config {
     let node = NodeId::new("node-1").unwrap();
-    let mut config = Config::new(node, &control.uri, std::slice::from_ref(&router.uri), secret());
+    let peers = Peers::secret(&secret()).unwrap();
+    let mut config = Config::new(node, &control.uri, std::slice::from_ref(&router.uri), peers);
     config.certificate = Some(dial::certificate());
     config.connections_max = 1_000;
     config.lanes = 2;

@@ -3,6 +3,7 @@
 use crate::schema;
 use bytes::Bytes;
 use hawser_chassis::grpc::{ShowBearer, channel};
+use hawser_chassis::peers::Peers;
 use hawser_chassis::secret::Secret;
 use hawser_control::{Config, Listeners, MasterKey, Running};
 use hawser_proto::rpc::control as wire;
@@ -64,7 +65,7 @@ pub(crate) fn config(folder: &Path) -> Config {
     let mut config = Config::new(
         folder.to_owned(),
         Secret::new(ADMIN),
-        Secret::new(CLUSTER),
+        Peers::secret(&Secret::new(CLUSTER)).unwrap(),
         MasterKey::new([9; 32]),
     );
     config.allow_open_access = true;

@@ -4,6 +4,7 @@
 use crate::Wanted;
 use crate::load::{BUSINESS, CAPS, DEVICES, Load, now_ms};
 use anyhow::{Context, ensure};
+use hawser_chassis::peers::Peers;
 use hawser_chassis::secret::Secret;
 use hawser_loadtest::redis::Redis;
 use hawser_loadtest::report::{Repeats, Row};
@@ -68,7 +69,8 @@ impl Scene {
 
 async fn open(server: &Redis) -> anyhow::Result<Arc<dyn Store>> {
     let url = format!("redis://{}", server.address);
-    let mut config = Config::new("bench", "unused".into(), "http://unused", Secret::new("unused"));
+    let peers = Peers::secret(&Secret::new("unused"))?;
+    let mut config = Config::new("bench", "unused".into(), "http://unused", peers);
     config.store = StoreConfig::RedisSingle { url: Secret::new(&url) };
     config.store_call_timeout = PATIENCE;
     Ok(open_store(&config, &Registry::new()).await?)

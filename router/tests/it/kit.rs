@@ -5,6 +5,7 @@ pub mod node;
 pub mod store;
 
 use control::{FakeControl, KEY_BYTES};
+use hawser_chassis::peers::Peers;
 use hawser_chassis::secret::Secret;
 use hawser_proto::rpc::push::push_client::PushClient;
 use hawser_proto::rpc::push::{
@@ -81,8 +82,8 @@ async fn router(
 ) -> (Running, Arc<Faulty>) {
     let listen = || async { TcpListener::bind("127.0.0.1:0").await.expect("a free port") };
     let listeners = Listeners { push: listen().await, internal: listen().await };
-    let secret = Secret::new(SECRET);
-    let mut config = Config::new("router-1", folder.to_owned(), &control.uri(), secret);
+    let peers = Peers::secret(&Secret::new(SECRET)).expect("a header value");
+    let mut config = Config::new("router-1", folder.to_owned(), &control.uri(), peers);
     config.node_lease = LEASE;
     config.call_timeout = CALL_TIMEOUT;
     config.broadcast_patience = Duration::from_millis(1_500);
