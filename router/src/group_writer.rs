@@ -104,7 +104,7 @@ async fn change_together(core: &Core, waiting: Vec<ChangeRequest>, dropped: &Dro
         return;
     }
     match core.reach.ask(Call::ChangeGroups, core.store.change_groups(writes)).await {
-        Ok(()) => {
+        Ok(_) => {
             for request in decided {
                 let changed = core.groups.apply(&request.wanted, dropped);
                 let _ = request.answer.send(Ok(changed));

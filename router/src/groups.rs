@@ -305,7 +305,6 @@ impl Decision<'_> {
     pub(crate) fn take(&mut self, wanted: &Wanted) -> Result<Vec<GroupChange>, Refused> {
         match wanted {
             Wanted::Create { key, owner, history, now_ms, gone } => {
-                let mut changes = Vec::with_capacity(2);
                 let existing = self.meta(key);
                 if existing.as_ref().is_some_and(|it| *gone != Some(BusinessNo(it.owner))) {
                     return Err(Refused::Exists);
@@ -316,14 +315,12 @@ impl Decision<'_> {
                     return Err(Refused::Quota);
                 }
                 *owned += 1;
-                if let Some(existing) = existing {
+                if let Some(existing) = &existing {
                     *self.count(key, BusinessNo(existing.owner)) -= 1;
-                    changes.push(GroupChange::Delete(*key, existing));
                 }
                 let meta = GroupMeta { owner: owner.0, created_ms: *now_ms, history: *history };
                 self.planned.insert(key.as_bytes().into(), Some(meta.clone()));
-                changes.push(GroupChange::Put(*key, meta));
-                Ok(changes)
+                Ok(vec![GroupChange::Put(*key, meta, existing)])
             }
             Wanted::Delete { key, owner } => {
                 let existing = self.meta(key).ok_or(Refused::NoGroup)?;
@@ -336,7 +333,7 @@ impl Decision<'_> {
             }
             Wanted::Keep { key } => {
                 let existing = self.meta(key).ok_or(Refused::NoGroup)?;
-                Ok(vec![GroupChange::Put(*key, existing)])
+                Ok(vec![GroupChange::Put(*key, existing, None)])
             }
         }
     }

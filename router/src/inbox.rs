@@ -46,6 +46,58 @@ pub struct Route {
     pub attempt: u64,
     /// When it was last written or seen in use, milliseconds since 1970.
     pub at_ms: u64,
+    /// Businesses that want to hear of this session; in order.
+    pub watchers: Vec<BusinessNo>,
+    /// When the last session ended, and how. Means nothing while there is an owner.
+    pub ended: Ended,
+}
+
+/// How a session ended, for those who hear of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Ended {
+    /// Milliseconds since 1970.
+    pub at_ms: u64,
+    /// Its node died.
+    pub is_lost: bool,
+}
+
+/// The last that a business has confirmed to have heard of a device. Kept while it says `online`; one that
+/// says `offline` is forgotten once nothing more is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// Of which session.
+    pub epoch: u64,
+    /// That it began; else that it ended.
+    pub is_online: bool,
+    /// Its connection.
+    pub owner: Owner,
+}
+
+/// Something that a business has to hear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Which business.
+    pub business: BusinessNo,
+    /// What it will have heard then.
+    pub heard: Heard,
+    /// When it happened, milliseconds since 1970.
+    pub at_ms: u64,
+    /// Why an offline.
+    pub cause: EventCause,
+}
+
+/// Why a session is no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum EventCause {
+    /// It is an online.
+    #[default]
+    None,
+    /// The connection ended.
+    Closed,
+    /// A newer login took over.
+    Superseded,
+    /// Its node died.
+    NodeLost,
 }
 
 /// A login that wants the session.
@@ -57,6 +109,8 @@ pub struct Login {
     pub instance: [u8; 16],
     /// Its attempt.
     pub attempt: u64,
+    /// Of the businesses it serves, those that want to hear of it; in order.
+    pub watchers: Vec<BusinessNo>,
 }
 
 /// What came of a claim.

@@ -57,6 +57,7 @@ pub mod stores {
     pub use crate::store::embedded::{Embedded, Settings};
     pub use crate::store::redis::{AppendCall, BareScripts};
     pub use crate::store::{
-        Durability, GroupChange, GroupMeta, HistoryCaps, KeyBytes, Positions, Store, StoreError,
+        Durability, EVENT_SHARDS, GroupChange, GroupChanged, GroupMeta, GroupNews, HistoryCaps,
+        KeyBytes, LeaseHeld, LogMark, Marked, NodeLease, Positions, Store, StoreError,
     };
 }

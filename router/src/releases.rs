@@ -117,7 +117,7 @@ pub(crate) fn release(core: &Arc<Core>, release: Release, place: Option<Place>) 
 /// True: the store has heard, or will never understand.
 async fn tell(core: &Core, release: &Release) -> bool {
     let (session, sent) = (release.session.clone(), release.sent.clone());
-    let asked = core.store.release(&release.key, session, sent, core.clock.now_ms());
+    let asked = core.store.release(&release.key, session, sent, false, core.clock.now_ms());
     match core.reach.ask(Call::Release, asked).await {
         Ok(_) => true,
         Err(source @ StoreError::Value) => {

@@ -65,7 +65,8 @@ impl Wish {
         let instance = bind.instance.as_ref().try_into().ok()?;
         let at = SlotRef { slot: bind.slot, generation: bind.generation };
         let owner = inbox::Owner { node: life.node.clone(), boot: life.boot, at };
-        let login = inbox::Login { owner, instance, attempt: bind.attempt };
+        let watchers = Vec::new();
+        let login = inbox::Login { owner, instance, attempt: bind.attempt, watchers };
         let serves = Serves::new(&bind.businesses);
         let mut positions = positions(&bind.cursors);
         // A session reaches the inboxes of what it serves, and no others.

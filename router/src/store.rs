@@ -7,16 +7,17 @@
 #[cfg(test)]
 pub(crate) mod contract;
 pub(crate) mod embedded;
+mod leases;
 #[cfg(test)]
 pub(crate) mod memory;
 pub(crate) mod redis;
 
 use crate::inbox::{
-    Announced, Appended, Batch, Caps, Claimed, Described, Fenced, InboxTail, Limits, Login,
-    NewEntry, Session,
+    Announced, Appended, Batch, Caps, Claimed, Described, Event, Fenced, Heard, InboxTail, Limits,
+    Login, NewEntry, Route, Session,
 };
 use crate::key::Key;
-use hawser_proto::id::{BusinessNo, Position};
+use hawser_proto::id::{BootId, BusinessNo, NodeId, Position};
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -46,13 +47,105 @@ pub struct HistoryCaps {
     pub age_ms_max: u64,
 }
 
-/// One change to a group. Deleting one deletes its history.
+impl GroupMeta {
+    /// Whether this, put in place of that, goes on with its history.
+    pub(crate) fn goes_on_from(&self, before: &Self) -> bool {
+        (self.owner, self.created_ms) == (before.owner, before.created_ms)
+            && self.history.is_some()
+            && before.history.is_some()
+    }
+}
+
+/// One change to a group. Each is made only if the store has what the router that decided believes: several
+/// routers decide. Deleting a group deletes its history.
 #[derive(Clone, Debug)]
 pub enum GroupChange {
-    /// It is made.
-    Put(Key, GroupMeta),
-    /// It is no more.
+    /// It is made, where there is none, or in place of exactly this one. Where the store has this very
+    /// group already, it is left as it is, and the change counts as made.
+    Put(Key, GroupMeta, Option<GroupMeta>),
+    /// It is no more, if the store has exactly this one. Where there is none, the change counts as made.
     Delete(Key, GroupMeta),
+}
+
+impl GroupChange {
+    /// What it comes to where the store has this group, or none.
+    pub(crate) fn against(&self, known: Option<&GroupMeta>) -> Against {
+        let (is_made, is_expected) = match self {
+            Self::Put(_, meta, replaced) => (known == Some(meta), known == replaced.as_ref()),
+            Self::Delete(_, meta) => (known.is_none(), known == Some(meta)),
+        };
+        match (is_made, is_expected) {
+            (true, _) => Against::IsMade,
+            (false, true) => Against::Makes,
+            (false, false) => Against::Differs,
+        }
+    }
+}
+
+/// What a change of a group comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Against {
+    /// It is as is wanted.
+    IsMade,
+    /// As was believed: it is made now.
+    Makes,
+    /// Another router was faster.
+    Differs,
+}
+
+/// What became of a change to a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GroupChanged {
+    /// It is as was wanted.
+    Made,
+    /// The store has another one, or none where one was to be replaced. Nothing was changed.
+    Differs(Option<GroupMeta>),
+}
+
+/// What other routers changed about groups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GroupNews {
+    /// The groups that were changed, in order, each to be read again; and the mark to ask for next.
+    Changed(Vec<KeyBytes>, LogMark),
+    /// Too much was missed, or the store went back: all groups are to be read again. With the mark to go
+    /// on from, taken before they are.
+    Reload(LogMark),
+}
+
+/// A place in the store's log of group changes; opaque. Empty: the beginning of a router's life.
+pub type LogMark = Box<str>;
+
+/// A node's lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeLease {
+    /// The node.
+    pub node: NodeId,
+    /// Its process start.
+    pub boot: BootId,
+    /// For how long the lease holds from now on.
+    pub left_ms: u64,
+}
+
+/// Another boot of the node holds a live lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("another boot of this node holds a live lease")]
+pub struct LeaseHeld;
+
+/// A device about which a business may have to hear something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marked {
+    /// The device.
+    pub device: KeyBytes,
+    /// When it was marked, milliseconds since 1970; taken away only with the mark that was seen.
+    pub at_ms: u64,
+}
+
+/// Shards of the marks of connection events, so that routers can share them.
+pub const EVENT_SHARDS: u16 = 16;
+
+/// In which shard a device is marked.
+pub(crate) fn event_shard(device: &[u8]) -> u16 {
+    (xxhash_rust::xxh3::xxh3_64(device) % u64::from(EVENT_SHARDS)) as u16
 }
 
 /// What survives which failure. Ordered by what it costs; see [`Store::append`].
@@ -119,12 +212,14 @@ pub trait Store: Send + Sync + 'static {
         now_ms: u64,
     ) -> Result<Announced, StoreError>;
 
-    /// See [`crate::inbox::rules::release`]. Not synced to disk.
+    /// See [`crate::inbox::rules::release`]. Not synced to disk. `is_watched`: a business may have to hear of
+    /// it, so the device is marked first.
     async fn release(
         &self,
         device: &Key,
         session: Session,
         sent: Positions,
+        is_watched: bool,
         now_ms: u64,
     ) -> Result<bool, StoreError>;
 
@@ -201,7 +296,82 @@ pub trait Store: Send + Sync + 'static {
     /// history begins one ([`crate::inbox::rules::begin_history`]); put without, or deleted: it ends. Redis
     /// syncs as it is set up to and waits for no replica: a group that it lost is put again after
     /// [`Store::changes`] moved, one whose deletion it lost may be back after a restart of the router.
-    async fn change_groups(&self, changes: Vec<GroupChange>) -> Result<(), StoreError>;
+    async fn change_groups(
+        &self,
+        changes: Vec<GroupChange>,
+    ) -> Result<Vec<GroupChanged>, StoreError>;
+
+    /// One group, as it stands: for a router that does not know it (yet).
+    async fn group(&self, group: &Key) -> Result<Option<GroupMeta>, StoreError>;
+
+    /// What was changed about groups since this mark. Engines with one router have no news. A change is in
+    /// the log when [`Store::change_groups`] has answered.
+    async fn group_news(&self, after: &LogMark) -> Result<GroupNews, StoreError>;
+
+    /// Who has the device's session, as [`crate::inbox::Route`]; for routers that nobody told.
+    async fn route(&self, device: &Key, now_ms: u64) -> Result<Option<Route>, StoreError>;
+
+    /// Begins or renews the lease of a node's boot for this long, unless another boot holds one.
+    async fn renew_node(
+        &self,
+        node: &NodeId,
+        boot: BootId,
+        lease_ms: u64,
+    ) -> Result<Result<(), LeaseHeld>, StoreError>;
+
+    /// The node has said goodbye: ends its lease, if it is this boot's. Its sessions stay registered.
+    async fn leave_node(&self, node: &NodeId, boot: BootId) -> Result<(), StoreError>;
+
+    /// All leases that hold.
+    async fn node_leases(&self) -> Result<Vec<NodeLease>, StoreError>;
+
+    /// The boots of nodes that have, or had, sessions registered: `claim` and `announce` register before
+    /// they take effect, `release` and [`Store::end_lost`] remove after. One that has no lease is dead.
+    async fn boots_with_sessions(&self) -> Result<Vec<(NodeId, BootId)>, StoreError>;
+
+    /// Some of the devices registered on this boot, which may have gone since; empty: none are left, and the
+    /// boot is forgotten.
+    async fn sessions_of(
+        &self,
+        node: &NodeId,
+        boot: BootId,
+        max: usize,
+    ) -> Result<Vec<KeyBytes>, StoreError>;
+
+    /// Ends the device's session if it is on this boot, whose lease has ended, as
+    /// [`crate::inbox::rules::end_lost`]; and removes the registration. True: there was one.
+    async fn end_lost(
+        &self,
+        device: &Key,
+        node: &NodeId,
+        boot: BootId,
+        now_ms: u64,
+    ) -> Result<bool, StoreError>;
+
+    /// Takes a duty that one router of all does at a time, or keeps it, for this long. False: another has it.
+    async fn hold_duty(&self, duty: &str, holder: u64, ttl_ms: u64) -> Result<bool, StoreError>;
+
+    /// Devices of one shard that are marked: a business may have to hear of them. The oldest first.
+    async fn marked(&self, shard: u16, max: usize) -> Result<Vec<Marked>, StoreError>;
+
+    /// What businesses have not heard of this device, see [`crate::inbox::rules::events_due`].
+    async fn events_due(&self, device: &Key, now_ms: u64) -> Result<Vec<Event>, StoreError>;
+
+    /// The business has heard this much; see [`crate::inbox::rules::event_heard`].
+    async fn event_heard(
+        &self,
+        device: &Key,
+        business: BusinessNo,
+        heard: Heard,
+        now_ms: u64,
+    ) -> Result<(), StoreError>;
+
+    /// Takes a mark away, if it is still the one that was seen. Only for marks older than any call that may
+    /// still take effect: a claim marks before it takes effect.
+    async fn unmark(&self, shard: u16, seen: &Marked) -> Result<(), StoreError>;
+
+    /// How many devices are marked, and since when the oldest is; 0: none.
+    async fn marks(&self, shard: u16) -> Result<(u64, u64), StoreError>;
 
     /// All groups, for the start.
     async fn groups(&self) -> Result<Vec<(KeyBytes, GroupMeta)>, StoreError>;

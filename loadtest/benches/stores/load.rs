@@ -101,7 +101,8 @@ impl Load {
         self.share(devices, |load, device| async move {
             let at = SlotRef { slot: u32::try_from(device)?, generation: 1 };
             let owner = Owner { node: NodeId::new("access-1")?, boot: BootId(rand::random()), at };
-            let login = Login { owner, instance: rand::random(), attempt: now_ms() };
+            let watchers = Vec::new();
+            let login = Login { owner, instance: rand::random(), attempt: now_ms(), watchers };
             let key = Key::device(&load.app, &device_id(device))?;
             let claimed = load.store.claim(&key, login, Vec::new(), now_ms()).await?;
             ensure!(matches!(claimed, Claimed::Bound { .. }), "a claim was refused");

@@ -11,6 +11,7 @@
 
 mod append;
 mod cursor;
+mod events;
 mod read;
 mod room;
 mod session;
@@ -18,8 +19,9 @@ mod trim;
 
 pub use append::{append, begin_history, publish};
 pub use cursor::{ack, sweep};
+pub use events::{event_heard, events_due};
 pub use read::{describe, fetch, history};
-pub use session::{announce, claim, release};
+pub use session::{announce, claim, end_lost, release};
 pub use trim::{purge, tidy};
 
 use super::shelf::{GROUP, Shelf, View};

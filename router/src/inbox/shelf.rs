@@ -1,6 +1,6 @@
 //! What an engine shows of one device, or of one group: route, inboxes, entries, remembered push ids.
 
-use super::{Entry, Meta, Remembered, Route};
+use super::{Entry, Heard, Meta, Remembered, Route};
 use bytes::Bytes;
 use hawser_proto::id::{BusinessNo, Position};
 use std::collections::{BTreeMap, HashMap};
@@ -33,6 +33,8 @@ pub trait View {
         business: BusinessNo,
         push_id: &[u8],
     ) -> Result<Option<Remembered>, Self::Error>;
+    /// What each business has confirmed to have heard of the device; by business.
+    fn heard(&self) -> Result<Vec<(BusinessNo, Heard)>, Self::Error>;
 }
 
 /// A shelf inside one atomic step: what is written is read back at once, and kept if the step succeeds.
@@ -53,6 +55,8 @@ pub trait Shelf: View {
     fn set_collapse(&mut self, business: BusinessNo, key: Bytes, position: Option<Position>);
     /// Remembers a push id.
     fn remember(&mut self, business: BusinessNo, push_id: Bytes, what: Remembered);
+    /// Writes what a business has confirmed to have heard, or forgets it.
+    fn set_heard(&mut self, business: BusinessNo, heard: Option<Heard>);
 }
 
 /// The number under which a group's history lies on its shelf.
@@ -63,6 +67,7 @@ pub const GROUP: BusinessNo = BusinessNo(0);
 pub struct Memory {
     route: Option<Route>,
     inboxes: BTreeMap<BusinessNo, Inbox>,
+    heard: BTreeMap<BusinessNo, Heard>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -129,6 +134,10 @@ impl View for Memory {
     ) -> Result<Option<Remembered>, Infallible> {
         Ok(self.inbox(business).and_then(|inbox| inbox.remembered.get(push_id).copied()))
     }
+
+    fn heard(&self) -> Result<Vec<(BusinessNo, Heard)>, Infallible> {
+        Ok(self.heard.iter().map(|(&business, heard)| (business, heard.clone())).collect())
+    }
 }
 
 impl Shelf for Memory {
@@ -166,5 +175,12 @@ impl Shelf for Memory {
 
     fn remember(&mut self, business: BusinessNo, push_id: Bytes, what: Remembered) {
         self.inbox_mut(business).remembered.insert(push_id, what);
+    }
+
+    fn set_heard(&mut self, business: BusinessNo, heard: Option<Heard>) {
+        match heard {
+            Some(heard) => drop(self.heard.insert(business, heard)),
+            None => drop(self.heard.remove(&business)),
+        }
     }
 }

@@ -27,7 +27,7 @@ fn what_left_by_overflow_is_told_and_the_rest_comes_in_order() {
     for id in ["a", "b", "c", "d"] {
         append(&mut shelf, CHAT, push(id), CAPS, 7, 1000).unwrap();
     }
-    let login = Login { owner: owner(1), instance: [1; 16], attempt: 1 };
+    let login = Login { owner: owner(1), instance: [1; 16], attempt: 1, watchers: Vec::new() };
     let Claimed::Bound { epoch, inboxes, .. } = claim(&mut shelf, login, &[], 2000).unwrap() else {
         panic!("a first login")
     };

@@ -192,6 +192,8 @@ pub(crate) fn open(
         lease_ms: core.node_lease.as_millis() as u32,
         router: core.name.clone(),
         router_boot: core.boot,
+        functions: 0,
+        takes_here: false,
     };
     info!(node = %life.node, boot = %life.boot, "control stream opened");
     let calls = Arc::new(Semaphore::new(CALLS_MAX));
@@ -272,7 +274,10 @@ impl Reader {
                 self.stream.answered(done.call, up::What::KickDone(done));
             }
             // Every message renews; an item of a later release is skipped.
-            Some(up::What::Lease(_)) | None => {}
+            Some(
+                up::What::Lease(_) | up::What::Here(_) | up::What::Gone(_) | up::What::AllTold(_),
+            )
+            | None => {}
         }
         Ok(())
     }

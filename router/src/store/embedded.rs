@@ -1,4 +1,4 @@
-//! The store in the process, on fjall: five keyspaces, one journal, one thread that writes.
+//! The store in the process, on fjall: six keyspaces, one journal, one thread that writes.
 //!
 //! A call that changes something waits for the [`writer`], which makes many together and syncs once for
 //! all that asked for it; what asked for less is with the operating system when it is answered, and so
@@ -11,6 +11,7 @@ mod journal;
 mod overlay;
 mod queue;
 mod readers;
+mod sessions;
 mod shelf;
 mod walk;
 mod writer;
@@ -20,17 +21,21 @@ mod crash;
 #[cfg(test)]
 mod tests;
 
-use super::{Durability, GroupChange, GroupMeta, KeyBytes, Positions, Store, StoreError};
+use super::leases::Leases;
+use super::{
+    Against, Durability, GroupChange, GroupChanged, GroupMeta, GroupNews, KeyBytes, LeaseHeld,
+    LogMark, Marked, NodeLease, Positions, Store, StoreError,
+};
 use crate::inbox::rules;
 use crate::inbox::shelf::{GROUP, View as _};
 use crate::inbox::{
-    Announced, Appended, Batch, Caps, Claimed, Described, Fenced, InboxTail, Limits, Login,
-    NewEntry, Session,
+    Announced, Appended, Batch, Caps, Claimed, Described, Event, Fenced, Heard, InboxTail, Limits,
+    Login, NewEntry, Route, Session,
 };
 use crate::key::Key;
 use disk::{Disk, Source, Space};
 use form::Kind;
-use hawser_proto::id::{BusinessNo, Position};
+use hawser_proto::id::{BootId, BusinessNo, NodeId, Position};
 use hawser_proto::limits::STORE_CALL_TIMEOUT;
 use overlay::Overlay;
 use parking_lot::{Mutex, RwLock};
@@ -93,6 +98,7 @@ pub struct Embedded {
     shared: Arc<Shared>,
     writes: Arc<Queue<Box<dyn Call>>>,
     reads: Arc<Queue<readers::Read>>,
+    leases: Leases,
     /// Answers when the writer has ended.
     ended: Mutex<Option<oneshot::Receiver<()>>>,
 }
@@ -130,7 +136,8 @@ impl Embedded {
             let reads = reads.clone();
             spawn("store-reader", Box::new(move || readers::run(&reads)))?;
         }
-        Ok(Self { settings, shared, writes, reads, ended: Mutex::new(Some(ended)) })
+        let (leases, ended) = (Leases::default(), Mutex::new(Some(ended)));
+        Ok(Self { settings, shared, writes, reads, leases, ended })
     }
 
     /// Commits and syncs so far: how many calls share one is what group commit is about.
@@ -262,8 +269,15 @@ impl Store for Embedded {
         now_ms: u64,
     ) -> Result<Claimed, StoreError> {
         let device = *device;
-        self.write(0, move |step| rules::claim(&mut step.device(&device), login, &cursors, now_ms))
-            .await
+        self.write(0, move |step| {
+            let owner = login.owner.clone();
+            let claimed = rules::claim(&mut step.device(&device), login, &cursors, now_ms)?;
+            if let Claimed::Bound { displaced, .. } = &claimed {
+                sessions::took(step, &device, &owner, displaced.as_ref())?;
+            }
+            Ok(claimed)
+        })
+        .await
     }
 
     async fn announce(
@@ -276,7 +290,13 @@ impl Store for Embedded {
     ) -> Result<Announced, StoreError> {
         let device = *device;
         self.write(0, move |step| {
-            rules::announce(&mut step.device(&device), epoch, login, &sent, now_ms)
+            let owner = login.owner.clone();
+            let announced =
+                rules::announce(&mut step.device(&device), epoch, login, &sent, now_ms)?;
+            if let Announced::Bound { displaced, .. } = &announced {
+                sessions::took(step, &device, &owner, displaced.as_ref())?;
+            }
+            Ok(announced)
         })
         .await
     }
@@ -286,11 +306,18 @@ impl Store for Embedded {
         device: &Key,
         session: Session,
         sent: Positions,
+        _is_watched: bool,
         now_ms: u64,
     ) -> Result<bool, StoreError> {
         let device = *device;
         self.write(0, move |step| {
-            rules::release(&mut step.device(&device), &session, &sent, now_ms)
+            let mut shelf = step.device(&device);
+            let is_released = rules::release(&mut shelf, &session, &sent, now_ms)?;
+            // It may have it under another epoch.
+            if shelf.route()?.is_none_or(|route| route.owner.as_ref() != Some(&session.owner)) {
+                sessions::left(step, &device, &session.owner)?;
+            }
+            Ok(is_released)
         })
         .await
     }
@@ -403,15 +430,130 @@ impl Store for Embedded {
         .await
     }
 
-    async fn change_groups(&self, changes: Vec<GroupChange>) -> Result<(), StoreError> {
+    async fn change_groups(
+        &self,
+        changes: Vec<GroupChange>,
+    ) -> Result<Vec<GroupChanged>, StoreError> {
         self.write(0, move |step| {
-            for change in &changes {
-                change_group(step, change)?;
-            }
+            let made: Result<_, _> =
+                changes.iter().map(|change| change_group(step, change)).collect();
             step.sync();
-            Ok(())
+            made
         })
         .await
+    }
+
+    async fn group(&self, group: &Key) -> Result<Option<GroupMeta>, StoreError> {
+        let group = *group;
+        self.read(self.settings.call_timeout, move |disk| {
+            let value = disk.get(Space::Groups, group.as_bytes())?;
+            value.map(|value| form::read_group(&value)).transpose()
+        })
+        .await
+    }
+
+    async fn group_news(&self, after: &LogMark) -> Result<GroupNews, StoreError> {
+        Ok(match &**after {
+            "" => GroupNews::Reload("alone".into()),
+            _ => GroupNews::Changed(Vec::new(), after.clone()),
+        })
+    }
+
+    async fn route(&self, device: &Key, now_ms: u64) -> Result<Option<Route>, StoreError> {
+        let device = *device;
+        self.read(self.settings.call_timeout, move |disk| {
+            let view = OnShelf::new(disk.glance(), Kind::Device, device.as_bytes());
+            Ok(view.route()?.filter(|route| rules::is_route_kept(route, now_ms)))
+        })
+        .await
+    }
+
+    async fn renew_node(
+        &self,
+        node: &NodeId,
+        boot: BootId,
+        lease_ms: u64,
+    ) -> Result<Result<(), LeaseHeld>, StoreError> {
+        Ok(self.leases.renew(node, boot, lease_ms))
+    }
+
+    async fn leave_node(&self, node: &NodeId, boot: BootId) -> Result<(), StoreError> {
+        self.leases.leave(node, boot);
+        Ok(())
+    }
+
+    async fn node_leases(&self) -> Result<Vec<NodeLease>, StoreError> {
+        Ok(self.leases.all())
+    }
+
+    async fn boots_with_sessions(&self) -> Result<Vec<(NodeId, BootId)>, StoreError> {
+        self.read(self.settings.call_timeout, |disk| sessions::boots(&disk.glance())).await
+    }
+
+    async fn sessions_of(
+        &self,
+        node: &NodeId,
+        boot: BootId,
+        max: usize,
+    ) -> Result<Vec<KeyBytes>, StoreError> {
+        let node = node.clone();
+        self.read(self.settings.call_timeout, move |disk| {
+            sessions::of(&disk.glance(), &node, boot, max)
+        })
+        .await
+    }
+
+    async fn end_lost(
+        &self,
+        device: &Key,
+        node: &NodeId,
+        boot: BootId,
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
+        let (device, node) = (*device, node.clone());
+        self.write(0, move |step| {
+            let is_ended = rules::end_lost(&mut step.device(&device), &node, boot, now_ms)?;
+            sessions::forget(step, &device, &node, boot);
+            Ok(is_ended)
+        })
+        .await
+    }
+
+    async fn hold_duty(&self, duty: &str, holder: u64, ttl_ms: u64) -> Result<bool, StoreError> {
+        Ok(self.leases.hold(duty, holder, ttl_ms))
+    }
+
+    async fn marked(&self, _shard: u16, _max: usize) -> Result<Vec<Marked>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn events_due(&self, device: &Key, now_ms: u64) -> Result<Vec<Event>, StoreError> {
+        let device = *device;
+        self.read(self.settings.call_timeout, move |disk| {
+            let view = OnShelf::new(disk.glance(), Kind::Device, device.as_bytes());
+            rules::events_due(&view, now_ms)
+        })
+        .await
+    }
+
+    async fn event_heard(
+        &self,
+        device: &Key,
+        business: BusinessNo,
+        heard: Heard,
+        _now_ms: u64,
+    ) -> Result<(), StoreError> {
+        let device = *device;
+        self.write(0, move |step| rules::event_heard(&mut step.device(&device), business, heard))
+            .await
+    }
+
+    async fn unmark(&self, _shard: u16, _seen: &Marked) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn marks(&self, _shard: u16) -> Result<(u64, u64), StoreError> {
+        Ok((0, 0))
     }
 
     async fn groups(&self) -> Result<Vec<(KeyBytes, GroupMeta)>, StoreError> {
@@ -464,26 +606,37 @@ impl Store for Embedded {
     }
 }
 
-fn change_group(step: &mut Step<'_, '_>, change: &GroupChange) -> Result<(), StoreError> {
-    let (GroupChange::Put(key, meta) | GroupChange::Delete(key, meta)) = change;
+fn change_group(step: &mut Step<'_, '_>, change: &GroupChange) -> Result<GroupChanged, StoreError> {
+    let (GroupChange::Put(key, ..) | GroupChange::Delete(key, _)) = change;
     let key = key.as_bytes();
     let overlay = step.overlay();
-    let before = overlay.get(Space::Groups, key)?;
-    let owner = match before.map(|value| form::read_group(&value)).transpose()? {
-        Some(before) => before.owner,
-        None => meta.owner,
-    };
-    overlay.remove(Space::Owned, form::owned(key, owner));
-    if let GroupChange::Delete(..) = change {
-        overlay.remove(Space::Groups, key.to_vec());
-        return end_history(overlay, key);
+    let known = overlay.get(Space::Groups, key)?;
+    let known = known.map(|value| form::read_group(&value)).transpose()?;
+    match change.against(known.as_ref()) {
+        Against::IsMade => return Ok(GroupChanged::Made),
+        Against::Differs => return Ok(GroupChanged::Differs(known)),
+        Against::Makes => {}
     }
-    overlay.set(Space::Groups, key.to_vec(), form::write_group(meta));
-    overlay.set(Space::Owned, form::owned(key, meta.owner), Vec::new());
-    match meta.history {
-        Some(_) => begin_history(step, key, meta.created_ms),
-        None => end_history(step.overlay(), key),
+    if let Some(known) = &known {
+        overlay.remove(Space::Owned, form::owned(key, known.owner));
     }
+    match change {
+        GroupChange::Delete(..) => {
+            overlay.remove(Space::Groups, key.to_vec());
+            end_history(overlay, key)?;
+        }
+        GroupChange::Put(_, meta, _) => {
+            overlay.set(Space::Groups, key.to_vec(), form::write_group(meta));
+            overlay.set(Space::Owned, form::owned(key, meta.owner), Vec::new());
+            if !known.is_some_and(|known| meta.goes_on_from(&known)) {
+                end_history(overlay, key)?;
+            }
+            if meta.history.is_some() {
+                begin_history(step, key, meta.created_ms)?;
+            }
+        }
+    }
+    Ok(GroupChanged::Made)
 }
 
 /// Begins one, unless there is one, and notes when: push ids that an earlier one left are not its own.

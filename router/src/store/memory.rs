@@ -1,14 +1,18 @@
 //! The reference: the rules over plain maps. Nothing here is clever, so that it is right.
 
-use super::{Durability, GroupChange, GroupMeta, KeyBytes, Positions, Store, StoreError};
+use super::leases::Leases;
+use super::{
+    Against, Durability, GroupChange, GroupChanged, GroupMeta, GroupNews, KeyBytes, LeaseHeld,
+    LogMark, Marked, NodeLease, Positions, Store, StoreError, event_shard,
+};
 use crate::inbox::rules;
-use crate::inbox::shelf::Memory;
+use crate::inbox::shelf::{Memory, View as _};
 use crate::inbox::{
-    Announced, Appended, Batch, Caps, Claimed, Described, Fenced, InboxTail, Limits, Login,
-    NewEntry, Session,
+    Announced, Appended, Batch, Caps, Claimed, Described, Event, Fenced, Heard, InboxTail, Limits,
+    Login, NewEntry, Owner, Route, Session,
 };
 use crate::key::{self, Key};
-use hawser_proto::id::{BusinessNo, Position};
+use hawser_proto::id::{BootId, BusinessNo, NodeId, Position, SlotRef};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -17,6 +21,7 @@ use tokio::sync::watch;
 /// A store of maps. What it has is gone when it is dropped.
 pub(crate) struct InMemory {
     held: Mutex<Held>,
+    leases: Leases,
     changes: watch::Sender<u64>,
 }
 
@@ -27,12 +32,76 @@ pub(crate) struct Held {
     devices: BTreeMap<KeyBytes, Memory>,
     histories: BTreeMap<KeyBytes, Memory>,
     groups: BTreeMap<KeyBytes, GroupMeta>,
+    /// Groups that were changed.
+    news: Vec<KeyBytes>,
+    /// Which connection of a boot was registered last for a device.
+    sessions: BTreeMap<(String, u64), BTreeMap<KeyBytes, SlotRef>>,
+    marks: BTreeMap<KeyBytes, u64>,
+}
+
+impl Held {
+    fn register(&mut self, device: &Key, owner: &Owner) {
+        let boot = (owner.node.to_string(), owner.boot.0);
+        self.sessions.entry(boot).or_default().insert(device.as_bytes().into(), owner.at);
+    }
+
+    /// Unless another connection of this boot was registered since.
+    fn unregister(&mut self, device: &Key, owner: &Owner) {
+        let boot = (owner.node.to_string(), owner.boot.0);
+        if let Some(devices) = self.sessions.get_mut(&boot)
+            && devices.get(device.as_bytes()) == Some(&owner.at)
+        {
+            devices.remove(device.as_bytes());
+        }
+    }
+
+    fn mark(&mut self, device: &Key, now_ms: u64) {
+        self.marks.insert(device.as_bytes().into(), now_ms);
+    }
+
+    fn marked(&self, shard: u16) -> Vec<Marked> {
+        let of_shard = self.marks.iter().filter(|(device, _)| event_shard(device) == shard);
+        let mut marked: Vec<Marked> =
+            of_shard.map(|(device, &at_ms)| Marked { device: device.clone(), at_ms }).collect();
+        marked.sort_by_key(|it| it.at_ms);
+        marked
+    }
+
+    fn change_group(&mut self, change: &GroupChange) -> GroupChanged {
+        let (GroupChange::Put(key, ..) | GroupChange::Delete(key, _)) = change;
+        let key: KeyBytes = key.as_bytes().into();
+        let known = self.groups.get(&key).cloned();
+        match change.against(known.as_ref()) {
+            Against::IsMade => return GroupChanged::Made,
+            Against::Differs => return GroupChanged::Differs(known),
+            Against::Makes => {}
+        }
+        self.news.push(key.clone());
+        match change {
+            GroupChange::Put(_, meta, _) => {
+                if !known.is_some_and(|known| meta.goes_on_from(&known)) {
+                    self.histories.remove(&key);
+                }
+                if meta.history.is_some() {
+                    let history = self.histories.entry(key.clone()).or_default();
+                    let Ok(()) = rules::begin_history(history, meta.created_ms);
+                }
+                self.groups.insert(key, meta.clone());
+            }
+            GroupChange::Delete(..) => {
+                self.histories.remove(&key);
+                self.groups.remove(&key);
+            }
+        }
+        GroupChanged::Made
+    }
 }
 
 impl InMemory {
     pub(crate) fn new() -> Self {
         let held = Held { incarnation: 1, ..Held::default() };
-        Self { held: Mutex::new(held), changes: watch::Sender::new(0) }
+        let (leases, changes) = (Leases::default(), watch::Sender::new(0));
+        Self { held: Mutex::new(held), leases, changes }
     }
 
     /// What it holds now.
@@ -52,6 +121,23 @@ impl InMemory {
     pub(crate) fn restart(&self) {
         self.held.lock().incarnation += 1;
         self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Before a session takes effect.
+    fn begin(&self, device: &Key, login: &Login, now_ms: u64) -> Owner {
+        let mut held = self.held.lock();
+        held.register(device, &login.owner);
+        if !login.watchers.is_empty() {
+            held.mark(device, now_ms);
+        }
+        login.owner.clone()
+    }
+
+    /// After a session took another one's place.
+    fn displace(&self, device: &Key, displaced: Option<&Session>, owner: &Owner) {
+        if let Some(before) = displaced.filter(|before| before.owner != *owner) {
+            self.held.lock().unregister(device, &before.owner);
+        }
     }
 
     #[allow(clippy::unnecessary_wraps, reason = "what the trait returns")]
@@ -88,7 +174,13 @@ impl Store for InMemory {
         cursors: Positions,
         now_ms: u64,
     ) -> Result<Claimed, StoreError> {
-        self.on_device(device, |shelf, _| rules::claim(shelf, login, &cursors, now_ms))
+        let owner = self.begin(device, &login, now_ms);
+        let claimed =
+            self.on_device(device, |shelf, _| rules::claim(shelf, login, &cursors, now_ms))?;
+        if let Claimed::Bound { displaced, .. } = &claimed {
+            self.displace(device, displaced.as_ref(), &owner);
+        }
+        Ok(claimed)
     }
 
     async fn announce(
@@ -99,7 +191,13 @@ impl Store for InMemory {
         sent: Positions,
         now_ms: u64,
     ) -> Result<Announced, StoreError> {
-        self.on_device(device, |shelf, _| rules::announce(shelf, epoch, login, &sent, now_ms))
+        let owner = self.begin(device, &login, now_ms);
+        let announced =
+            self.on_device(device, |shelf, _| rules::announce(shelf, epoch, login, &sent, now_ms))?;
+        if let Announced::Bound { displaced, .. } = &announced {
+            self.displace(device, displaced.as_ref(), &owner);
+        }
+        Ok(announced)
     }
 
     async fn release(
@@ -107,9 +205,21 @@ impl Store for InMemory {
         device: &Key,
         session: Session,
         sent: Positions,
+        is_watched: bool,
         now_ms: u64,
     ) -> Result<bool, StoreError> {
-        self.on_device(device, |shelf, _| rules::release(shelf, &session, &sent, now_ms))
+        if is_watched {
+            self.held.lock().mark(device, now_ms);
+        }
+        let (is_released, is_there) = self.on_device(device, |shelf, _| {
+            let is_released = rules::release(shelf, &session, &sent, now_ms)?;
+            let route = shelf.route()?;
+            Ok((is_released, route.is_some_and(|it| it.owner.as_ref() == Some(&session.owner))))
+        })?;
+        if !is_there {
+            self.held.lock().unregister(device, &session.owner);
+        }
+        Ok(is_released)
     }
 
     async fn append(
@@ -193,27 +303,138 @@ impl Store for InMemory {
         self.on_history(group, |shelf, _| rules::history(shelf, after, limits, now_ms))
     }
 
-    async fn change_groups(&self, changes: Vec<GroupChange>) -> Result<(), StoreError> {
+    async fn change_groups(
+        &self,
+        changes: Vec<GroupChange>,
+    ) -> Result<Vec<GroupChanged>, StoreError> {
         let mut held = self.held.lock();
-        for change in changes {
-            match change {
-                GroupChange::Put(key, meta) => {
-                    let key: KeyBytes = key.as_bytes().into();
-                    if meta.history.is_some() {
-                        let history = held.histories.entry(key.clone()).or_default();
-                        let Ok(()) = rules::begin_history(history, meta.created_ms);
-                    } else {
-                        held.histories.remove(&key);
-                    }
-                    held.groups.insert(key, meta);
-                }
-                GroupChange::Delete(key, _) => {
-                    held.histories.remove(key.as_bytes());
-                    held.groups.remove(key.as_bytes());
-                }
-            }
+        Ok(changes.iter().map(|change| held.change_group(change)).collect())
+    }
+
+    async fn group(&self, group: &Key) -> Result<Option<GroupMeta>, StoreError> {
+        Ok(self.held.lock().groups.get(group.as_bytes()).cloned())
+    }
+
+    async fn group_news(&self, after: &LogMark) -> Result<GroupNews, StoreError> {
+        let held = self.held.lock();
+        let mark = format!("{}:{}", held.incarnation, held.news.len()).into();
+        let read = || {
+            let (incarnation, from) = after.split_once(':')?;
+            let is_same = incarnation.parse() == Ok(held.incarnation);
+            held.news.get(from.parse().ok().filter(|_| is_same)?..)
+        };
+        Ok(match read() {
+            Some(news) => GroupNews::Changed(news.to_vec(), mark),
+            None => GroupNews::Reload(mark),
+        })
+    }
+
+    async fn route(&self, device: &Key, now_ms: u64) -> Result<Option<Route>, StoreError> {
+        let route = self.on_device(device, |shelf, _| shelf.route())?;
+        Ok(route.filter(|route| rules::is_route_kept(route, now_ms)))
+    }
+
+    async fn renew_node(
+        &self,
+        node: &NodeId,
+        boot: BootId,
+        lease_ms: u64,
+    ) -> Result<Result<(), LeaseHeld>, StoreError> {
+        Ok(self.leases.renew(node, boot, lease_ms))
+    }
+
+    async fn leave_node(&self, node: &NodeId, boot: BootId) -> Result<(), StoreError> {
+        self.leases.leave(node, boot);
+        Ok(())
+    }
+
+    async fn node_leases(&self) -> Result<Vec<NodeLease>, StoreError> {
+        Ok(self.leases.all())
+    }
+
+    async fn boots_with_sessions(&self) -> Result<Vec<(NodeId, BootId)>, StoreError> {
+        let held = self.held.lock();
+        let boot = |(node, boot): &(String, u64)| {
+            let node = NodeId::new(node).map_err(|_| StoreError::Value)?;
+            Ok((node, BootId(*boot)))
+        };
+        held.sessions.keys().map(boot).collect()
+    }
+
+    async fn sessions_of(
+        &self,
+        node: &NodeId,
+        boot: BootId,
+        max: usize,
+    ) -> Result<Vec<KeyBytes>, StoreError> {
+        let mut held = self.held.lock();
+        let of = (node.to_string(), boot.0);
+        let devices: Vec<KeyBytes> = held
+            .sessions
+            .get(&of)
+            .into_iter()
+            .flatten()
+            .map(|(it, _)| it.clone())
+            .take(max)
+            .collect();
+        if devices.is_empty() {
+            held.sessions.remove(&of);
+        }
+        Ok(devices)
+    }
+
+    async fn end_lost(
+        &self,
+        device: &Key,
+        node: &NodeId,
+        boot: BootId,
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
+        self.held.lock().mark(device, now_ms);
+        let ended =
+            self.on_device(device, |shelf, _| rules::end_lost(shelf, node, boot, now_ms))?;
+        let of = (node.to_string(), boot.0);
+        if let Some(devices) = self.held.lock().sessions.get_mut(&of) {
+            devices.remove(device.as_bytes());
+        }
+        Ok(ended)
+    }
+
+    async fn hold_duty(&self, duty: &str, holder: u64, ttl_ms: u64) -> Result<bool, StoreError> {
+        Ok(self.leases.hold(duty, holder, ttl_ms))
+    }
+
+    async fn marked(&self, shard: u16, max: usize) -> Result<Vec<Marked>, StoreError> {
+        let mut marked = self.held.lock().marked(shard);
+        marked.truncate(max);
+        Ok(marked)
+    }
+
+    async fn events_due(&self, device: &Key, now_ms: u64) -> Result<Vec<Event>, StoreError> {
+        self.on_device(device, |shelf, _| rules::events_due(shelf, now_ms))
+    }
+
+    async fn event_heard(
+        &self,
+        device: &Key,
+        business: BusinessNo,
+        heard: Heard,
+        _now_ms: u64,
+    ) -> Result<(), StoreError> {
+        self.on_device(device, |shelf, _| rules::event_heard(shelf, business, heard))
+    }
+
+    async fn unmark(&self, _shard: u16, seen: &Marked) -> Result<(), StoreError> {
+        let mut held = self.held.lock();
+        if held.marks.get(&seen.device) == Some(&seen.at_ms) {
+            held.marks.remove(&seen.device);
         }
         Ok(())
+    }
+
+    async fn marks(&self, shard: u16) -> Result<(u64, u64), StoreError> {
+        let marked = self.held.lock().marked(shard);
+        Ok((marked.len() as u64, marked.first().map_or(0, |oldest| oldest.at_ms)))
     }
 
     async fn groups(&self) -> Result<Vec<(KeyBytes, GroupMeta)>, StoreError> {

@@ -24,11 +24,15 @@ mod servers;
 mod tests;
 mod vouch;
 
-use super::{Durability, GroupChange, GroupMeta, KeyBytes, Positions, Store, StoreError};
+use super::leases::Leases;
+use super::{
+    Durability, GroupChange, GroupChanged, GroupMeta, GroupNews, KeyBytes, LeaseHeld, LogMark,
+    Marked, NodeLease, Positions, Store, StoreError,
+};
 use crate::config::StoreConfig;
 use crate::inbox::{
-    Announced, Appended, Batch, Caps, Claimed, Described, Fenced, InboxTail, Limits, Login,
-    NewEntry, Session,
+    Announced, Appended, Batch, Caps, Claimed, Described, Event, Fenced, Heard, InboxTail, Limits,
+    Login, NewEntry, Route, Session,
 };
 use crate::key::Key;
 use crate::metrics::RedisMetrics;
@@ -36,7 +40,7 @@ use answer::{owner_bytes, position_args};
 pub use append::{AppendCall, BareScripts};
 use call::Caller;
 use hawser_chassis::shutdown::Tasks;
-use hawser_proto::id::{BusinessNo, Position};
+use hawser_proto::id::{BootId, BusinessNo, NodeId, Position};
 use keys::Tag;
 use place::Place;
 use prometheus::Registry;
@@ -56,6 +60,7 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) struct Redis {
     caller: Caller,
     metrics: Arc<RedisMetrics>,
+    leases: Leases,
     tasks: Tasks,
 }
 
@@ -74,7 +79,7 @@ impl Redis {
         let tasks = Tasks::new();
         let servers = Servers::start(place, way, metrics.clone(), &tasks).await?;
         let caller = Caller::new(servers, call_timeout, metrics.clone());
-        Ok(Some(Self { caller, metrics, tasks }))
+        Ok(Some(Self { caller, metrics, leases: Leases::default(), tasks }))
     }
 
     /// Runs a script on a device's inboxes, with the keys of those that are named, and again with those
@@ -209,6 +214,7 @@ impl Store for Redis {
         device: &Key,
         session: Session,
         sent: Positions,
+        _is_watched: bool,
         now_ms: u64,
     ) -> Result<bool, StoreError> {
         let fixed = session_args(&session);
@@ -313,8 +319,104 @@ impl Store for Redis {
         read.map_err(|_| StoreError::Value)
     }
 
-    async fn change_groups(&self, changes: Vec<GroupChange>) -> Result<(), StoreError> {
-        groups::change(&self.caller, changes).await
+    async fn change_groups(
+        &self,
+        changes: Vec<GroupChange>,
+    ) -> Result<Vec<GroupChanged>, StoreError> {
+        let count = changes.len();
+        groups::change(&self.caller, changes).await?;
+        Ok(vec![GroupChanged::Made; count])
+    }
+
+    async fn group(&self, group: &Key) -> Result<Option<GroupMeta>, StoreError> {
+        let all = groups::all(&self.caller).await?;
+        Ok(all.into_iter().find(|(key, _)| **key == *group.as_bytes()).map(|(_, meta)| meta))
+    }
+
+    async fn group_news(&self, after: &LogMark) -> Result<GroupNews, StoreError> {
+        Ok(match &**after {
+            "" => GroupNews::Reload("alone".into()),
+            _ => GroupNews::Changed(Vec::new(), after.clone()),
+        })
+    }
+
+    async fn route(&self, device: &Key, now_ms: u64) -> Result<Option<Route>, StoreError> {
+        let tag = Tag::device(device);
+        let mut asked = redis::cmd("GET");
+        asked.arg(tag.route());
+        let route = answer::route(&self.caller.command(&asked, tag.slot()).await?)?;
+        Ok(route.filter(|route| crate::inbox::rules::is_route_kept(route, now_ms)))
+    }
+
+    async fn renew_node(
+        &self,
+        node: &NodeId,
+        boot: BootId,
+        lease_ms: u64,
+    ) -> Result<Result<(), LeaseHeld>, StoreError> {
+        Ok(self.leases.renew(node, boot, lease_ms))
+    }
+
+    async fn leave_node(&self, node: &NodeId, boot: BootId) -> Result<(), StoreError> {
+        self.leases.leave(node, boot);
+        Ok(())
+    }
+
+    async fn node_leases(&self) -> Result<Vec<NodeLease>, StoreError> {
+        Ok(self.leases.all())
+    }
+
+    async fn boots_with_sessions(&self) -> Result<Vec<(NodeId, BootId)>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn sessions_of(
+        &self,
+        _node: &NodeId,
+        _boot: BootId,
+        _max: usize,
+    ) -> Result<Vec<KeyBytes>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn end_lost(
+        &self,
+        _device: &Key,
+        _node: &NodeId,
+        _boot: BootId,
+        _now_ms: u64,
+    ) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    async fn hold_duty(&self, duty: &str, holder: u64, ttl_ms: u64) -> Result<bool, StoreError> {
+        Ok(self.leases.hold(duty, holder, ttl_ms))
+    }
+
+    async fn marked(&self, _shard: u16, _max: usize) -> Result<Vec<Marked>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn events_due(&self, _device: &Key, _now_ms: u64) -> Result<Vec<Event>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn event_heard(
+        &self,
+        _device: &Key,
+        _business: BusinessNo,
+        _heard: Heard,
+        _now_ms: u64,
+    ) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn unmark(&self, _shard: u16, _seen: &Marked) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn marks(&self, _shard: u16) -> Result<(u64, u64), StoreError> {
+        Ok((0, 0))
     }
 
     async fn groups(&self) -> Result<Vec<(KeyBytes, GroupMeta)>, StoreError> {

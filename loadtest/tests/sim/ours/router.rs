@@ -229,7 +229,8 @@ impl Ours {
             Message::Bind { call, of, instance, attempt, is_login, cursors } => {
                 let of_device = of.device.clone();
                 let then = Then::Bind { stream, call, of: of.clone(), instance, attempt };
-                let login = Login { owner: of.owner, instance, attempt };
+                let watchers = Vec::new();
+                let login = Login { owner: of.owner, instance, attempt, watchers };
                 let wanted = if is_login {
                     Call::Claim { device: of.device, login, cursors }
                 } else {
@@ -414,7 +415,8 @@ impl Ours {
                 self.published(net, router, (wish, call, ticket), reply);
             }
             Then::Bind { stream, call, of, instance, attempt } => {
-                let login = Login { owner: of.owner.clone(), instance, attempt };
+                let watchers = Vec::new();
+                let login = Login { owner: of.owner.clone(), instance, attempt, watchers };
                 self.answer_bind(net, router, (stream, call), &of, login, reply);
             }
             Then::Above { stream, call, epoch, inboxes, device } => {

@@ -4,9 +4,9 @@ use super::cursor::{is_raised_to, raise_term, take};
 use super::{known, known_mut, route, trim};
 use crate::inbox::shelf::{Shelf, View};
 use crate::inbox::{
-    Announced, Claimed, Fenced, InboxState, InboxTail, Login, Priority, Route, Session,
+    Announced, Claimed, Ended, Fenced, InboxState, InboxTail, Login, Priority, Route, Session,
 };
-use hawser_proto::id::{BusinessNo, Position};
+use hawser_proto::id::{BootId, BusinessNo, NodeId, Position};
 
 /// A cursor that was brought, and what came of it.
 pub(super) type Brought = (BusinessNo, Position, InboxState);
@@ -45,6 +45,8 @@ pub fn claim<S: Shelf>(
             instance: login.instance,
             attempt: login.attempt,
             at_ms: now_ms,
+            watchers: login.watchers,
+            ended: Ended::default(),
         });
     }
     trim::look_everywhere(shelf, now_ms)?;
@@ -94,6 +96,8 @@ pub fn announce<S: Shelf>(
         instance: login.instance,
         attempt: login.attempt,
         at_ms: now_ms,
+        watchers: login.watchers,
+        ended: Ended::default(),
     });
     let brought: Vec<Brought> =
         sent.iter().map(|&(business, at)| (business, at, InboxState::Fine)).collect();
@@ -122,7 +126,27 @@ pub fn release<S: Shelf>(
             }
         }
     }
-    shelf.set_route(Route { owner: None, at_ms: now_ms, ..route });
+    let ended = Ended { at_ms: now_ms, is_lost: false };
+    shelf.set_route(Route { owner: None, at_ms: now_ms, ended, ..route });
+    Ok(true)
+}
+
+/// The lease of this boot has ended: ends the session if it is there. What it was sent nobody knows. False:
+/// the session is elsewhere, or over, and nothing changed.
+pub fn end_lost<S: Shelf>(
+    shelf: &mut S,
+    node: &NodeId,
+    boot: BootId,
+    now_ms: u64,
+) -> Result<bool, S::Error> {
+    let Some(route) = route(shelf, now_ms)? else { return Ok(false) };
+    let is_there = |owner: &crate::inbox::Owner| owner.node == *node && owner.boot == boot;
+    if !route.owner.as_ref().is_some_and(is_there) {
+        return Ok(false);
+    }
+    hand_all(shelf, now_ms)?;
+    let ended = Ended { at_ms: now_ms, is_lost: true };
+    shelf.set_route(Route { owner: None, at_ms: now_ms, ended, ..route });
     Ok(true)
 }
 

@@ -33,7 +33,7 @@ pub(crate) fn owner(slot: u32) -> Owner {
 }
 
 pub(crate) fn login(slot: u32, instance: u8, attempt: u64) -> Login {
-    Login { owner: owner(slot), instance: [instance; 16], attempt }
+    Login { owner: owner(slot), instance: [instance; 16], attempt, watchers: Vec::new() }
 }
 
 /// A push that lives for a day.
@@ -146,7 +146,7 @@ impl<'house> Desk<'house> {
     }
 
     pub(crate) async fn release(&self, key: &Key, session: &Session, sent: Positions) -> bool {
-        self.store.release(key, session.clone(), sent, self.now_ms).await.expect("a store")
+        self.store.release(key, session.clone(), sent, false, self.now_ms).await.expect("a store")
     }
 
     pub(crate) async fn append(&self, key: &Key, new: NewEntry, caps: Caps) -> Appended {

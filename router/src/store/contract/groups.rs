@@ -3,27 +3,31 @@
 use super::desk::{BEGIN_MS, DAY_MS, Desk, HOUR_MS, WIDE, bodies, capped, entry, stored};
 use crate::inbox::{Appended, Limits, LostReason, NewEntry};
 use crate::key::Key;
-use crate::store::{GroupChange, GroupMeta};
+use crate::store::{GroupChange, GroupChanged, GroupMeta};
 use hawser_proto::id::{AppId, Position};
 
 async fn change(it: &Desk<'_>, changes: Vec<GroupChange>) {
-    it.store.change_groups(changes).await.expect("a store");
+    let wanted = vec![GroupChanged::Made; changes.len()];
+    assert_eq!(it.store.change_groups(changes).await.expect("a store"), wanted);
 }
 
+/// Makes a group, whatever is there.
 async fn put(it: &Desk<'_>, id: &str, meta: GroupMeta) -> Key {
     let key = it.group(id);
-    change(it, vec![GroupChange::Put(key, meta)]).await;
+    let known = it.store.group(&key).await.expect("a store");
+    change(it, vec![GroupChange::Put(key, meta, known)]).await;
     key
 }
 
 pub(super) async fn groups_are_listed_by_owner_in_order_and_by_page(it: &mut Desk<'_>) {
     let app = it.app();
     let longer = AppId::new(&format!("{app}x")).expect("a name");
-    let mut all: Vec<GroupChange> =
-        ["b", "a", "c", "ab"].map(|id| GroupChange::Put(it.group(id), Desk::live_group(1))).into();
-    all.push(GroupChange::Put(it.group("x"), Desk::live_group(2)));
+    let mut all: Vec<GroupChange> = ["b", "a", "c", "ab"]
+        .map(|id| GroupChange::Put(it.group(id), Desk::live_group(1), None))
+        .into();
+    all.push(GroupChange::Put(it.group("x"), Desk::live_group(2), None));
     let theirs = Key::group(&longer, "y").expect("an id");
-    all.push(GroupChange::Put(theirs, Desk::live_group(1)));
+    all.push(GroupChange::Put(theirs, Desk::live_group(1), None));
     change(it, all).await;
     let list = async |after: &str, max| {
         it.store.groups_of(app.as_str(), 1, after, max).await.expect("a store")

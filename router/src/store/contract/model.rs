@@ -70,7 +70,7 @@ async fn make(store: &dyn Store, app: &str, operation: Operation, now_ms: u64) -
             format!("{:?}", store.announce(&device, epoch, login, sent, now_ms).await)
         }
         Operation::Release { device, session, sent } => {
-            format!("{:?}", store.release(&device, session, sent, now_ms).await)
+            format!("{:?}", store.release(&device, session, sent, false, now_ms).await)
         }
         Operation::Append { device, business, new, caps } => {
             let done = store.append(&device, business, new, caps, memory, now_ms).await;
@@ -275,7 +275,7 @@ impl Player {
                 let history = history.filter(|_| self.dice.chance(80));
                 let meta = GroupMeta { owner: 1, created_ms: self.now_ms, history };
                 let change = if self.dice.chance(70) {
-                    GroupChange::Put(key, meta)
+                    GroupChange::Put(key, meta, None)
                 } else {
                     GroupChange::Delete(key, meta)
                 };

@@ -213,7 +213,7 @@ pub(super) async fn inboxes_of_devices_and_businesses_are_apart(it: &mut Desk<'_
     let (one, other) = (it.device("a"), it.device("aa"));
     let group = it.group("a");
     it.store
-        .change_groups(vec![crate::store::GroupChange::Put(group, Desk::history_group(1))])
+        .change_groups(vec![crate::store::GroupChange::Put(group, Desk::history_group(1), None)])
         .await
         .expect("a store");
     stored(it.publish(&group, entry("g", it.now_ms), WIDE).await);

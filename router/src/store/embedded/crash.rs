@@ -69,7 +69,7 @@ async fn append(
 async fn session(store: &Embedded, key: &Key, epoch: u64) -> Session {
     let node = NodeId::new("node").expect("a name");
     let owner = Owner { node, boot: BootId(1), at: SlotRef { slot: 1, generation: 1 } };
-    let login = Login { owner: owner.clone(), instance: [1; 16], attempt: epoch };
+    let login = Login { owner: owner.clone(), instance: [1; 16], attempt: epoch, watchers: vec![] };
     let now_ms = super::writer::now_ms();
     let told = store.announce(key, epoch, login, vec![], now_ms).await.expect("a store");
     assert!(matches!(told, Announced::Bound { .. }), "{told:?}");

@@ -1,6 +1,6 @@
 //! The shape of stored keys and values.
 //!
-//! Five keyspaces. A shelf's keys begin with its kind and its length-prefixed key, so that no two shelves
+//! Six keyspaces. A shelf's keys begin with its kind and its length-prefixed key, so that no two shelves
 //! meet; numbers in keys are big-endian, so that a scan goes in order. Values begin with a version; numbers
 //! in them take one byte per seven bits, positions are written as distances.
 //!
@@ -10,8 +10,9 @@
 //! - `remembered`: shelf, business, push id: what is remembered of it
 //! - `groups`: group key: owner, time, bounds of the history
 //! - `owned`: app, owner, group id: nothing
+//! - `sessions`: node, boot, device: slot and generation of the connection
 
-use crate::inbox::{Entry, Meta, Owner, Priority, Remembered, Route};
+use crate::inbox::{Ended, Entry, Meta, Owner, Priority, Remembered, Route};
 use crate::key;
 use crate::store::{GroupMeta, HistoryCaps, StoreError};
 use bytes::Bytes;
@@ -147,6 +148,29 @@ pub(super) fn all_owned(app: &str, owner: u32) -> Vec<u8> {
     bytes
 }
 
+/// Before all sessions of a boot: the node length-prefixed, the boot of fixed width. The device follows.
+pub(super) fn sessions(node: &NodeId, BootId(boot): BootId) -> Vec<u8> {
+    let node = node.as_str().as_bytes();
+    let mut bytes = Vec::with_capacity(1 + node.len() + 8);
+    bytes.push(node.len() as u8);
+    bytes.extend(node);
+    bytes.extend(boot.to_be_bytes());
+    bytes
+}
+
+pub(super) fn session(node: &NodeId, boot: BootId, device: &[u8]) -> Vec<u8> {
+    [&sessions(node, boot), device].concat()
+}
+
+/// The boot that a key of `sessions` begins with.
+pub(super) fn boot_of(stored: &[u8]) -> Option<(NodeId, BootId)> {
+    let (&len, rest) = stored.split_first()?;
+    let (node, rest) = rest.split_at_checked(usize::from(len))?;
+    let (boot, _) = rest.split_first_chunk::<8>()?;
+    let node = NodeId::new(std::str::from_utf8(node).ok()?).ok()?;
+    Some((node, BootId(u64::from_be_bytes(*boot))))
+}
+
 /// A value being written.
 struct Pen(Vec<u8>);
 
@@ -270,7 +294,8 @@ pub(super) fn read_route(value: &[u8]) -> Result<Route, StoreError> {
             let at = SlotRef { slot: eye.small()?, generation: eye.small()? };
             Some(Owner { node, boot, at })
         };
-        Some(Route { epoch, owner, instance, attempt, at_ms })
+        let (watchers, ended) = (Vec::new(), Ended::default());
+        Some(Route { epoch, owner, instance, attempt, at_ms, watchers, ended })
     })
 }
 
@@ -370,6 +395,14 @@ pub(super) fn read_position(value: &[u8]) -> Result<Position, StoreError> {
     read(value, |eye| Some(Position::new(eye.number()?, eye.number()?)))
 }
 
+pub(super) fn write_slot(at: SlotRef) -> Vec<u8> {
+    Pen::new(16).number(at.slot.into()).number(at.generation.into()).0
+}
+
+pub(super) fn read_slot(value: &[u8]) -> Result<SlotRef, StoreError> {
+    read(value, |eye| Some(SlotRef { slot: eye.small()?, generation: eye.small()? }))
+}
+
 const FIRST_GROUP_BYTES: usize = 4 + 8;
 
 pub(super) fn write_group(meta: &GroupMeta) -> Vec<u8> {
@@ -433,7 +466,15 @@ mod tests {
             at: SlotRef { slot: u32::MAX, generation: 7 },
         };
         for owner in [Some(owner), None] {
-            let route = Route { epoch: 9, owner, instance: [3; 16], attempt: 0, at_ms: 1 << 41 };
+            let route = Route {
+                epoch: 9,
+                owner,
+                instance: [3; 16],
+                attempt: 0,
+                at_ms: 1 << 41,
+                watchers: Vec::new(),
+                ended: Ended::default(),
+            };
             assert_eq!(read_route(&write_route(&route)).unwrap(), route);
         }
         let entry = Entry {
@@ -461,7 +502,15 @@ mod tests {
         for len in 0..meta.len() {
             assert!(read_meta(&meta[..len]).is_err(), "{len}");
         }
-        let route = Route { epoch: 9, owner: None, instance: [3; 16], attempt: 0, at_ms: 1 << 41 };
+        let route = Route {
+            epoch: 9,
+            owner: None,
+            instance: [3; 16],
+            attempt: 0,
+            at_ms: 1 << 41,
+            watchers: Vec::new(),
+            ended: Ended::default(),
+        };
         let route = write_route(&route);
         for len in 0..route.len() {
             assert!(read_route(&route[..len]).is_err(), "{len}");

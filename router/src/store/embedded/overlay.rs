@@ -97,8 +97,14 @@ impl<'disk> Overlay<'disk> {
     }
 }
 
-const SPACES: [Space; Space::COUNT] =
-    [Space::Shelves, Space::Entries, Space::Remembered, Space::Groups, Space::Owned];
+const SPACES: [Space; Space::COUNT] = [
+    Space::Shelves,
+    Space::Entries,
+    Space::Remembered,
+    Space::Groups,
+    Space::Owned,
+    Space::Sessions,
+];
 
 impl Source for Overlay<'_> {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Slice>, StoreError> {

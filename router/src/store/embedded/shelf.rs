@@ -4,7 +4,7 @@ use super::disk::{Source, Space};
 use super::form::{self, Kind, Prefix};
 use super::overlay::Overlay;
 use crate::inbox::shelf::{Shelf, View};
-use crate::inbox::{Entry, Meta, Remembered, Route};
+use crate::inbox::{Entry, Heard, Meta, Remembered, Route};
 use crate::store::StoreError;
 use bytes::Bytes;
 use hawser_proto::id::{BusinessNo, Position};
@@ -127,6 +127,10 @@ impl<S: Source> View for OnShelf<S> {
         let is_over = self.born_ms()?.is_some_and(|born_ms| what.position.term <= born_ms);
         Ok((!is_over).then_some(what))
     }
+
+    fn heard(&self) -> Result<Vec<(BusinessNo, Heard)>, StoreError> {
+        Ok(Vec::new())
+    }
 }
 
 impl Shelf for OnShelf<&mut Overlay<'_>> {
@@ -167,4 +171,6 @@ impl Shelf for OnShelf<&mut Overlay<'_>> {
         let key = self.prefix.remembered(business, &push_id);
         self.source.set(Space::Remembered, key, form::write_remembered(&what));
     }
+
+    fn set_heard(&mut self, _business: BusinessNo, _heard: Option<Heard>) {}
 }

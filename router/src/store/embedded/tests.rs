@@ -194,7 +194,7 @@ mod by_hand {
             let claimed = store.claim(&key, login(1, 1, 1), vec![], now_ms).await.unwrap();
             if let (Claimed::Bound { epoch, .. }, true) = (claimed, number < 10) {
                 let session = Session { owner: login(1, 1, 1).owner, epoch };
-                assert!(store.release(&key, session, vec![], now_ms).await.unwrap());
+                assert!(store.release(&key, session, vec![], false, now_ms).await.unwrap());
             }
         }
         let count = |space| {
@@ -314,7 +314,7 @@ mod by_hand {
         let meta = |created_ms| GroupMeta { owner: 1, created_ms, history };
         let publish =
             async || store.publish(&group, entry("a", now_ms), WIDE, None, now_ms).await.unwrap().0;
-        store.change_groups(vec![GroupChange::Put(group, meta(now_ms - 9))]).await.unwrap();
+        store.change_groups(vec![GroupChange::Put(group, meta(now_ms - 9), None)]).await.unwrap();
         let Appended::Stored { position, .. } = publish().await else { panic!("the first") };
         store.change_groups(vec![GroupChange::Delete(group, meta(now_ms - 9))]).await.unwrap();
         // As if there had been too many to forget at once.
@@ -327,10 +327,10 @@ mod by_hand {
         };
         store.write(0, put).await.unwrap();
         let born_ms = position.term + 1;
-        store.change_groups(vec![GroupChange::Put(group, meta(born_ms))]).await.unwrap();
+        store.change_groups(vec![GroupChange::Put(group, meta(born_ms), None)]).await.unwrap();
         assert!(matches!(publish().await, Appended::Stored { .. }));
         // Written anew, it is the same group.
-        store.change_groups(vec![GroupChange::Put(group, meta(born_ms + 9_999))]).await.unwrap();
+        store.change_groups(vec![GroupChange::Put(group, meta(born_ms), None)]).await.unwrap();
         assert!(matches!(publish().await, Appended::Repeated { .. }));
     }
 }

@@ -133,7 +133,7 @@ async fn what_is_accepted_after_a_store_went_back_is_delivered() {
                 34 => {
                     let sent = vec![(CHAT, it.received)];
                     let session = it.session.clone();
-                    it.store.release(&it.key, session, sent, it.now_ms).await.unwrap();
+                    it.store.release(&it.key, session, sent, false, it.now_ms).await.unwrap();
                     it.login().await;
                 }
                 35 => it.store.restart(),

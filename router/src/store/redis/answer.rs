@@ -1,8 +1,8 @@
 //! Answers of the scripts, read; and values that only this store and its scripts know, both ways.
 
 use crate::inbox::{
-    Announced, Appended, Batch, Claimed, Described, Entry, Fenced, Fetched, InboxState, InboxTail,
-    LostReason, NewEntry, Owner, Priority, Session,
+    Announced, Appended, Batch, Claimed, Described, Ended, Entry, Fenced, Fetched, InboxState,
+    InboxTail, LostReason, NewEntry, Owner, Priority, Route, Session,
 };
 use crate::store::{GroupMeta, HistoryCaps, StoreError};
 use bytes::Bytes;
@@ -94,6 +94,24 @@ fn session(mut route: &[u8], now_ms: Option<u64>) -> Answer<Option<Session>> {
     let keep = crate::inbox::rules::ROUTE_OWNED_KEEP.as_millis() as u64;
     let is_kept = now_ms.is_none_or(|now_ms| at_ms.saturating_add(keep) > now_ms);
     Ok(is_kept.then_some(Session { owner, epoch }))
+}
+
+/// A route, whole. None: there is none.
+pub(super) fn route(answer: &Value) -> Answer<Option<Route>> {
+    match answer {
+        Value::Nil => Ok(None),
+        answer => read_route(bytes(answer)?).map(Some).ok_or(StoreError::Value),
+    }
+}
+
+fn read_route(mut bytes: &[u8]) -> Option<Route> {
+    let epoch = u64::from_be_bytes(take(&mut bytes)?);
+    let at_ms = u64::from_be_bytes(take(&mut bytes)?);
+    let attempt = u64::from_be_bytes(take(&mut bytes)?);
+    let instance = take(&mut bytes)?;
+    let owner = if bytes.is_empty() { None } else { Some(read_owner(bytes)?) };
+    let (watchers, ended) = (Vec::new(), Ended::default());
+    Some(Route { epoch, owner, instance, attempt, at_ms, watchers, ended })
 }
 
 /// The body of an entry, as the scripts keep it.

@@ -22,7 +22,7 @@ pub(super) async fn change(caller: &Caller, changes: Vec<GroupChange>) -> Result
     let mut deleted: HashSet<KeyBytes> = HashSet::new();
     for change in &changes {
         match change {
-            GroupChange::Put(key, meta) => owners.push(owner_of(key, meta)?),
+            GroupChange::Put(key, meta, _) => owners.push(owner_of(key, meta)?),
             GroupChange::Delete(key, _) => drop(deleted.insert(key.as_bytes().into())),
         }
     }
@@ -37,7 +37,7 @@ pub(super) async fn change(caller: &Caller, changes: Vec<GroupChange>) -> Result
         caller.command(&known, owners_slot()).await?;
     }
     let is_put_alone = |change: &GroupChange| match change {
-        GroupChange::Put(key, _) => !deleted.contains(key.as_bytes()),
+        GroupChange::Put(key, ..) => !deleted.contains(key.as_bytes()),
         GroupChange::Delete(..) => false,
     };
     let (put, rest): (Vec<_>, Vec<_>) = changes.into_iter().partition(is_put_alone);
@@ -56,7 +56,7 @@ async fn make(caller: &Caller, script: &Script, changes: &[GroupChange]) -> Resu
     let mut lists: Vec<(String, u32, Vec<Vec<u8>>)> = Vec::new();
     for change in changes {
         let (key, meta, is_put) = match change {
-            GroupChange::Put(key, meta) => (key, meta, true),
+            GroupChange::Put(key, meta, _) => (key, meta, true),
             GroupChange::Delete(key, meta) => (key, meta, false),
         };
         let (app, id) = key::split(key.as_bytes()).ok_or(StoreError::Value)?;

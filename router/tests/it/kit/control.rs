@@ -9,7 +9,7 @@ use hawser_proto::rpc::control::control_server::{Control, ControlServer};
 use hawser_proto::rpc::control::update::What;
 use hawser_proto::rpc::control::{
     App, Business, BusinessKey, Change, NodeReport, RefreshTokenRequest, RefreshTokenResponse,
-    ReportResponse, Scope, Snapshot, Update, WatchRequest,
+    ReportResponse, RouterReport, RouterReportResponse, Scope, Snapshot, Update, WatchRequest,
 };
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -110,6 +110,13 @@ impl Control for Service {
         &self,
         _request: Request<NodeReport>,
     ) -> Result<Response<ReportResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn report_router(
+        &self,
+        _request: Request<RouterReport>,
+    ) -> Result<Response<RouterReportResponse>, Status> {
         Err(Status::unimplemented("not in this test"))
     }
 

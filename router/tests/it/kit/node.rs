@@ -74,7 +74,7 @@ impl FakeNode {
         let bearer = ShowBearer::new(&Secret::new(SECRET)).expect("a header value");
         let channel = channel(uri).expect("a uri");
         let mut client = NodeClient::with_interceptor(channel, bearer);
-        let hello = || Some(Hello { node: name.to_owned(), boot });
+        let hello = || Some(Hello { node: name.to_owned(), boot, tells_all: false });
         let (up, outbound) = mpsc::channel(64);
         up.try_send(ControlUp { hello: hello(), items: Vec::new() }).expect("room");
         let control = within(client.control(ReceiverStream::new(outbound))).await?;

@@ -1,13 +1,14 @@
 //! A store that fails, hangs and forgets to answer when the test says so, in front of one that does not.
 
 use bytes::Bytes;
-use hawser_proto::id::{BusinessNo, Position};
+use hawser_proto::id::{BootId, BusinessNo, NodeId, Position};
 use hawser_router::cores::{
-    Announced, Appended, Batch, Caps, Claimed, Described, Fenced, InboxTail, Limits, Login,
-    NewEntry, Session,
+    Announced, Appended, Batch, Caps, Claimed, Described, Event, Fenced, Heard, InboxTail, Limits,
+    Login, NewEntry, Route, Session,
 };
 use hawser_router::stores::{
-    Durability, GroupChange, GroupMeta, Key, KeyBytes, Positions, Store, StoreError,
+    Durability, GroupChange, GroupChanged, GroupMeta, GroupNews, Key, KeyBytes, LeaseHeld, LogMark,
+    Marked, NodeLease, Positions, Store, StoreError,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -122,10 +123,11 @@ impl Store for Faulty {
         device: &Key,
         session: Session,
         sent: Positions,
+        is_watched: bool,
         now_ms: u64,
     ) -> Result<bool, StoreError> {
         self.gate_write().await?;
-        let done = self.inner.release(device, session, sent, now_ms).await;
+        let done = self.inner.release(device, session, sent, is_watched, now_ms).await;
         self.releases.fetch_add(1, Ordering::SeqCst);
         self.say(done).await
     }
@@ -218,9 +220,110 @@ impl Store for Faulty {
         self.inner.history(group, after, limits, now_ms).await
     }
 
-    async fn change_groups(&self, changes: Vec<GroupChange>) -> Result<(), StoreError> {
+    async fn change_groups(
+        &self,
+        changes: Vec<GroupChange>,
+    ) -> Result<Vec<GroupChanged>, StoreError> {
         self.gate_write().await?;
         self.inner.change_groups(changes).await
+    }
+
+    async fn group(&self, group: &Key) -> Result<Option<GroupMeta>, StoreError> {
+        self.gate().await?;
+        self.inner.group(group).await
+    }
+
+    async fn group_news(&self, after: &LogMark) -> Result<GroupNews, StoreError> {
+        self.gate().await?;
+        self.inner.group_news(after).await
+    }
+
+    async fn route(&self, device: &Key, now_ms: u64) -> Result<Option<Route>, StoreError> {
+        self.gate().await?;
+        self.inner.route(device, now_ms).await
+    }
+
+    async fn renew_node(
+        &self,
+        node: &NodeId,
+        boot: BootId,
+        lease_ms: u64,
+    ) -> Result<Result<(), LeaseHeld>, StoreError> {
+        self.gate_write().await?;
+        self.inner.renew_node(node, boot, lease_ms).await
+    }
+
+    async fn leave_node(&self, node: &NodeId, boot: BootId) -> Result<(), StoreError> {
+        self.gate_write().await?;
+        self.inner.leave_node(node, boot).await
+    }
+
+    async fn node_leases(&self) -> Result<Vec<NodeLease>, StoreError> {
+        self.gate().await?;
+        self.inner.node_leases().await
+    }
+
+    async fn boots_with_sessions(&self) -> Result<Vec<(NodeId, BootId)>, StoreError> {
+        self.gate().await?;
+        self.inner.boots_with_sessions().await
+    }
+
+    async fn sessions_of(
+        &self,
+        node: &NodeId,
+        boot: BootId,
+        max: usize,
+    ) -> Result<Vec<KeyBytes>, StoreError> {
+        self.gate().await?;
+        self.inner.sessions_of(node, boot, max).await
+    }
+
+    async fn end_lost(
+        &self,
+        device: &Key,
+        node: &NodeId,
+        boot: BootId,
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
+        self.gate_write().await?;
+        let done = self.inner.end_lost(device, node, boot, now_ms).await;
+        self.say(done).await
+    }
+
+    async fn hold_duty(&self, duty: &str, holder: u64, ttl_ms: u64) -> Result<bool, StoreError> {
+        self.gate_write().await?;
+        self.inner.hold_duty(duty, holder, ttl_ms).await
+    }
+
+    async fn marked(&self, shard: u16, max: usize) -> Result<Vec<Marked>, StoreError> {
+        self.gate().await?;
+        self.inner.marked(shard, max).await
+    }
+
+    async fn events_due(&self, device: &Key, now_ms: u64) -> Result<Vec<Event>, StoreError> {
+        self.gate().await?;
+        self.inner.events_due(device, now_ms).await
+    }
+
+    async fn event_heard(
+        &self,
+        device: &Key,
+        business: BusinessNo,
+        heard: Heard,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
+        self.gate_write().await?;
+        self.inner.event_heard(device, business, heard, now_ms).await
+    }
+
+    async fn unmark(&self, shard: u16, seen: &Marked) -> Result<(), StoreError> {
+        self.gate_write().await?;
+        self.inner.unmark(shard, seen).await
+    }
+
+    async fn marks(&self, shard: u16) -> Result<(u64, u64), StoreError> {
+        self.gate().await?;
+        self.inner.marks(shard).await
     }
 
     async fn groups(&self) -> Result<Vec<(KeyBytes, GroupMeta)>, StoreError> {

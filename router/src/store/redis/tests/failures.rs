@@ -143,11 +143,11 @@ async fn a_group_is_deleted_with_its_history_while_memory_is_used_up_or_not_at_a
     let (old, new) = (key("old"), key("new"));
     let history = Some(HistoryCaps { entries_max: 10, age_ms_max: 60_000 });
     let meta = GroupMeta { owner: 7, created_ms: now_ms(), history };
-    store.change_groups(vec![GroupChange::Put(old, meta.clone())]).await.unwrap();
+    store.change_groups(vec![GroupChange::Put(old, meta.clone(), None)]).await.unwrap();
     store.publish(&old, entry("one"), CAPS, None, now_ms()).await.unwrap();
     process.ask(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
     let delete = GroupChange::Delete(old, meta.clone());
-    let both = vec![delete.clone(), GroupChange::Put(new, meta)];
+    let both = vec![delete.clone(), GroupChange::Put(new, meta, None)];
     let refused = store.change_groups(both).await;
     assert!(matches!(refused, Err(StoreError::ReadOnly)), "{refused:?}");
     let limits = Limits { entries_max: 10, bytes_max: u32::MAX };

@@ -276,7 +276,8 @@ pub(super) async fn read(store: &Redis, device: &Key) -> Vec<(Position, String)>
         boot: BootId(1),
         at: SlotRef { slot: 1, generation: 1 },
     };
-    let login = Login { owner: owner.clone(), instance: rand::random(), attempt: 1 };
+    let (instance, watchers) = (rand::random(), Vec::new());
+    let login = Login { owner: owner.clone(), instance, attempt: 1, watchers };
     let claimed = store.claim(device, login, vec![], now_ms()).await.expect("a claim");
     let Claimed::Bound { epoch, .. } = claimed else { panic!("a stale claim") };
     let session = Session { owner, epoch };

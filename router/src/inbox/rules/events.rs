@@ -1,0 +1,71 @@
+//! What businesses have to hear of a device that comes and goes.
+//!
+//! Nothing is queued: what is due is the difference between what a business has confirmed to have heard and
+//! what is true now. So nothing is lost with a router, a device that flaps is told of once, and what waits for
+//! a business that does not answer is bounded by its devices.
+
+use super::route;
+use crate::inbox::shelf::{Shelf, View};
+use crate::inbox::{Event, EventCause, Heard, Owner, Route};
+use hawser_proto::id::BusinessNo;
+
+/// What is due, in the order in which each business has to hear it.
+pub fn events_due<S: View>(shelf: &S, now_ms: u64) -> Result<Vec<Event>, S::Error> {
+    let all_heard = shelf.heard()?;
+    let route = route(shelf, now_ms)?;
+    let session = route.as_ref().and_then(|route| Some((route, route.owner.as_ref()?)));
+    let mut due = Vec::new();
+    for (business, heard) in &all_heard {
+        let lives = session.filter(|(route, _)| route.watchers.contains(business));
+        // The same session; or a later one than the store knows, which has gone back.
+        if !heard.is_online || lives.is_some_and(|(route, _)| route.epoch <= heard.epoch) {
+            continue;
+        }
+        due.push(offline(*business, heard, route.as_ref()));
+    }
+    let Some((route, owner)) = session else { return Ok(due) };
+    for &business in &route.watchers {
+        let heard = all_heard.iter().find(|(of, _)| *of == business).map(|(_, heard)| heard);
+        if heard.is_none_or(|heard| heard.epoch < route.epoch) {
+            due.push(online(business, route, owner));
+        }
+    }
+    Ok(due)
+}
+
+fn online(business: BusinessNo, route: &Route, owner: &Owner) -> Event {
+    let heard = Heard { epoch: route.epoch, is_online: true, owner: owner.clone() };
+    // An epoch is the time of its login, unless clocks went back.
+    Event { business, heard, at_ms: route.epoch, cause: EventCause::None }
+}
+
+fn offline(business: BusinessNo, heard: &Heard, route: Option<&Route>) -> Event {
+    let (at_ms, cause) = match route {
+        Some(route) if route.epoch > heard.epoch => (route.epoch, EventCause::Superseded),
+        Some(route) if route.owner.is_none() && route.ended.is_lost => {
+            (route.ended.at_ms, EventCause::NodeLost)
+        }
+        Some(route) if route.owner.is_none() => (route.ended.at_ms, EventCause::Closed),
+        // It goes on without this business, or was forgotten.
+        Some(route) => (route.at_ms, EventCause::Closed),
+        None => (heard.epoch, EventCause::Closed),
+    };
+    let heard = Heard { is_online: false, ..heard.clone() };
+    Event { business, heard, at_ms, cause }
+}
+
+/// The business has heard this much. Word of an older session, or of a begin after its end, changes nothing.
+pub fn event_heard<S: Shelf>(
+    shelf: &mut S,
+    business: BusinessNo,
+    heard: Heard,
+) -> Result<(), S::Error> {
+    let known = shelf.heard()?.into_iter().find(|(of, _)| *of == business).map(|(_, known)| known);
+    let place = |heard: &Heard| (heard.epoch, !heard.is_online);
+    if known.is_some_and(|known| place(&known) > place(&heard)) {
+        return Ok(());
+    }
+    // Nothing need be known of a session that is over: the next one is above it in any case.
+    shelf.set_heard(business, heard.is_online.then_some(heard));
+    Ok(())
+}
