@@ -275,7 +275,11 @@ impl Reader {
             }
             // Every message renews; an item of a later release is skipped.
             Some(
-                up::What::Lease(_) | up::What::Here(_) | up::What::Gone(_) | up::What::AllTold(_),
+                up::What::Lease(_)
+                | up::What::Here(_)
+                | up::What::Gone(_)
+                | up::What::AllTold(_)
+                | up::What::Goodbye(_),
             )
             | None => {}
         }
