@@ -273,7 +273,7 @@ fn tell_dropped(nodes: Arc<Nodes>, clock: Clock) -> Dropped {
         for life in lives.iter().filter_map(|&no| view.life(no)) {
             if let Some(stream) = life.control() {
                 let (app, group) = (app.to_owned(), group.to_owned());
-                stream.tell(down::What::DropGroup(DropGroup { app, group }));
+                stream.tell(down::What::DropGroup(DropGroup { app, group, created_ms: 0 }));
             }
         }
     })

@@ -151,6 +151,8 @@ async fn obey(node: &Arc<Node>, order: down::What) {
             node.routers.send(up::What::GroupCounted(counted));
         }
         down::What::Sweep(wire::SweepNow {}) => node.sweeps.request(),
+        // Its streams end soon; nothing is lost by then.
+        down::What::Leaving(wire::Leaving {}) => {}
         down::What::DropGroup(dropped) => {
             if let Some(key) = group_key(&dropped.app, &dropped.group)
                 && node.groups.drop_group(&key)

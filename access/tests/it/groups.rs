@@ -198,7 +198,7 @@ async fn a_deleted_group_tells_its_members_and_takes_nobody_back() {
         device.enter("hall").await;
     }
     house.router.forget_group(APP, "room");
-    let order = DropGroup { app: APP.into(), group: "room".into() };
+    let order = DropGroup { app: APP.into(), group: "room".into(), created_ms: 0 };
     house.router.tell(house.node.boot().0, down::What::DropGroup(order));
     for device in [&mut a, &mut b] {
         is_left(device, "room", LeftReason::GroupDeleted).await;
