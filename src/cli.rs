@@ -1,5 +1,6 @@
 //! The command line: what can be typed, and the help that teaches it.
 
+use crate::certificates::CertificatesCommand;
 use crate::dev::DevArgs;
 use crate::operate::app::AppCommand;
 use crate::operate::business::BusinessCommand;
@@ -95,6 +96,9 @@ pub(crate) enum Command {
     /// Check a service's configuration file, or print an example
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Make or show the certificates that services show each other
+    #[command(subcommand)]
+    Certificates(CertificatesCommand),
     /// Push to a device, many devices, a group or everyone
     #[command(subcommand)]
     Push(PushCommand),

@@ -3,6 +3,7 @@
 
 mod admin;
 mod bind;
+mod certificates;
 mod cli;
 mod control_api;
 mod credentials;
@@ -46,6 +47,7 @@ async fn run(cli: Cli, output: Output) -> Outcome {
         Command::Access(args) => role::access(args).await,
         Command::Router(args) => role::router(args).await,
         Command::Config(command) => role::config(output, command),
+        Command::Certificates(command) => certificates::run(output, command),
         Command::Push(command) => operate::push::run(&desk()?, command).await,
         Command::Group(command) => operate::group::run(&desk()?, command).await,
         Command::Inbox(command) => operate::inbox::run(&desk()?, command).await,

@@ -95,7 +95,15 @@ fn title(name: &str) -> String {
 /// Whether the field holds milliseconds since 1970, not a span.
 fn is_time(name: &str) -> bool {
     name.ends_with("_at_ms")
-        || ["created_ms", "since_ms", "active_from_ms", "oldest_ms"].contains(&name)
+        || [
+            "created_ms",
+            "since_ms",
+            "active_from_ms",
+            "oldest_ms",
+            "not_before_ms",
+            "not_after_ms",
+        ]
+        .contains(&name)
 }
 
 fn cell(name: &str, value: &Value) -> String {

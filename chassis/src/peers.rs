@@ -6,16 +6,21 @@
 //! address it was found at; who serves says which roles may call ([`Peers::guard`]).
 
 mod incoming;
+mod issue;
 mod tls;
+mod validity;
 
 pub use incoming::PeerIo;
+pub use issue::{Issued, issue};
 pub use tls::PeerFiles;
+pub use validity::{Shown, look_at};
 
 use crate::grpc;
 use crate::secret::{Secret, bearer};
 use crate::tls::TlsError;
 use rustls_pki_types::ServerName;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use tls::Material;
 use tokio::net::TcpListener;
@@ -254,6 +259,7 @@ pub struct Guard {
 
 impl Interceptor for Guard {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let remote = incoming::remote(&request);
         let roles = match &self.form {
             Form::Secret { asked, .. } => {
                 let shown = request.metadata().get("authorization");
@@ -270,24 +276,33 @@ impl Interceptor for Guard {
                 "the certificate shown is not of a role that may call this",
             ));
         }
-        request.extensions_mut().insert(Caller(roles));
+        request.extensions_mut().insert(Caller { roles, remote });
         Ok(request)
     }
 }
 
 /// Who makes a call that a [`Guard`] let through.
 #[derive(Clone, Copy, Debug)]
-pub struct Caller(Roles);
+pub struct Caller {
+    roles: Roles,
+    remote: Option<SocketAddr>,
+}
 
 impl Caller {
     /// Of a request. Without a guard before it: somebody without any role.
     pub fn of<T>(request: &Request<T>) -> Self {
-        request.extensions().get().copied().unwrap_or(Self(Roles::default()))
+        let nobody = Self { roles: Roles::default(), remote: None };
+        request.extensions().get().copied().unwrap_or(nobody)
     }
 
     /// Whether the caller may act as this.
     pub fn is(self, role: Role) -> bool {
-        self.0.holds(role)
+        self.roles.holds(role)
+    }
+
+    /// Where the call comes from.
+    pub fn remote(self) -> Option<SocketAddr> {
+        self.remote
     }
 
     /// Refuses callers without this role.

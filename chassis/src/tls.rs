@@ -160,23 +160,28 @@ impl DevCertificates {
         leaf.distinguished_name.push(DnType::CommonName, "localhost");
         let leaf_certificate = leaf.signed_by(&leaf_key, &issuer)?;
 
-        write(&paths.ca, &ca_certificate.pem())?;
-        write(&paths.chain, &leaf_certificate.pem())?;
-        write(&paths.key, &leaf_key.serialize_pem())?;
+        write_private(&paths.ca, &ca_certificate.pem())?;
+        write_private(&paths.chain, &leaf_certificate.pem())?;
+        write_private(&paths.key, &leaf_key.serialize_pem())?;
         Ok(paths)
     }
 }
 
-fn write(path: &Path, text: &str) -> Result<(), TlsError> {
+/// Writes a file that its owner alone can read.
+pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), TlsError> {
     use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
+    use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
     std::fs::OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
         .open(path)
-        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .and_then(|mut file| {
+            // One that was there may be open to others.
+            file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+            file.write_all(text.as_bytes())
+        })
         .map_err(|source| TlsError::File { path: path.to_owned(), source })
 }
 

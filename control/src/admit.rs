@@ -4,7 +4,7 @@
 use crate::catalogue::Tenant;
 use crate::catalogue::app::{App, ClientSecret, KeyMaterial};
 use crate::grant::{self, Grant, Holder};
-use crate::placement::{Asker, Placed, place};
+use crate::placement::{Asker, NODES_PER_PROTOCOL, Placed, place};
 use crate::proof::hmac::HmacProof;
 use crate::proof::jwt::{self, KeyAlg, ParsedKey};
 use crate::proof::nonce::NonceError;
@@ -38,6 +38,8 @@ pub(crate) struct Ask {
 pub(crate) struct Admission {
     pub(crate) grant: Grant,
     pub(crate) access_points: Vec<Placed>,
+    /// Before it dials.
+    pub(crate) start_after: Duration,
     pub(crate) heartbeat_ms: u32,
     pub(crate) idle_timeout_ms: u32,
 }
@@ -61,11 +63,14 @@ pub(crate) async fn admit(shared: &Shared, ask: &Ask, now_ms: u64) -> Result<Adm
     }
     check_proof(shared, app, ask, now_ms)?;
 
-    let access_points = {
+    let freshness = shared.config.node_freshness;
+    let (access_points, per_second) = {
         let nodes = shared.nodes.lock();
-        let candidates = nodes.candidates(now_ms, shared.config.node_freshness);
+        let candidates = nodes.candidates(now_ms, freshness);
         let (name, device) = (ask.app.as_str(), ask.device.as_str());
-        place(&candidates, Asker { app: name, device, platform: ask.platform.as_deref() })
+        let asker = Asker { app: name, device, platform: ask.platform.as_deref() };
+        let placed = place(&candidates, asker, NODES_PER_PROTOCOL);
+        (placed, nodes.accepts_per_second(None, now_ms, freshness))
     };
     if access_points.is_empty() {
         let refusal = Refusal::new(ErrorCode::NoAccessPoint, "no access point is free just now");
@@ -78,10 +83,15 @@ pub(crate) async fn admit(shared: &Shared, ask: &Ask, now_ms: u64) -> Result<Adm
     let ttl = shared.config.token_ttl;
     let grant = grant::grant(&shared.store, &shared.sealer, holder, ttl, now_ms)?;
     shared.metrics.tokens_issued.inc();
+    let start_after = shared.pace.lock().turn(per_second, rand::random(), now_ms);
+    if !start_after.is_zero() {
+        shared.metrics.starts_delayed.inc();
+    }
     let settings = app.settings;
     Ok(Admission {
         grant,
         access_points,
+        start_after,
         heartbeat_ms: settings.heartbeat_ms,
         idle_timeout_ms: settings.idle_timeout_ms,
     })

@@ -5,18 +5,22 @@
 pub(crate) mod app;
 pub(crate) mod business;
 mod change;
+mod drain;
 pub(crate) mod edit;
 pub(crate) mod inbox;
 pub(crate) mod revocation;
 pub(crate) mod signing;
+mod ticket_key;
 
 pub(crate) use app::App;
 pub(crate) use business::Business;
 pub(crate) use change::Change;
+pub(crate) use drain::DrainOrder;
 pub(crate) use revocation::{Revocation, Whom};
 pub(crate) use signing::SigningKey;
+pub(crate) use ticket_key::TicketKey;
 
-use hawser_proto::id::{AppId, BusinessId, DeviceId};
+use hawser_proto::id::{AppId, BusinessId, DeviceId, NodeId};
 use hawser_proto::rpc::control::{self as wire, change::Entity};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -45,10 +49,13 @@ pub(crate) struct Catalogue {
     pub(crate) counters: Counters,
     tenants: BTreeMap<AppId, Tenant>,
     owner_keys: HashMap<[u8; 32], (AppId, String)>,
+    business_keys: HashMap<[u8; 32], (AppId, BusinessId)>,
     /// The last business number of each app name, kept when the app is gone.
     numbers: HashMap<AppId, u32>,
     signing: BTreeMap<String, Arc<SigningKey>>,
     revocations: HashMap<Whom, Revocation>,
+    tickets: BTreeMap<u32, Arc<TicketKey>>,
+    drains: BTreeMap<NodeId, DrainOrder>,
 }
 
 impl Catalogue {
@@ -76,6 +83,14 @@ impl Catalogue {
         self.owner_keys.get(sha256)
     }
 
+    /// Whether this is the SHA-256 of a business key that opens something at `now_ms`.
+    pub(crate) fn knows_business_key(&self, sha256: &[u8; 32], now_ms: u64) -> bool {
+        let found = self.business_keys.get(sha256);
+        let business = found.and_then(|(app, name)| self.business(app, name));
+        let is_it = |key: &business::BusinessKey| key.sha256 == *sha256 && key.is_live(now_ms);
+        business.is_some_and(|business| business.enabled && business.keys.iter().any(is_it))
+    }
+
     pub(crate) fn last_number(&self, app: &AppId) -> u32 {
         self.numbers.get(app).copied().unwrap_or(0)
     }
@@ -92,6 +107,18 @@ impl Catalogue {
         active
             .max_by_key(|key| (key.active_from_ms, key.verify_until_ms.is_none()))
             .or_else(|| verifying().min_by_key(|key| key.active_from_ms))
+    }
+
+    pub(crate) fn ticket_keys(&self) -> impl Iterator<Item = &Arc<TicketKey>> {
+        self.tickets.values()
+    }
+
+    pub(crate) fn drain(&self, node: &NodeId) -> Option<&DrainOrder> {
+        self.drains.get(node)
+    }
+
+    pub(crate) fn drains(&self) -> impl Iterator<Item = &DrainOrder> {
+        self.drains.values()
     }
 
     pub(crate) fn revocations(&self) -> impl Iterator<Item = &Revocation> {
@@ -125,7 +152,12 @@ impl Catalogue {
             Change::RemoveBusiness(app, name) => {
                 self.business(app, name).map_or_else(Vec::new, |it| it.heard_at_removal())
             }
-            Change::LastNumber(..) | Change::Unbind(..) => Vec::new(),
+            Change::LastNumber(..)
+            | Change::Unbind(..)
+            | Change::PutDrain(_)
+            | Change::RemoveDrain(_) => Vec::new(),
+            Change::PutTicketKey(key) => vec![change::put(key.wire())],
+            Change::RemoveTicketKey(kid) => vec![change::removed(ticket_key::wire_name(*kid))],
             Change::PutSigningKey(key) => vec![change::put(key.wire())],
             Change::RemoveSigningKey(kid) => vec![change::removed(signing::wire_name(kid))],
             Change::PutRevocation(revocation) => vec![change::put(revocation.wire())],
@@ -143,16 +175,26 @@ impl Catalogue {
             Change::RemoveApp(name) => {
                 if let Some(tenant) = self.tenants.remove(&name) {
                     self.forget_owner_keys(&tenant.app);
+                    for business in tenant.businesses.values() {
+                        self.forget_business_keys(business);
+                    }
                 }
             }
             Change::PutBusiness(business) => {
                 if let Some(tenant) = self.tenants.get_mut(&business.app) {
-                    tenant.businesses.insert(business.name.clone(), Arc::new(*business));
+                    let place = (business.app.clone(), business.name.clone());
+                    let keys: Vec<_> = business.keys.iter().map(|key| key.sha256).collect();
+                    let before = tenant.businesses.insert(place.1.clone(), Arc::new(*business));
+                    if let Some(before) = before {
+                        self.forget_business_keys(&before);
+                    }
+                    self.business_keys.extend(keys.into_iter().map(|key| (key, place.clone())));
                 }
             }
             Change::RemoveBusiness(app, name) => {
-                if let Some(tenant) = self.tenants.get_mut(&app) {
-                    tenant.businesses.remove(&name);
+                let tenant = self.tenants.get_mut(&app);
+                if let Some(gone) = tenant.and_then(|tenant| tenant.businesses.remove(&name)) {
+                    self.forget_business_keys(&gone);
                 }
             }
             Change::LastNumber(app, number) => {
@@ -169,6 +211,18 @@ impl Catalogue {
             }
             Change::RemoveRevocation(whom) => {
                 self.revocations.remove(&whom);
+            }
+            Change::PutTicketKey(key) => {
+                self.tickets.insert(key.kid, Arc::new(*key));
+            }
+            Change::RemoveTicketKey(kid) => {
+                self.tickets.remove(&kid);
+            }
+            Change::PutDrain(order) => {
+                self.drains.insert(order.node.clone(), order);
+            }
+            Change::RemoveDrain(node) => {
+                self.drains.remove(&node);
             }
             Change::Unbind(..) => {}
         }
@@ -192,7 +246,13 @@ impl Catalogue {
         }
     }
 
-    /// All that a new watcher needs.
+    fn forget_business_keys(&mut self, business: &Business) {
+        for key in &business.keys {
+            self.business_keys.remove(&key.sha256);
+        }
+    }
+
+    /// All that a new watcher needs; of ticket keys only an access node may see it.
     pub(crate) fn snapshot(&self) -> wire::Update {
         let businesses = || self.tenants.values().flat_map(|tenant| tenant.businesses.values());
         let keys = businesses().flat_map(|it| it.keys.iter().map(|key| key.wire_key(it)));
@@ -202,7 +262,7 @@ impl Catalogue {
             keys: keys.collect(),
             signing_keys: self.signing.values().map(|key| key.wire_key()).collect(),
             revocations: self.revocations.values().map(Revocation::wire_revocation).collect(),
-            ticket_keys: Vec::new(),
+            ticket_keys: self.tickets.values().map(|key| key.wire_key()).collect(),
         };
         wire::Update {
             revision: self.counters.revision,

@@ -11,6 +11,9 @@ use zeroize::Zeroizing;
 /// was when a token was made.
 pub const TOKEN_TTL_MAX: Duration = Duration::from_hours(24);
 
+/// Each ticket key verifies for eleven minutes after its time, and few of them may overlap.
+const TICKET_KEY_ROTATION_MIN: Duration = Duration::from_mins(30);
+
 /// The key that seals secrets at rest (AES-256-GCM). Losing it loses every client secret and signing
 /// key; it is not stored by control. `Debug` does not show it.
 #[derive(Clone)]
@@ -107,8 +110,14 @@ pub struct Config {
     pub audit_retention: Duration,
     /// Back-off of devices.
     pub backoff: Backoff,
-    /// Devices that lost their connection spread their first try over this. Default 15 s.
+    /// Devices that lost their connection spread their first try over this, where control cannot reckon it
+    /// from what the other nodes take. Default 15 s.
     pub reconnect_window: Duration,
+    /// Gives access nodes the keys of resume tickets, so that devices come back without a signature check.
+    /// Default on.
+    pub resume_tickets: bool,
+    /// A new ticket key is made this often. Default 12 h.
+    pub ticket_key_rotation: Duration,
     /// Devices ask for access points again after this, when they connect next. Default 1 h.
     pub access_refresh: Duration,
 }
@@ -144,6 +153,8 @@ impl Config {
             audit_retention: Duration::from_hours(9600),
             backoff: Backoff::default(),
             reconnect_window: Duration::from_secs(15),
+            resume_tickets: true,
+            ticket_key_rotation: Duration::from_hours(12),
             access_refresh: Duration::from_hours(1),
         }
     }
@@ -156,6 +167,8 @@ impl Config {
             Some("the admin token is shorter than 16 characters")
         } else if self.token_ttl < second || self.token_ttl > TOKEN_TTL_MAX {
             Some("the token life is not between 1 s and 24 h")
+        } else if self.ticket_key_rotation < TICKET_KEY_ROTATION_MIN {
+            Some("ticket keys are to be rotated more often than every half an hour")
         } else if self.signing_activation_delay > self.token_ttl {
             Some("the activation delay is longer than the token life")
         } else if [
@@ -196,7 +209,8 @@ mod tests {
     #[test]
     fn defaults_are_fine_and_bad_values_are_named() {
         assert_eq!(config().problem(), None);
-        let spoil: [fn(&mut Config); 5] = [
+        let spoil: [fn(&mut Config); 6] = [
+            |c| c.ticket_key_rotation = Duration::from_mins(1),
             |c| c.admin_token = Secret::new("short"),
             |c| c.token_ttl = Duration::from_hours(25),
             |c| c.signing_activation_delay = Duration::from_hours(2),

@@ -19,9 +19,11 @@ mod owner_key;
 mod page;
 mod problem;
 mod revocation;
+mod router;
 mod serve;
 mod signing_key;
 mod text;
+mod ticket_key;
 
 pub(crate) use serve::serve;
 
@@ -70,7 +72,10 @@ fn routes() -> (Router<Http>, OpenApi) {
         .routes(routes!(revocation::release_device_key))
         .routes(routes!(signing_key::rotate))
         .routes(routes!(signing_key::jwks))
+        .routes(routes!(ticket_key::rotate))
         .routes(routes!(node::list))
+        .routes(routes!(node::drain, node::undrain))
+        .routes(routes!(router::list))
         .routes(routes!(audit::list))
         .routes(routes!(access::create, access::preflight))
         .routes(routes!(openapi::document))

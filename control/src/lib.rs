@@ -13,10 +13,12 @@ mod http;
 mod key;
 mod metrics;
 mod nodes;
+mod pace;
 mod placement;
 mod proof;
 mod rate;
 mod refusal;
+mod routers;
 mod rpc;
 mod seal;
 mod shared;
@@ -71,8 +73,8 @@ pub enum StartError {
     /// The data was written by a newer version of hawser.
     #[error("the data was written by a newer version (format {0})")]
     NewerData(u32),
-    /// No signing key could be made.
-    #[error("there is no signing key and none can be made: {0}")]
+    /// No signing key, or no ticket key, could be made.
+    #[error("there is no signing or ticket key and none can be made: {0}")]
     SigningKey(String),
     /// A metric of the same name is registered already.
     #[error("the metrics cannot be registered")]
@@ -147,6 +149,8 @@ pub async fn start(
         StoreSettings { timeout: config.store_timeout, watch_backlog: config.watch_backlog };
     let (store, writer) = Store::start(Arc::new(engine), catalogue, settings, metrics.clone())?;
     make_first_signing_key(&store, &sealer).await?;
+    let of_tickets = sweep::ticket_keys(&store, &sealer, &config).await;
+    of_tickets.map_err(|refusal| StartError::SigningKey(refusal.to_string()))?;
 
     let http_addr = listeners.http.local_addr()?;
     let internal_addr = listeners.internal.local_addr()?;
@@ -157,6 +161,8 @@ pub async fn start(
         store,
         sealer,
         nodes: Mutex::default(),
+        routers: Mutex::default(),
+        pace: Mutex::default(),
         rates: Mutex::default(),
         metrics,
         tasks: tasks.clone(),

@@ -13,6 +13,8 @@ pub(crate) struct Metrics {
     pub(crate) watchers: IntGauge,
     pub(crate) watchers_cut_off: IntCounter,
     pub(crate) nodes: IntGauge,
+    pub(crate) routers: IntGauge,
+    pub(crate) starts_delayed: IntCounter,
     http_requests: IntCounterVec,
     pub(crate) http_connections: IntGauge,
     pub(crate) store_write_seconds: Histogram,
@@ -75,6 +77,14 @@ impl Metrics {
             nodes: gauge(
                 "hawser_control_nodes",
                 "Access nodes whose last report is fresh, as of the last report or sweep.",
+            )?,
+            routers: gauge(
+                "hawser_control_routers",
+                "Routers whose last report is fresh, as of the last sweep.",
+            )?,
+            starts_delayed: counter(
+                "hawser_control_starts_delayed_total",
+                "Grows when a device was told to wait before it dials, since more came than nodes take.",
             )?,
             http_requests: family(
                 "hawser_control_http_requests_total",

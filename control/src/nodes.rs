@@ -1,10 +1,11 @@
 //! Access nodes as they report themselves. In memory: after a restart of control every node is known
 //! again within one report. Pure: the time comes in as an argument.
 
-use crate::placement::{Candidate, Endpoint, Protocol};
+use crate::placement::{Asker, Candidate, Endpoint, Placed, Protocol, place};
 use crate::refusal::Refusal;
 use hawser_proto::code::ErrorCode;
 use hawser_proto::id::{BootId, NodeId};
+use hawser_proto::limits::ALTERNATIVES_MAX;
 use hawser_proto::rpc::control as wire;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,6 +15,14 @@ const NODES_MAX: usize = 4_096;
 const ACCESS_POINTS_MAX: usize = 16;
 const LABEL_BYTES_MAX: usize = 64;
 const HOST_BYTES_MAX: usize = 253;
+/// A node this full is handed out only where there is no other.
+const HOT_SHARE: f64 = 0.9;
+/// Nodes named to a device that has to leave: each over every protocol it may speak.
+const ALTERNATIVE_NODES: usize = 2;
+/// The reconnect window is this much longer than those who come back need at the full rate.
+const WINDOW_SLACK: f64 = 1.5;
+const WINDOW_MIN: Duration = Duration::from_secs(1);
+const WINDOW_MAX: Duration = Duration::from_mins(1);
 /// Silent nodes are shown to operators for this long.
 const SHOWN: Duration = Duration::from_mins(10);
 
@@ -29,7 +38,21 @@ pub(crate) struct Node {
     pub(crate) connections: u64,
     pub(crate) connections_max: u64,
     pub(crate) draining: bool,
+    /// New connections it takes a second; 0: it does not say.
+    pub(crate) accepts_per_second_max: u32,
+    /// Connections it turned away since the report before.
+    pub(crate) refused: u64,
+    pub(crate) drain: DrainProgress,
     pub(crate) reported_at_ms: u64,
+}
+
+/// How far a drain is, as the node tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DrainProgress {
+    /// The order it follows; 0: none, or one of its own.
+    pub(crate) order: u64,
+    pub(crate) sessions: u64,
+    pub(crate) told: u64,
 }
 
 impl Node {
@@ -58,6 +81,13 @@ impl Node {
             connections: report.connections,
             connections_max: report.connections_max,
             draining: report.draining,
+            accepts_per_second_max: report.accepts_per_second_max,
+            refused: report.refused,
+            drain: DrainProgress {
+                order: report.drain_order,
+                sessions: report.drain_sessions,
+                told: report.drain_told,
+            },
             reported_at_ms: now_ms,
         })
     }
@@ -70,6 +100,11 @@ impl Node {
         self.is_fresh(now_ms, freshness)
             && !self.draining
             && self.connections < self.connections_max
+    }
+
+    /// It would rather have nobody new.
+    pub(crate) fn is_hot(&self) -> bool {
+        self.refused > 0 || self.connections as f64 >= self.connections_max as f64 * HOT_SHARE
     }
 }
 
@@ -92,14 +127,23 @@ fn endpoint(point: wire::AccessPoint) -> Result<Endpoint, Refusal> {
 pub(crate) struct Nodes(BTreeMap<NodeId, Node>);
 
 impl Nodes {
-    /// Takes a report in place of the node's last one.
-    pub(crate) fn report(&mut self, report: wire::NodeReport, now_ms: u64) -> Result<(), Refusal> {
+    /// Takes a report in place of the node's last one, and says which process of which node it is.
+    pub(crate) fn report(
+        &mut self,
+        report: wire::NodeReport,
+        now_ms: u64,
+    ) -> Result<(NodeId, BootId), Refusal> {
         let node = Node::from_report(report, now_ms)?;
         if !self.0.contains_key(&node.name) && self.0.len() >= NODES_MAX {
             return Err(Refusal::new(ErrorCode::Overloaded, "too many access nodes are known"));
         }
+        let who = (node.name.clone(), node.boot);
         self.0.insert(node.name.clone(), node);
-        Ok(())
+        Ok(who)
+    }
+
+    pub(crate) fn get(&self, node: &NodeId) -> Option<&Node> {
+        self.0.get(node)
     }
 
     /// Those that take devices now.
@@ -112,8 +156,56 @@ impl Nodes {
                 endpoints: &node.endpoints,
                 free: (node.connections_max - node.connections) as f64
                     / node.connections_max as f64,
+                is_hot: node.is_hot(),
             })
             .collect()
+    }
+
+    /// New connections that those that take devices take a second, in all. `but`: this one left out.
+    pub(crate) fn accepts_per_second(
+        &self,
+        but: Option<&NodeId>,
+        now_ms: u64,
+        freshness: Duration,
+    ) -> u64 {
+        let takers = self.0.values().filter(|node| node.takes_devices(now_ms, freshness));
+        let others = takers.filter(|node| Some(&node.name) != but);
+        others.map(|node| u64::from(node.accepts_per_second_max)).sum()
+    }
+
+    /// Over how long devices of this node should spread their return if it dies, so that the others can take
+    /// them. `None`: nobody knows how fast that is.
+    pub(crate) fn reconnect_window(
+        &self,
+        node: &NodeId,
+        now_ms: u64,
+        freshness: Duration,
+    ) -> Option<Duration> {
+        let sessions = self.0.get(node)?.connections;
+        let rate = self.accepts_per_second(Some(node), now_ms, freshness);
+        if rate == 0 {
+            return None;
+        }
+        let seconds = WINDOW_SLACK * sessions as f64 / rate as f64;
+        let seconds = seconds.clamp(WINDOW_MIN.as_secs_f64(), WINDOW_MAX.as_secs_f64());
+        Some(Duration::from_secs_f64(seconds))
+    }
+
+    /// Where devices that have to leave this node can go, best first. Others come first with each report,
+    /// or a drain would send everybody to the same one.
+    pub(crate) fn alternatives(
+        &self,
+        node: &NodeId,
+        now_ms: u64,
+        freshness: Duration,
+    ) -> Vec<wire::AccessPoint> {
+        let mut others = self.candidates(now_ms, freshness);
+        others.retain(|candidate| candidate.name != node.as_str());
+        let turn = now_ms.to_string();
+        let asker = Asker { app: node.as_str(), device: &turn, platform: None };
+        let mut placed = place(&others, asker, ALTERNATIVE_NODES);
+        placed.truncate(ALTERNATIVES_MAX);
+        placed.into_iter().map(Placed::into_wire).collect()
     }
 
     /// Forgets nodes that have been silent for long, and counts the fresh ones.
@@ -151,8 +243,72 @@ mod tests {
             access_points: vec![point],
             connections: 10,
             connections_max: 100,
+            accepts_per_second_max: 100,
             ..Default::default()
         }
+    }
+
+    fn named(name: &str) -> NodeId {
+        NodeId::new(name).unwrap()
+    }
+
+    #[test]
+    fn the_window_is_what_the_others_need_and_a_half() {
+        let mut nodes = Nodes::default();
+        let many = wire::NodeReport { connections: 900, connections_max: 1_000, ..report("a") };
+        nodes.report(many, 0).unwrap();
+        let window = |nodes: &Nodes, now_ms| {
+            nodes.reconnect_window(&named("a"), now_ms, FRESHNESS).map(|it| it.as_millis())
+        };
+        assert_eq!(window(&nodes, 0), None, "there is no other");
+        nodes.report(report("b"), 0).unwrap();
+        assert_eq!(window(&nodes, 0), Some(13_500), "1.5 x 900 / 100");
+        nodes.report(report("c"), 0).unwrap();
+        assert_eq!(window(&nodes, 0), Some(6_750));
+        nodes.report(wire::NodeReport { draining: true, ..report("c") }, 0).unwrap();
+        assert_eq!(window(&nodes, 0), Some(13_500), "c leaves itself");
+        let of_b = nodes.reconnect_window(&named("b"), 0, FRESHNESS);
+        assert_eq!(of_b, Some(WINDOW_MIN), "few sessions");
+        let slow = wire::NodeReport { accepts_per_second_max: 1, ..report("b") };
+        nodes.report(slow, 0).unwrap();
+        assert_eq!(window(&nodes, 0), Some(60_000));
+        let mute = wire::NodeReport { accepts_per_second_max: 0, ..report("b") };
+        nodes.report(mute, 0).unwrap();
+        assert_eq!(window(&nodes, 0), None, "b does not say how fast it is");
+        assert_eq!(window(&nodes, 20_000), None, "all are silent");
+    }
+
+    #[test]
+    fn alternatives_are_other_nodes_and_take_turns() {
+        let mut nodes = Nodes::default();
+        for name in ["a", "b", "c", "d"] {
+            let mut report = report(name);
+            report.access_points[0].host = name.to_owned();
+            nodes.report(report, 0).unwrap();
+        }
+        let hot = wire::NodeReport { refused: 1, ..report("hot") };
+        nodes.report(hot, 0).unwrap();
+        let mut first = std::collections::BTreeMap::<String, u32>::new();
+        for now_ms in 0..300 {
+            let found = nodes.alternatives(&named("a"), now_ms, FRESHNESS);
+            assert_eq!(found.len(), 2, "two nodes, one protocol");
+            assert!(found.iter().all(|it| it.host != "a" && it.host != "a.example"), "{found:?}");
+            *first.entry(found[0].host.clone()).or_default() += 1;
+        }
+        assert!(["b", "c", "d"].iter().all(|name| first[*name] > 50), "{first:?}");
+        let alone = Nodes(nodes.0.into_iter().filter(|(name, _)| *name == named("a")).collect());
+        assert!(alone.alternatives(&named("a"), 0, FRESHNESS).is_empty());
+    }
+
+    #[test]
+    fn nearly_full_and_refusing_nodes_are_hot() {
+        let mut nodes = Nodes::default();
+        nodes.report(wire::NodeReport { connections: 90, ..report("full") }, 0).unwrap();
+        nodes.report(wire::NodeReport { refused: 3, ..report("busy") }, 0).unwrap();
+        nodes.report(wire::NodeReport { connections: 89, ..report("fine") }, 0).unwrap();
+        let hot: Vec<_> =
+            nodes.candidates(0, FRESHNESS).iter().map(|it| (it.name, it.is_hot)).collect();
+        assert_eq!(hot, [("busy", true), ("fine", false), ("full", true)]);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Where a device is sent: which access points, in which order. Pure: nodes and attributes go in, the
 //! order comes out; the same device gets the same order while the nodes stay.
 
+use hawser_proto::rpc::control as wire;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Nodes offered per protocol: enough to survive two dead ones, few enough to keep answers small.
-const NODES_PER_PROTOCOL: usize = 3;
+pub(crate) const NODES_PER_PROTOCOL: usize = 3;
 /// How protocols are tried; the first that connects is used.
 const NATIVE_ORDER: &[Protocol] =
     &[Protocol::Tls, Protocol::Quic, Protocol::Wss, Protocol::Tcp, Protocol::Ws];
@@ -55,6 +56,8 @@ pub(crate) struct Candidate<'a> {
     pub(crate) endpoints: &'a [Endpoint],
     /// Share of its capacity that is free, above 0 and at most 1.
     pub(crate) free: f64,
+    /// It is nearly full, or turns devices away: better not, but better than nowhere.
+    pub(crate) is_hot: bool,
 }
 
 /// One line of the answer.
@@ -64,6 +67,19 @@ pub(crate) struct Placed {
     pub(crate) node: String,
     /// 1 to 100, from free capacity.
     pub(crate) weight: u32,
+}
+
+impl Placed {
+    /// As access nodes are told of it.
+    pub(crate) fn into_wire(self) -> wire::AccessPoint {
+        let Endpoint { protocol, host, port, server_name } = self.endpoint;
+        wire::AccessPoint {
+            protocol: protocol.name().to_owned(),
+            host,
+            port: port.into(),
+            server_name: server_name.unwrap_or_default(),
+        }
+    }
 }
 
 /// What is known of a device when it asks.
@@ -76,15 +92,23 @@ pub(crate) struct Asker<'a> {
 }
 
 /// Orders the access points for a device: by protocol, and within one by a hash of device and node
-/// that free nodes win more often, in proportion.
-pub(crate) fn place(candidates: &[Candidate<'_>], asker: Asker<'_>) -> Vec<Placed> {
+/// that free nodes win more often, in proportion. Hot nodes come after all others. At most `nodes_max` nodes
+/// for each protocol.
+pub(crate) fn place(
+    candidates: &[Candidate<'_>],
+    asker: Asker<'_>,
+    nodes_max: usize,
+) -> Vec<Placed> {
     let order = match asker.platform {
         Some("web" | "mini-program") => WEB_ORDER,
         _ => NATIVE_ORDER,
     };
     let mut ranked: Vec<_> =
         candidates.iter().map(|candidate| (score(candidate, asker), candidate)).collect();
-    ranked.sort_by(|(a, x), (b, y)| b.total_cmp(a).then_with(|| x.name.cmp(y.name)));
+    ranked.sort_by(|(a, x), (b, y)| {
+        let by_score = || b.total_cmp(a).then_with(|| x.name.cmp(y.name));
+        x.is_hot.cmp(&y.is_hot).then_with(by_score)
+    });
     let of_protocol = |protocol: &Protocol| {
         let protocol = *protocol;
         let nodes = ranked.iter().filter_map(move |(_, candidate)| {
@@ -95,7 +119,7 @@ pub(crate) fn place(candidates: &[Candidate<'_>], asker: Asker<'_>) -> Vec<Place
                 weight: (candidate.free * 100.0).round().clamp(1.0, 100.0) as u32,
             })
         });
-        nodes.take(NODES_PER_PROTOCOL)
+        nodes.take(nodes_max)
     };
     order.iter().flat_map(of_protocol).collect()
 }
@@ -129,8 +153,9 @@ mod tests {
 
     fn protocols(platform: Option<&str>) -> Vec<&'static str> {
         let all = endpoints(1);
-        let node = Candidate { name: "a", endpoints: &all, free: 1.0 };
-        let placed = place(&[node], Asker { app: "demo", device: "d", platform });
+        let node = Candidate { name: "a", endpoints: &all, free: 1.0, is_hot: false };
+        let asker = Asker { app: "demo", device: "d", platform };
+        let placed = place(&[node], asker, NODES_PER_PROTOCOL);
         placed.iter().map(|it| it.endpoint.protocol.name()).collect()
     }
 
@@ -146,12 +171,12 @@ mod tests {
     #[test]
     fn devices_spread_in_proportion_to_free_capacity_and_stay() {
         let all = endpoints(1);
-        let candidate = |name, free| Candidate { name, endpoints: &all, free };
+        let candidate = |name, free| Candidate { name, endpoints: &all, free, is_hot: false };
         let nodes = [candidate("a", 0.9), candidate("b", 0.3), candidate("c", 0.3)];
         let first = |nodes: &[Candidate<'_>], device: u32| {
             let device = format!("device-{device}");
             let asker = Asker { app: "demo", device: &device, platform: None };
-            place(nodes, asker)[0].node.clone()
+            place(nodes, asker, NODES_PER_PROTOCOL)[0].node.clone()
         };
         let count = 10_000;
         let on_a = (0..count).filter(|&device| first(&nodes, device) == "a").count();
@@ -172,14 +197,33 @@ mod tests {
         let nodes: Vec<_> = names
             .iter()
             .zip(free)
-            .map(|(name, free)| Candidate { name, endpoints: &all, free })
+            .map(|(name, free)| Candidate { name, endpoints: &all, free, is_hot: false })
             .collect();
-        let placed = place(&nodes, Asker { app: "x", device: "y", platform: Some("web") });
+        let asker = Asker { app: "x", device: "y", platform: Some("web") };
+        let placed = place(&nodes, asker, NODES_PER_PROTOCOL);
         assert_eq!(placed.len(), 6);
         for line in &placed {
             let at = names.iter().position(|name| *name == line.node).unwrap();
             assert_eq!(line.weight, [1, 50, 75, 100][at]);
         }
-        assert!(place(&[], Asker { app: "x", device: "y", platform: None }).is_empty());
+        assert!(place(&[], asker, NODES_PER_PROTOCOL).is_empty());
+    }
+
+    #[test]
+    fn hot_nodes_come_last_and_only_where_there_is_room() {
+        let all = endpoints(1);
+        let candidate = |name, is_hot| Candidate { name, endpoints: &all, free: 0.5, is_hot };
+        let mut nodes = vec![candidate("hot", true), candidate("a", false), candidate("b", false)];
+        for device in 0..100 {
+            let device = format!("device-{device}");
+            let asker = Asker { app: "demo", device: &device, platform: Some("web") };
+            let placed = place(&nodes, asker, NODES_PER_PROTOCOL);
+            assert_eq!((placed[2].node.as_str(), placed[5].node.as_str()), ("hot", "hot"));
+        }
+        nodes.push(candidate("c", false));
+        let asker = Asker { app: "demo", device: "d", platform: None };
+        assert!(place(&nodes, asker, NODES_PER_PROTOCOL).iter().all(|it| it.node != "hot"));
+        let alone = place(&nodes[..1], asker, NODES_PER_PROTOCOL);
+        assert!(!alone.is_empty() && alone.iter().all(|it| it.node == "hot"));
     }
 }

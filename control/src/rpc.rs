@@ -1,22 +1,32 @@
-//! The internal port: `hawser.control.v1` for access nodes and routers, behind the cluster secret.
+//! The internal port: `hawser.control.v1` for access nodes and routers, behind the guard of `peers`.
 
+use crate::catalogue::DrainOrder;
 use crate::clock::now_ms;
 use crate::grant::{self, Holder};
 use crate::refusal::Refusal;
 use crate::shared::Shared;
 use futures_util::{Stream, StreamExt as _, stream};
+use hawser_chassis::peers::{Caller, Role};
 use hawser_proto::id::{AppId, BusinessId, DeviceId};
 use hawser_proto::limits::BUSINESSES_PER_CONNECTION_MAX;
-use hawser_proto::rpc::control as wire;
+use hawser_proto::rpc::control::change::Entity;
 use hawser_proto::rpc::control::control_server::Control;
+use hawser_proto::rpc::control::update::What;
+use hawser_proto::rpc::control::{self as wire};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request, Response, Status};
 use tracing::{debug, info, warn};
+
+/// What access nodes call themselves when they watch.
+const ACCESS: &str = "access";
+/// How often a node reports while it follows an order to drain.
+const DRAIN_REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Answers calls; the state is shared with HTTP.
 #[derive(Debug)]
@@ -42,18 +52,25 @@ impl Control for ControlRpc {
         &self,
         request: Request<wire::WatchRequest>,
     ) -> Result<Response<Updates>, Status> {
-        let from = request.remote_addr();
+        let caller = Caller::of(&request);
+        let from = caller.remote();
         let watcher = request.into_inner();
+        let is_access = watcher.role == ACCESS;
+        if is_access {
+            caller.must_be(Role::Access)?;
+        }
         for text in [&watcher.role, &watcher.node] {
             if text.len() > 64 || text.chars().any(char::is_control) {
                 return Err(Refusal::invalid("role or node is not a short text").into());
             }
         }
         let (snapshot, updates) = self.0.store.watch();
+        let snapshot = if is_access { snapshot } else { without_tickets(snapshot) };
         info!(role = watcher.role, node = watcher.node, ?from, "watcher joined");
         let watching = Watching {
             updates,
             stop: self.0.tasks.stop_signal(),
+            is_access,
             present: Present::new(self.0.clone(), watcher),
         };
         let changes = stream::unfold(Some(watching), Watching::next);
@@ -64,29 +81,49 @@ impl Control for ControlRpc {
         &self,
         request: Request<wire::NodeReport>,
     ) -> Result<Response<wire::ReportResponse>, Status> {
+        Caller::of(&request).must_be(Role::Access)?;
         let config = &self.0.config;
-        let now_ms = now_ms();
-        let fresh = {
+        let (freshness, now_ms) = (config.node_freshness, now_ms());
+        let (name, boot, fresh, window, alternatives) = {
             let mut nodes = self.0.nodes.lock();
-            nodes.report(request.into_inner(), now_ms)?;
-            nodes.fresh(now_ms, config.node_freshness)
+            let (name, boot) = nodes.report(request.into_inner(), now_ms)?;
+            let window = nodes.reconnect_window(&name, now_ms, freshness);
+            let alternatives = nodes.alternatives(&name, now_ms, freshness);
+            (name, boot, nodes.fresh(now_ms, freshness), window, alternatives)
         };
         self.0.metrics.nodes.set(fresh as i64);
-        let next_report_ms = config.node_report_interval.as_millis() as u32;
-        Ok(Response::new(wire::ReportResponse { next_report_ms, ..Default::default() }))
+        let drain = self
+            .0
+            .store
+            .look(|it| it.drain(&name).filter(|order| order.is_for(boot)).map(DrainOrder::wire));
+        // Whoever waits for the end of a drain looks on.
+        let interval = match &drain {
+            Some(_) => config.node_report_interval.min(DRAIN_REPORT_INTERVAL),
+            None => config.node_report_interval,
+        };
+        Ok(Response::new(wire::ReportResponse {
+            next_report_ms: interval.as_millis() as u32,
+            drain,
+            reconnect_window_ms: window.unwrap_or(config.reconnect_window).as_millis() as u32,
+            alternatives,
+        }))
     }
 
     async fn report_router(
         &self,
-        _request: Request<wire::RouterReport>,
+        request: Request<wire::RouterReport>,
     ) -> Result<Response<wire::RouterReportResponse>, Status> {
-        Err(Status::unimplemented("routers are not listed"))
+        Caller::of(&request).must_be(Role::Router)?;
+        self.0.routers.lock().report(request.into_inner(), now_ms())?;
+        let next_report_ms = self.0.config.node_report_interval.as_millis() as u32;
+        Ok(Response::new(wire::RouterReportResponse { next_report_ms }))
     }
 
     async fn refresh_token(
         &self,
         request: Request<wire::RefreshTokenRequest>,
     ) -> Result<Response<wire::RefreshTokenResponse>, Status> {
+        Caller::of(&request).must_be(Role::Access)?;
         let wish = request.into_inner();
         let app = AppId::new(&wish.app).map_err(|e| Refusal::invalid(format!("app: {e}")))?;
         let device =
@@ -119,7 +156,21 @@ impl Control for ControlRpc {
 struct Watching {
     updates: broadcast::Receiver<Arc<wire::Update>>,
     stop: CancellationToken,
+    /// Ticket keys are secrets that access nodes alone may see.
+    is_access: bool,
     present: Present,
+}
+
+/// What a watcher that is no access node sees of an update: its number, at least.
+fn without_tickets(mut update: wire::Update) -> wire::Update {
+    match &mut update.what {
+        Some(What::Snapshot(snapshot)) => snapshot.ticket_keys.clear(),
+        Some(What::Change(change)) if matches!(change.entity, Some(Entity::TicketKey(_))) => {
+            update.what = None;
+        }
+        _ => {}
+    }
+    update
 }
 
 impl Watching {
@@ -131,7 +182,11 @@ impl Watching {
             update = at.updates.recv() => update,
         };
         match update {
-            Ok(update) => Some((Ok(update.as_ref().clone()), Some(at))),
+            Ok(update) => {
+                let update = update.as_ref().clone();
+                let seen = if at.is_access { update } else { without_tickets(update) };
+                Some((Ok(seen), Some(at)))
+            }
             Err(RecvError::Lagged(missed)) => {
                 // Its place in the bounded queue is gone; a new snapshot is the way back.
                 let watcher = &at.present.watcher;

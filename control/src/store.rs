@@ -31,6 +31,9 @@ pub(crate) enum Table {
     Binding = 7,
     /// Sequence number → what was changed.
     Audit = 8,
+    TicketKey = 9,
+    /// Node name → the order to drain it.
+    Drain = 10,
 }
 
 /// One step of a batch.

@@ -1,13 +1,19 @@
 //! Upkeep: what has expired is removed, a little at a time.
 
-use crate::catalogue::edit;
+use crate::catalogue::{Catalogue, DrainOrder, edit};
 use crate::clock::now_ms;
+use crate::config::Config;
+use crate::seal::Sealer;
 use crate::shared::Shared;
-use crate::store::{Table, Write};
-use std::collections::HashSet;
+use crate::store::{Store, Table, Write};
+use hawser_proto::id::{BootId, NodeId};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 use tracing::warn;
 
+/// A node that was not heard of for so long since the order is not coming back to follow it.
+const DRAIN_FORGOTTEN_AFTER: Duration = Duration::from_hours(1);
 /// Records looked at in one step.
 const CHUNK: usize = 500;
 
@@ -24,6 +30,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         }
         let swept = async {
             catalogue(&shared).await?;
+            ticket_keys(&shared.store, &shared.sealer, &shared.config).await?;
+            drains(&shared).await?;
             audit(&shared).await?;
             bindings.step(&shared).await
         };
@@ -33,6 +41,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         let now_ms = now_ms();
         let fresh = shared.nodes.lock().sweep(now_ms, shared.config.node_freshness);
         shared.metrics.nodes.set(fresh as i64);
+        let fresh = shared.routers.lock().sweep(now_ms, shared.config.node_freshness);
+        shared.metrics.routers.set(fresh as i64);
         let apps: HashSet<_> =
             shared.store.look(|it| it.tenants().map(|(name, _)| name.clone()).collect());
         shared.rates.lock().retain(|app| apps.contains(app));
@@ -45,6 +55,43 @@ async fn catalogue(shared: &Shared) -> Swept {
     // Looked at first, so that an idle sweep does not wake the writer.
     if shared.store.look(|it| edit::sweep(it, now_ms()).is_some()) {
         shared.store.upkeep(|it, now_ms| Ok(edit::sweep(it, now_ms))).await?;
+    }
+    Ok(())
+}
+
+/// Makes the ticket key that is due, or removes all where tickets are switched off.
+pub(crate) async fn ticket_keys(store: &Store, sealer: &Sealer, config: &Config) -> Swept {
+    if !config.resume_tickets {
+        if store.look(|it| it.ticket_keys().next().is_some()) {
+            store.upkeep(|it, _| Ok(edit::ticket_key::remove_all(it))).await?;
+        }
+        return Ok(());
+    }
+    let (delay, rotation) = (config.signing_activation_delay, config.ticket_key_rotation);
+    let sealer = sealer.clone();
+    // Looked at first, so that an idle sweep does not wake the writer.
+    if store.look(|it| edit::ticket_key::is_due(it, rotation, now_ms())) {
+        let keep = move |it: &Catalogue, now_ms: u64| {
+            edit::ticket_key::keep(it, &sealer, delay, rotation, now_ms).transpose()
+        };
+        store.upkeep(keep).await?;
+    }
+    Ok(())
+}
+
+/// Forgets drain orders whose process is gone: another one has its name now, or it was silent for long.
+async fn drains(shared: &Shared) -> Swept {
+    let boots: HashMap<NodeId, BootId> =
+        shared.nodes.lock().all().map(|node| (node.name.clone(), node.boot)).collect();
+    let is_over = move |order: &DrainOrder, now_ms: u64| match boots.get(&order.node) {
+        Some(boot) => !order.is_for(*boot),
+        None => order.ordered_at_ms + DRAIN_FORGOTTEN_AFTER.as_millis() as u64 <= now_ms,
+    };
+    if shared.store.look(|it| it.drains().any(|order| is_over(order, now_ms()))) {
+        let forget = move |it: &Catalogue, now_ms: u64| {
+            Ok(edit::drain::forget(it, |order| is_over(order, now_ms)))
+        };
+        shared.store.upkeep(forget).await?;
     }
     Ok(())
 }

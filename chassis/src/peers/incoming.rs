@@ -1,11 +1,13 @@
 //! Connections of other services, and what they have shown.
 
+use super::Roles;
 use super::tls::Material;
-use super::{Role, Roles};
+use super::validity::named;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, FuturesUnordered};
 use rustls::server::ParsedCertificate;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -39,19 +41,31 @@ enum Link {
 
 /// What is known of a connection since it greeted.
 #[derive(Clone, Copy, Debug)]
-pub struct PeerRoles(Roles);
+pub struct PeerRoles {
+    roles: Roles,
+    remote: Option<SocketAddr>,
+}
 
 impl Connected for PeerIo {
     type ConnectInfo = PeerRoles;
 
     fn connect_info(&self) -> PeerRoles {
-        PeerRoles(self.roles)
+        let link = match &self.link {
+            Link::Plain(link) => link,
+            Link::Tls(link) => link.get_ref().0,
+        };
+        PeerRoles { roles: self.roles, remote: link.peer_addr().ok() }
     }
 }
 
 /// The roles that the certificate of the request's connection names.
 pub(super) fn roles_of<T>(request: &Request<T>) -> Roles {
-    request.extensions().get::<PeerRoles>().map_or(Roles::default(), |shown| shown.0)
+    request.extensions().get::<PeerRoles>().map_or(Roles::default(), |shown| shown.roles)
+}
+
+/// Where a request comes from.
+pub(super) fn remote<T>(request: &Request<T>) -> Option<SocketAddr> {
+    request.extensions().get::<PeerRoles>().and_then(|shown| shown.remote)
 }
 
 type Greeting = BoxFuture<'static, io::Result<PeerIo>>;
@@ -107,11 +121,7 @@ async fn greet(material: Arc<Material>, link: TcpStream) -> io::Result<PeerIo> {
     let link = tokio::time::timeout(HANDSHAKE_TIMEOUT, material.acceptor().accept(link)).await??;
     let shown = link.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let shown = shown.map(ParsedCertificate::try_from).transpose().map_err(io::Error::other)?;
-    let names = |role: &Role| {
-        let name = role.server_name();
-        shown.as_ref().is_some_and(|it| rustls::client::verify_server_name(it, &name).is_ok())
-    };
-    let roles = Role::ALL.into_iter().filter(names).collect();
+    let roles = shown.as_ref().map_or(Roles::default(), named);
     Ok(PeerIo { link: Link::Tls(Box::new(link)), roles })
 }
 

@@ -1,6 +1,7 @@
 //! Certificates between services: read from files, read again without a restart.
 
 use super::Role;
+use super::validity::look_at;
 use crate::tls::{TlsError, read_chain, read_key};
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
@@ -13,12 +14,16 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tower::Service;
+use tracing::{error, info, warn};
 
 const ALPN: &[u8] = b"h2";
+/// With fewer days left a certificate is warned of at each start.
+const DAYS_LEFT_MIN: u64 = 14;
 
 /// Where the certificates of a service are.
 #[derive(Clone, Debug)]
@@ -45,11 +50,13 @@ struct Configs {
 impl Material {
     pub(super) fn load(files: PeerFiles) -> Result<Self, TlsError> {
         let current = ArcSwap::from_pointee(Configs::read(&files)?);
+        tell_end(&files);
         Ok(Self { files, current })
     }
 
     pub(super) fn reload(&self) -> Result<(), TlsError> {
         self.current.store(Arc::new(Configs::read(&self.files)?));
+        tell_end(&self.files);
         Ok(())
     }
 
@@ -63,6 +70,22 @@ impl Material {
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(crate::grpc::CONNECT_TIMEOUT));
         Connector { material: self.clone(), role, tcp }
+    }
+}
+
+/// A certificate that ends takes the whole cluster down, and nobody sees it coming.
+fn tell_end(files: &PeerFiles) {
+    let certificate = files.certificate.display();
+    let chain = read_chain(&files.certificate).unwrap_or_default();
+    let Some(shown) = chain.first().and_then(look_at) else { return };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let days = shown.not_after.saturating_sub(now) / 86_400;
+    if now >= shown.not_after {
+        error!(%certificate, "the certificate between services has ended: nobody takes it");
+    } else if days < DAYS_LEFT_MIN {
+        warn!(%certificate, days, "the certificate between services ends soon; make a new one");
+    } else {
+        info!(%certificate, days, "certificate between services read");
     }
 }
 

@@ -26,6 +26,9 @@ pub(crate) struct Business {
     /// Records of before there were inboxes have none.
     #[serde(default)]
     pub(crate) inbox: InboxPolicy,
+    /// Its servers hear when devices that serve it come and go. Older records have no word of it.
+    #[serde(default)]
+    pub(crate) connection_events: bool,
     pub(crate) keys: Vec<BusinessKey>,
 }
 
@@ -101,7 +104,7 @@ impl Business {
             SlowPolicy::Disconnect => wire::SlowPolicy::Disconnect,
         };
         wire::Business {
-            connection_events: false,
+            connection_events: self.connection_events,
             app: self.app.as_str().to_owned(),
             business: self.name.as_str().to_owned(),
             number: self.number,
@@ -154,6 +157,7 @@ mod tests {
         }"#;
         let business: Business = serde_json::from_str(record).expect("still read");
         assert_eq!(business.inbox, InboxPolicy::default());
+        assert!(!business.connection_events);
         let again = serde_json::to_string(&business).expect("written");
         assert_eq!(serde_json::from_str::<Business>(&again).expect("read"), business);
     }

@@ -1,7 +1,7 @@
 //! What can change in the catalogue: the unit of both the store and the watch.
 
-use super::{App, Business, Revocation, SigningKey, Whom};
-use hawser_proto::id::{AppId, BusinessId, DeviceId};
+use super::{App, Business, DrainOrder, Revocation, SigningKey, TicketKey, Whom};
+use hawser_proto::id::{AppId, BusinessId, DeviceId, NodeId};
 use hawser_proto::rpc::control::{self as wire, change::Entity};
 
 /// One entity is put, in whole, or removed.
@@ -19,6 +19,10 @@ pub(crate) enum Change {
     RemoveSigningKey(String),
     PutRevocation(Revocation),
     RemoveRevocation(Whom),
+    PutTicketKey(Box<TicketKey>),
+    RemoveTicketKey(u32),
+    PutDrain(DrainOrder),
+    RemoveDrain(NodeId),
     /// The device key of a device, in this life of its app. Only the store knows it.
     Unbind(u64, DeviceId),
 }

@@ -3,7 +3,9 @@
 
 pub(crate) mod app;
 pub(crate) mod business;
+pub(crate) mod drain;
 pub(crate) mod signing;
+pub(crate) mod ticket_key;
 
 use super::{Catalogue, Change, Revocation, Tenant, Whom};
 use crate::refusal::Refusal;
@@ -60,8 +62,8 @@ pub(crate) fn revoke(
     Ok((edit, revocation))
 }
 
-/// Removes what has expired: business keys, client secrets, signing keys and revocations. Bounded, so
-/// that one sweep never holds up the others' edits for long. `None`: there is nothing.
+/// Removes what has expired: business keys, client secrets, signing keys, ticket keys and
+/// revocations. Bounded, so that one sweep never holds up the others' edits for long. `None`: there is nothing.
 pub(crate) fn sweep(catalogue: &Catalogue, now_ms: u64) -> Option<Edit> {
     const CHANGES_MAX: usize = 256;
     let apps = catalogue.tenants().filter_map(|(_, tenant)| {
@@ -85,12 +87,16 @@ pub(crate) fn sweep(catalogue: &Catalogue, now_ms: u64) -> Option<Edit> {
         .signing_keys()
         .filter(|key| !key.verifies(now_ms))
         .map(|key| Change::RemoveSigningKey(key.kid.clone()));
+    let tickets = catalogue
+        .ticket_keys()
+        .filter(|key| !key.verifies(now_ms))
+        .map(|key| Change::RemoveTicketKey(key.kid));
     let revocations = catalogue
         .revocations()
         .filter(|revocation| revocation.forget_at_ms() <= now_ms)
         .map(|revocation| Change::RemoveRevocation(revocation.whom.clone()));
-    let changes: Vec<_> =
-        signing.chain(businesses).chain(apps).chain(revocations).take(CHANGES_MAX).collect();
+    let changes = signing.chain(tickets).chain(businesses).chain(apps).chain(revocations);
+    let changes: Vec<_> = changes.take(CHANGES_MAX).collect();
     (!changes.is_empty()).then(|| Edit::new("expired.remove", changes))
 }
 

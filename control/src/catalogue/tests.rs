@@ -292,3 +292,76 @@ fn revocations_are_kept_until_no_token_can_be_alive() {
     let unknown = edit::revoke(&world.catalogue, &id("nobody"), None, 0);
     assert_eq!(refused(unknown), ErrorCode::NotFound);
 }
+
+#[test]
+fn ticket_keys_take_turns_and_the_old_ones_verify_what_they_made() {
+    let mut world = World::new();
+    let (delay, rotation) = (Duration::from_secs(10), Duration::from_hours(12));
+    let keep = |world: &mut World, now_ms| {
+        let sealer = world.sealer.clone();
+        let due = edit::ticket_key::keep(&world.catalogue, &sealer, delay, rotation, now_ms);
+        due.map(|edit| world.take(edit.unwrap())).is_some()
+    };
+    assert!(keep(&mut world, 0), "the first, active at once");
+    let first = world.watcher.ticket_key(0).unwrap().kid;
+    let due_ms = 12 * 3_600 * SECOND;
+    assert!(!keep(&mut world, due_ms - 1));
+    assert!(keep(&mut world, due_ms));
+    assert!(!keep(&mut world, due_ms + 1), "the next one is made already");
+    let active_ms = due_ms + 10 * SECOND;
+    assert_eq!(world.watcher.ticket_key(active_ms - 1).unwrap().kid, first);
+    let second = world.watcher.ticket_key(active_ms).unwrap().kid;
+    assert_ne!(second, first);
+    let over_ms = active_ms + 660 * SECOND;
+    assert!(world.watcher.ticket_key_of(first, over_ms - 1).is_some());
+    assert!(world.watcher.ticket_key_of(first, over_ms).is_none());
+    let swept = edit::sweep(&world.catalogue, over_ms).expect("the first has ended");
+    world.take(swept);
+    assert_eq!(world.catalogue.ticket_keys().map(|key| key.kid).collect::<Vec<_>>(), [second]);
+    let held = world.watcher.snapshot();
+    let Some(wire::update::What::Snapshot(held)) = held.what else { panic!("a snapshot") };
+    assert_eq!(held.ticket_keys.len(), 1, "watchers heard of its end");
+
+    for _ in 0..7 {
+        let rotated = edit::ticket_key::rotate(&world.catalogue, &world.sealer, delay, over_ms);
+        world.take(rotated.unwrap().0);
+    }
+    let refused = edit::ticket_key::rotate(&world.catalogue, &world.sealer, delay, over_ms);
+    assert_eq!(refused.unwrap_err().code, ErrorCode::QuotaExceeded);
+    let (edit, only) =
+        edit::ticket_key::start_over(&world.catalogue, &world.sealer, over_ms).unwrap();
+    world.take(edit);
+    assert_eq!(world.watcher.ticket_key(over_ms).unwrap().kid, only.kid);
+    assert_eq!(world.catalogue.ticket_keys().count(), 1);
+}
+
+#[test]
+fn business_keys_are_known_for_as_long_as_they_open_something() {
+    let mut world = World::new();
+    let app = world.app("demo");
+    let chat = BusinessId::new("chat").unwrap();
+    let patch = BusinessPatch::default();
+    world.take(edit::business::create(&world.catalogue, &app, &chat, patch, 0).unwrap().0);
+    let made = edit::business::add_key(
+        &world.catalogue,
+        &app,
+        &chat,
+        vec![business::Scope::Push],
+        Some(Duration::from_secs(1)),
+        0,
+    );
+    let (edit, made) = made.unwrap();
+    let sha256 = made.what.sha256;
+    assert!(!world.catalogue.knows_business_key(&sha256, 0));
+    world.take(edit);
+    assert!(world.catalogue.knows_business_key(&sha256, 999));
+    assert!(!world.catalogue.knows_business_key(&sha256, 1_000), "expired");
+    let off = BusinessPatch { enabled: Some(false), ..Default::default() };
+    world.take(edit::business::update(&world.catalogue, &app, &chat, off).unwrap().0);
+    assert!(!world.catalogue.knows_business_key(&sha256, 0), "switched off");
+    let on = BusinessPatch { enabled: Some(true), ..Default::default() };
+    world.take(edit::business::update(&world.catalogue, &app, &chat, on).unwrap().0);
+    assert!(world.catalogue.knows_business_key(&sha256, 0));
+    world.take(edit::business::remove(&world.catalogue, &app, &chat).unwrap().0);
+    assert!(!world.catalogue.knows_business_key(&sha256, 0), "gone with its business");
+}

@@ -131,7 +131,8 @@ impl From<Placed> for AccessPoint {
 
 impl Access {
     fn new(admission: Admission, config: &Config) -> Self {
-        let Admission { grant, access_points, heartbeat_ms, idle_timeout_ms } = admission;
+        let Admission { grant, access_points, start_after, heartbeat_ms, idle_timeout_ms } =
+            admission;
         let backoff = config.backoff;
         Self {
             token: grant.token,
@@ -148,7 +149,7 @@ impl Access {
                 jitter: backoff.jitter,
             },
             reconnect_window_ms: config.reconnect_window.as_millis() as u64,
-            start_after_ms: 0,
+            start_after_ms: start_after.as_millis() as u64,
             policy_version: POLICY_VERSION,
             refresh_after_ms: config.access_refresh.as_millis() as u64,
         }

@@ -3,6 +3,7 @@
 //! of another tenant's names.
 
 use super::problem::Problem;
+use crate::clock::now_ms;
 use crate::key::{self, KeyKind};
 use crate::refusal::Refusal;
 use crate::shared::Shared;
@@ -12,7 +13,7 @@ use axum::http::header;
 use axum::http::request::Parts;
 use hawser_chassis::secret::bearer;
 use hawser_proto::code::ErrorCode;
-use hawser_proto::id::{AppId, BusinessId, DeviceId};
+use hawser_proto::id::{AppId, BusinessId, DeviceId, NodeId};
 use std::sync::Arc;
 use utoipa::IntoParams;
 
@@ -63,6 +64,34 @@ where
                 Err(Problem::new(ErrorCode::PermissionDenied, detail))
             }
         }
+    }
+}
+
+/// Anyone whom control gave a credential: the operator, an owner, or a business.
+pub(super) struct Known {
+    pub(super) is_operator: bool,
+}
+
+impl<S> FromRequestParts<S> for Known
+where
+    Arc<Shared>: FromRef<S>,
+    S: Send + Sync,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let shared: Arc<Shared> = Arc::from_ref(state);
+        let shown = parts.headers.get(header::AUTHORIZATION).and_then(|it| it.to_str().ok());
+        if let Some(key) = shown.and_then(bearer)
+            && key.starts_with(KeyKind::Business.prefix())
+        {
+            let (sha256, now_ms) = (key::sha256(key), now_ms());
+            if shared.store.look(|catalogue| catalogue.knows_business_key(&sha256, now_ms)) {
+                return Ok(Self { is_operator: false });
+            }
+        }
+        let is_operator = matches!(caller(parts, &shared)?, Caller::Operator);
+        Ok(Self { is_operator })
     }
 }
 
@@ -151,6 +180,18 @@ impl<S: Send + Sync> FromRequestParts<S> for AppName {
     }
 }
 
+/// The access node in the path of an operator's call.
+pub(super) struct NodeName(pub(super) NodeId);
+
+impl<S: Send + Sync> FromRequestParts<S> for NodeName {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        let node = NodeId::new(&param(parts, "node").await?);
+        Ok(Self(node.map_err(|error| Refusal::invalid(format!("node: {error}")))?))
+    }
+}
+
 /// The device in the path. Take it after the caller was checked.
 pub(super) struct DeviceName(pub(super) DeviceId);
 
@@ -190,6 +231,15 @@ pub(super) struct BusinessPath {
 pub(super) struct KeyPath {
     /// Id of the key, as given when it was made.
     key_id: String,
+}
+
+/// Path parameters, for the document.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+#[allow(dead_code, reason = "describes what the extractors read")]
+pub(super) struct NodePath {
+    /// Access node.
+    node: String,
 }
 
 /// Path parameters, for the document.

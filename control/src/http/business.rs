@@ -36,6 +36,8 @@ pub(super) struct CreateBusiness {
     expected_requests_per_second: Option<u32>,
     slow_policy: Option<SlowPolicy>,
     inbox: Option<InboxWish>,
+    /// Its endpoints are told when devices that serve it come and go (`Connections`). Default false.
+    connection_events: Option<bool>,
 }
 
 /// What is to be different of a business.
@@ -49,6 +51,7 @@ pub(super) struct UpdateBusiness {
     expected_requests_per_second: Option<u32>,
     slow_policy: Option<SlowPolicy>,
     inbox: Option<InboxWish>,
+    connection_events: Option<bool>,
 }
 
 /// What happens to volatile pushes a device is too slow for. Default `drop_newest`.
@@ -74,6 +77,8 @@ pub(super) struct Business {
     expected_requests_per_second: u32,
     slow_policy: SlowPolicy,
     inbox: Inbox,
+    /// Whether its endpoints are told when devices that serve it come and go.
+    connection_events: bool,
 }
 
 impl From<SlowPolicy> for catalogue::business::SlowPolicy {
@@ -110,6 +115,7 @@ impl From<&catalogue::Business> for Business {
             expected_requests_per_second: business.expected_requests_per_second,
             slow_policy: business.slow_policy.into(),
             inbox: business.inbox.into(),
+            connection_events: business.connection_events,
         }
     }
 }
@@ -123,6 +129,7 @@ impl UpdateBusiness {
             expected_requests_per_second: self.expected_requests_per_second,
             slow_policy: self.slow_policy.map(Into::into),
             inbox: self.inbox.map(InboxPatch::from).unwrap_or_default(),
+            connection_events: self.connection_events,
         })
     }
 }
@@ -147,6 +154,7 @@ pub(super) async fn create(
         expected_requests_per_second: body.expected_requests_per_second,
         slow_policy: body.slow_policy,
         inbox: body.inbox,
+        connection_events: body.connection_events,
     }
     .patch()?;
     let business = shared

@@ -2,11 +2,14 @@
 //! are length-prefixed where they are opaque, so that no two names can meet.
 
 use super::{Engine, EngineError, Table, Write};
-use crate::catalogue::{App, Business, Catalogue, Change, Revocation, SigningKey, Whom};
+use crate::catalogue::{
+    App, Business, Catalogue, Change, DrainOrder, Revocation, SigningKey, TicketKey, Whom,
+};
 use crate::seal::{Sealed, Sealer};
 use hawser_proto::id::{AppId, BusinessId, DeviceId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tracing::error;
 
 /// The form of the records below. Raised when an older version could no longer read them.
 const FORMAT: u32 = 1;
@@ -79,6 +82,17 @@ pub(crate) fn load(engine: &dyn Engine, sealer: &Sealer) -> Result<Catalogue, Lo
     each(engine, Table::Revocation, |_, revocation: Revocation| {
         catalogue.apply(Change::PutRevocation(revocation));
     })?;
+    let mut tickets = Vec::new();
+    each(engine, Table::TicketKey, |_, key: TicketKey| tickets.push(key))?;
+    for key in tickets {
+        let kid = key.kid;
+        match key.open(sealer) {
+            Ok(key) => catalogue.apply(Change::PutTicketKey(Box::new(key))),
+            // Devices whose ticket was made with it show their token.
+            Err(failure) => error!(kid, %failure, "a ticket key is damaged and left out"),
+        }
+    }
+    each(engine, Table::Drain, |_, order: DrainOrder| catalogue.apply(Change::PutDrain(order)))?;
     each(engine, Table::Number, |key, number: u32| {
         if let Some(app) = std::str::from_utf8(key).ok().and_then(|text| AppId::new(text).ok()) {
             catalogue.apply(Change::LastNumber(app, number));
@@ -143,6 +157,16 @@ pub(crate) fn writes(catalogue: &Catalogue, change: &Change) -> Result<Vec<Write
             vec![Write::Put(Table::Revocation, key, json(revocation)?)]
         }
         Change::RemoveRevocation(whom) => vec![Write::Remove(Table::Revocation, whom_key(whom))],
+        Change::PutTicketKey(key) => {
+            vec![Write::Put(Table::TicketKey, key.kid.to_be_bytes().to_vec(), json(key)?)]
+        }
+        Change::RemoveTicketKey(kid) => {
+            vec![Write::Remove(Table::TicketKey, kid.to_be_bytes().to_vec())]
+        }
+        Change::PutDrain(order) => {
+            vec![Write::Put(Table::Drain, order.node.as_str().into(), json(order)?)]
+        }
+        Change::RemoveDrain(node) => vec![Write::Remove(Table::Drain, node.as_str().into())],
         Change::Unbind(serial, device) => {
             vec![Write::Remove(Table::Binding, binding_key(*serial, device))]
         }

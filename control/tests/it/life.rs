@@ -165,13 +165,14 @@ async fn every_change_is_in_the_audit_log_with_its_actor() {
     let actor = format!("owner {}", owner["owner_key_id"].as_str().unwrap());
     assert_eq!(line(0), [&actor, "business.create", "demo", "chat"]);
     assert_eq!(line(1), ["admin", "app.create", "demo", "-"]);
-    assert_eq!(line(2)[..2], ["control", "signing-key.create"]);
-    assert_eq!(log["items"].as_array().unwrap().len(), 3, "a refused call changed nothing");
+    assert_eq!(line(2)[..2], ["control", "ticket-key.create"]);
+    assert_eq!(line(3)[..2], ["control", "signing-key.create"]);
+    assert_eq!(log["items"].as_array().unwrap().len(), 4, "a refused call changed nothing");
 
-    let first = server.get("/v1/audit?page_size=2").await.expect(200);
+    let first = server.get("/v1/audit?page_size=3").await.expect(200);
     let token = first["next_page_token"].as_str().unwrap();
     let rest = server.get(&format!("/v1/audit?page_token={token}")).await.expect(200);
-    assert_eq!(rest["items"][0], log["items"][2]);
+    assert_eq!(rest["items"][0], log["items"][3]);
     assert!(rest.get("next_page_token").is_none());
     server.stop().await;
 }
@@ -209,7 +210,7 @@ async fn metrics_move() {
         "hawser_control_nodes 1",
         r#"hawser_control_http_requests_total{route="/v1/access",status="2xx"} 1"#,
         r#"hawser_control_http_requests_total{route="/v1/access",status="4xx"} 1"#,
-        "hawser_control_store_write_seconds_count 2",
+        "hawser_control_store_write_seconds_count 3",
     ] {
         assert!(text.lines().any(|it| it == line), "{line} is missing in\n{text}");
     }

@@ -4,6 +4,8 @@
 
 mod access;
 mod bad_input;
+mod certificates;
+mod cluster;
 mod document;
 mod harness;
 mod life;
@@ -12,4 +14,5 @@ mod schema;
 mod signing;
 mod sweep;
 mod tenancy;
+mod tickets;
 mod watch;

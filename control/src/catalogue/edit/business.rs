@@ -23,12 +23,14 @@ pub(crate) struct BusinessPatch {
     pub(crate) expected_requests_per_second: Option<u32>,
     pub(crate) slow_policy: Option<SlowPolicy>,
     pub(crate) inbox: InboxPatch,
+    pub(crate) connection_events: Option<bool>,
 }
 
 impl BusinessPatch {
     fn patch(self, business: &mut Business) -> Result<(), Refusal> {
         business.enabled = self.enabled.unwrap_or(business.enabled);
         business.slow_policy = self.slow_policy.unwrap_or(business.slow_policy);
+        business.connection_events = self.connection_events.unwrap_or(business.connection_events);
         if let Some(endpoints) = self.endpoints {
             business.endpoints = endpoints;
         }
@@ -81,6 +83,7 @@ pub(crate) fn create(
         expected_requests_per_second: EXPECTED_REQUESTS_PER_SECOND_DEFAULT,
         slow_policy: SlowPolicy::DropNewest,
         inbox: InboxPolicy::default(),
+        connection_events: false,
         keys: Vec::new(),
     };
     patch.patch(&mut business)?;
