@@ -3,11 +3,13 @@
 //! the services.
 
 pub mod admin;
+pub mod callback;
 pub mod config;
 pub mod grpc;
 pub mod listen;
 pub mod peers;
 pub mod secret;
 pub mod shutdown;
+pub mod snapshot;
 pub mod telemetry;
 pub mod tls;
