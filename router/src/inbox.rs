@@ -46,23 +46,14 @@ pub struct Route {
     pub attempt: u64,
     /// When it was last written or seen in use, milliseconds since 1970.
     pub at_ms: u64,
-    /// Businesses that want to hear of this session; in order.
+    /// Businesses that want to hear of this session; in order. Empty once it has ended.
     pub watchers: Vec<BusinessNo>,
-    /// When the last session ended, and how. Means nothing while there is an owner.
-    pub ended: Ended,
-}
-
-/// How a session ended, for those who hear of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Ended {
-    /// Milliseconds since 1970.
-    pub at_ms: u64,
-    /// Its node died.
+    /// It has ended because its node died, and a business has still to hear so.
     pub is_lost: bool,
 }
 
-/// The last that a business has confirmed to have heard of a device. Kept while it says `online`; one that
-/// says `offline` is forgotten once nothing more is due.
+/// What a business has confirmed to have heard of a device. Kept while that is that it is online; that it is
+/// not is what is known of everybody.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heard {
     /// Of which session.

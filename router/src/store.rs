@@ -136,16 +136,22 @@ pub struct LeaseHeld;
 pub struct Marked {
     /// The device.
     pub device: KeyBytes,
-    /// When it was marked, milliseconds since 1970; taken away only with the mark that was seen.
-    pub at_ms: u64,
+    /// When it was marked, microseconds since 1970. No two marks of a shard have one time, and a later one is
+    /// above all that are there.
+    pub at: u64,
+}
+
+/// The mark of something that is marked now, where this is the last one.
+fn next_mark(last: u64, now_ms: u64) -> u64 {
+    now_ms.saturating_mul(1_000).max(last.saturating_add(1))
 }
 
 /// Shards of the marks of connection events, so that routers can share them.
 pub const EVENT_SHARDS: u16 = 16;
 
-/// In which shard a device is marked.
+/// In which shard a device is marked: in Redis Cluster, mostly on the primary that has the device.
 pub(crate) fn event_shard(device: &[u8]) -> u16 {
-    (xxhash_rust::xxh3::xxh3_64(device) % u64::from(EVENT_SHARDS)) as u16
+    redis::event_shard(device)
 }
 
 /// What survives which failure. Ordered by what it costs; see [`Store::append`].
@@ -351,8 +357,9 @@ pub trait Store: Send + Sync + 'static {
     /// Takes a duty that one router of all does at a time, or keeps it, for this long. False: another has it.
     async fn hold_duty(&self, duty: &str, holder: u64, ttl_ms: u64) -> Result<bool, StoreError>;
 
-    /// Devices of one shard that are marked: a business may have to hear of them. The oldest first.
-    async fn marked(&self, shard: u16, max: usize) -> Result<Vec<Marked>, StoreError>;
+    /// Devices of one shard that were marked after this: a business may have to hear of them. In order. Whoever
+    /// is marked again is found anew.
+    async fn marked(&self, shard: u16, after: u64, max: usize) -> Result<Vec<Marked>, StoreError>;
 
     /// What businesses have not heard of this device, see [`crate::inbox::rules::events_due`].
     async fn events_due(&self, device: &Key, now_ms: u64) -> Result<Vec<Event>, StoreError>;
@@ -370,8 +377,8 @@ pub trait Store: Send + Sync + 'static {
     /// still take effect: a claim marks before it takes effect.
     async fn unmark(&self, shard: u16, seen: &Marked) -> Result<(), StoreError>;
 
-    /// How many devices are marked, and since when the oldest is; 0: none.
-    async fn marks(&self, shard: u16) -> Result<(u64, u64), StoreError>;
+    /// How many devices of a shard are marked.
+    async fn marks(&self, shard: u16) -> Result<u64, StoreError>;
 
     /// All groups, for the start.
     async fn groups(&self) -> Result<Vec<(KeyBytes, GroupMeta)>, StoreError>;

@@ -3,9 +3,12 @@
 
 mod appends;
 pub(crate) mod desk;
+mod events;
 mod groups;
 mod model;
+mod nodes;
 mod reads;
+mod routers;
 mod sessions;
 
 pub(crate) use desk::Desk;
@@ -17,12 +20,21 @@ use std::sync::Arc;
 
 /// An engine under test.
 #[tonic::async_trait]
-pub(crate) trait Harness: Send {
+pub(crate) trait Harness: Send + Sync {
     /// The store as it is now; another one after each [`Harness::restart`].
     fn store(&self) -> Arc<dyn Store>;
 
     /// Ends the engine in good order and starts it again on what it kept, as another incarnation.
     async fn restart(&mut self);
+
+    /// The same store as another router has it; engines with one router give the same again. To be dropped
+    /// before a restart.
+    async fn other(&self) -> Arc<dyn Store> {
+        self.store()
+    }
+
+    /// Whether several routers may have it.
+    fn is_shared(&self) -> bool;
 }
 
 type Case =
@@ -100,6 +112,19 @@ const CASES: &[(&str, Case)] = table! {
         describe_counts,
         inboxes_of_devices_and_businesses_are_apart,
     ;
+    events:
+        a_login_that_is_watched_is_marked_and_due,
+        a_login_that_nobody_watches_is_not_due,
+        what_was_heard_is_not_due_again_and_the_end_is,
+        a_takeover_is_due_in_order,
+        a_login_for_other_businesses_marks_the_device_too,
+        a_lost_node_is_said_to_be_lost,
+        an_announcement_is_due,
+        an_older_confirmation_changes_nothing,
+        what_is_due_survives_a_restart,
+        a_mark_goes_only_if_it_is_the_one_that_was_seen,
+        marks_come_in_order_and_in_pages,
+    ;
     groups:
         groups_are_listed_by_owner_in_order_and_by_page,
         all_groups_are_there_after_a_restart,
@@ -110,6 +135,29 @@ const CASES: &[(&str, Case)] = table! {
         a_deleted_group_takes_its_history_along,
         a_history_forgets_what_is_too_old,
         a_history_knows_push_ids,
+    ;
+    routers:
+        a_group_is_made_only_where_there_is_none,
+        a_group_is_replaced_only_as_it_is_known,
+        a_group_that_goes_on_keeps_its_history,
+        a_group_is_deleted_only_as_it_is_known,
+        changes_made_together_are_answered_each,
+        of_two_routers_that_decide_at_once_one_wins,
+        what_one_router_changes_the_others_hear,
+    ;
+    nodes:
+        one_boot_of_a_node_holds_its_lease,
+        a_lease_ends_when_it_is_not_renewed,
+        a_node_that_says_goodbye_has_no_lease,
+        one_router_at_a_time_has_a_duty,
+        a_claim_registers_and_a_release_lets_go,
+        an_announcement_registers,
+        a_takeover_moves_the_registration,
+        what_is_registered_and_was_never_claimed_does_no_harm,
+        a_lost_session_is_ended_once_and_only_where_it_is,
+        the_sessions_of_a_boot_are_told_in_parts,
+        who_has_the_session_is_told_to_whoever_asks,
+        whoever_has_a_session_is_registered,
     ;
 };
 

@@ -1,4 +1,4 @@
-//! The store in the process, on fjall: six keyspaces, one journal, one thread that writes.
+//! The store in the process, on fjall: seven keyspaces, one journal, one thread that writes.
 //!
 //! A call that changes something waits for the [`writer`], which makes many together and syncs once for
 //! all that asked for it; what asked for less is with the operating system when it is answered, and so
@@ -6,6 +6,7 @@
 //! Nothing is kept in memory per device.
 
 mod disk;
+mod events;
 mod form;
 mod journal;
 mod overlay;
@@ -274,6 +275,7 @@ impl Store for Embedded {
             let claimed = rules::claim(&mut step.device(&device), login, &cursors, now_ms)?;
             if let Claimed::Bound { displaced, .. } = &claimed {
                 sessions::took(step, &device, &owner, displaced.as_ref())?;
+                events::mark_if_due(step, &device, now_ms)?;
             }
             Ok(claimed)
         })
@@ -295,6 +297,7 @@ impl Store for Embedded {
                 rules::announce(&mut step.device(&device), epoch, login, &sent, now_ms)?;
             if let Announced::Bound { displaced, .. } = &announced {
                 sessions::took(step, &device, &owner, displaced.as_ref())?;
+                events::mark_if_due(step, &device, now_ms)?;
             }
             Ok(announced)
         })
@@ -316,6 +319,9 @@ impl Store for Embedded {
             // It may have it under another epoch.
             if shelf.route()?.is_none_or(|route| route.owner.as_ref() != Some(&session.owner)) {
                 sessions::left(step, &device, &session.owner)?;
+            }
+            if is_released {
+                events::mark_if_due(step, &device, now_ms)?;
             }
             Ok(is_released)
         })
@@ -514,6 +520,7 @@ impl Store for Embedded {
         self.write(0, move |step| {
             let is_ended = rules::end_lost(&mut step.device(&device), &node, boot, now_ms)?;
             sessions::forget(step, &device, &node, boot);
+            events::mark_if_due(step, &device, now_ms)?;
             Ok(is_ended)
         })
         .await
@@ -523,8 +530,11 @@ impl Store for Embedded {
         Ok(self.leases.hold(duty, holder, ttl_ms))
     }
 
-    async fn marked(&self, _shard: u16, _max: usize) -> Result<Vec<Marked>, StoreError> {
-        Ok(Vec::new())
+    async fn marked(&self, shard: u16, after: u64, max: usize) -> Result<Vec<Marked>, StoreError> {
+        self.read(self.settings.call_timeout, move |disk| {
+            events::marked(&disk.glance(), shard, after, max)
+        })
+        .await
     }
 
     async fn events_due(&self, device: &Key, now_ms: u64) -> Result<Vec<Event>, StoreError> {
@@ -541,19 +551,25 @@ impl Store for Embedded {
         device: &Key,
         business: BusinessNo,
         heard: Heard,
-        _now_ms: u64,
+        now_ms: u64,
     ) -> Result<(), StoreError> {
         let device = *device;
-        self.write(0, move |step| rules::event_heard(&mut step.device(&device), business, heard))
+        self.write(0, move |step| {
+            rules::event_heard(&mut step.device(&device), business, heard)?;
+            // It may have ended while that was told.
+            events::mark_if_due(step, &device, now_ms)
+        })
+        .await
+    }
+
+    async fn unmark(&self, _shard: u16, seen: &Marked) -> Result<(), StoreError> {
+        let seen = seen.clone();
+        self.write(0, move |step| events::unmark(step, &seen)).await
+    }
+
+    async fn marks(&self, shard: u16) -> Result<u64, StoreError> {
+        self.read(self.settings.call_timeout, move |disk| events::count(&disk.glance(), shard))
             .await
-    }
-
-    async fn unmark(&self, _shard: u16, _seen: &Marked) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn marks(&self, _shard: u16) -> Result<(u64, u64), StoreError> {
-        Ok((0, 0))
     }
 
     async fn groups(&self) -> Result<Vec<(KeyBytes, GroupMeta)>, StoreError> {

@@ -3,7 +3,7 @@
 use super::leases::Leases;
 use super::{
     Against, Durability, GroupChange, GroupChanged, GroupMeta, GroupNews, KeyBytes, LeaseHeld,
-    LogMark, Marked, NodeLease, Positions, Store, StoreError, event_shard,
+    LogMark, Marked, NodeLease, Positions, Store, StoreError, event_shard, next_mark,
 };
 use crate::inbox::rules;
 use crate::inbox::shelf::{Memory, View as _};
@@ -37,6 +37,7 @@ pub(crate) struct Held {
     /// Which connection of a boot was registered last for a device.
     sessions: BTreeMap<(String, u64), BTreeMap<KeyBytes, SlotRef>>,
     marks: BTreeMap<KeyBytes, u64>,
+    last_mark: u64,
 }
 
 impl Held {
@@ -56,14 +57,15 @@ impl Held {
     }
 
     fn mark(&mut self, device: &Key, now_ms: u64) {
-        self.marks.insert(device.as_bytes().into(), now_ms);
+        self.last_mark = next_mark(self.last_mark, now_ms);
+        self.marks.insert(device.as_bytes().into(), self.last_mark);
     }
 
     fn marked(&self, shard: u16) -> Vec<Marked> {
         let of_shard = self.marks.iter().filter(|(device, _)| event_shard(device) == shard);
         let mut marked: Vec<Marked> =
-            of_shard.map(|(device, &at_ms)| Marked { device: device.clone(), at_ms }).collect();
-        marked.sort_by_key(|it| it.at_ms);
+            of_shard.map(|(device, &at)| Marked { device: device.clone(), at }).collect();
+        marked.sort_by_key(|it| it.at);
         marked
     }
 
@@ -404,8 +406,9 @@ impl Store for InMemory {
         Ok(self.leases.hold(duty, holder, ttl_ms))
     }
 
-    async fn marked(&self, shard: u16, max: usize) -> Result<Vec<Marked>, StoreError> {
+    async fn marked(&self, shard: u16, after: u64, max: usize) -> Result<Vec<Marked>, StoreError> {
         let mut marked = self.held.lock().marked(shard);
+        marked.retain(|it| it.at > after);
         marked.truncate(max);
         Ok(marked)
     }
@@ -426,15 +429,14 @@ impl Store for InMemory {
 
     async fn unmark(&self, _shard: u16, seen: &Marked) -> Result<(), StoreError> {
         let mut held = self.held.lock();
-        if held.marks.get(&seen.device) == Some(&seen.at_ms) {
+        if held.marks.get(&seen.device) == Some(&seen.at) {
             held.marks.remove(&seen.device);
         }
         Ok(())
     }
 
-    async fn marks(&self, shard: u16) -> Result<(u64, u64), StoreError> {
-        let marked = self.held.lock().marked(shard);
-        Ok((marked.len() as u64, marked.first().map_or(0, |oldest| oldest.at_ms)))
+    async fn marks(&self, shard: u16) -> Result<u64, StoreError> {
+        Ok(self.held.lock().marked(shard).len() as u64)
     }
 
     async fn groups(&self) -> Result<Vec<(KeyBytes, GroupMeta)>, StoreError> {

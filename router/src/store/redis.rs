@@ -11,20 +11,22 @@
 mod answer;
 mod append;
 mod call;
+mod events;
 mod groups;
 mod keys;
 mod map;
+mod nodes;
 mod place;
 mod refusal;
 mod resolve;
 mod script;
 mod server;
 mod servers;
+mod sessions;
 #[cfg(test)]
 mod tests;
 mod vouch;
 
-use super::leases::Leases;
 use super::{
     Durability, GroupChange, GroupChanged, GroupMeta, GroupNews, KeyBytes, LeaseHeld, LogMark,
     Marked, NodeLease, Positions, Store, StoreError,
@@ -47,6 +49,7 @@ use prometheus::Registry;
 pub(crate) use refusal::Refusal;
 use script::{SCRIPTS, Script};
 use servers::Servers;
+use sessions::Known;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -58,9 +61,9 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The store on Redis.
 pub(crate) struct Redis {
-    caller: Caller,
+    caller: Arc<Caller>,
     metrics: Arc<RedisMetrics>,
-    leases: Leases,
+    known: Known,
     tasks: Tasks,
 }
 
@@ -78,12 +81,13 @@ impl Redis {
         let metrics = Arc::new(RedisMetrics::new(registry).map_err(|_| Refusal::Metrics)?);
         let tasks = Tasks::new();
         let servers = Servers::start(place, way, metrics.clone(), &tasks).await?;
-        let caller = Caller::new(servers, call_timeout, metrics.clone());
-        Ok(Some(Self { caller, metrics, leases: Leases::default(), tasks }))
+        let caller = Arc::new(Caller::new(servers, call_timeout, metrics.clone()));
+        Ok(Some(Self { caller, metrics, known: Known::default(), tasks }))
     }
 
     /// Runs a script on a device's inboxes, with the keys of those that are named, and again with those
-    /// that it then says it has to look through.
+    /// that it then says it has to look through. `marking`: whether the device has to be marked before
+    /// anything is done, if the script may ask for that.
     async fn on_inboxes(
         &self,
         script: &Script,
@@ -91,27 +95,38 @@ impl Redis {
         now_ms: u64,
         fixed: Vec<Vec<u8>>,
         positions: &Positions,
+        mut marking: Option<bool>,
     ) -> Result<Vec<redis::Value>, StoreError> {
         let tag = Tag::device(device);
         let mut named: Vec<BusinessNo> = positions.iter().map(|&(business, _)| business).collect();
         named.sort_unstable();
         named.dedup();
+        if marking == Some(true) {
+            self.mark(device).await?;
+        }
         // The rest becomes due by the clock alone, and what was named once stays named.
-        for _ in 0..3 {
+        for _ in 0..4 {
             let mut keys = vec![tag.route(), tag.inboxes()];
             let mut args = vec![number(now_ms)];
             args.extend(fixed.iter().cloned());
+            args.extend(marking.map(|is_marked| number(is_marked.into())));
             args.push(number(named.len() as u64));
             for &business in &named {
                 keys.extend([tag.entries(business), tag.collapse(business)]);
                 args.push(number(u64::from(business.0)));
             }
+            keys.push(tag.heard());
             for &(business, at) in positions {
                 args.push(number(u64::from(business.0)));
                 args.extend(position_args(at));
             }
             let answer = self.caller.call(script, tag.slot(), &keys, &args).await?.answer;
             let redis::Value::Array(answer) = answer else { return Ok(vec![answer]) };
+            if matches!(answer.as_slice(), [redis::Value::Int(4)]) {
+                self.mark(device).await?;
+                marking = Some(true);
+                continue;
+            }
             let Some(missing) = answer::missing(&answer)? else { return Ok(answer) };
             named.extend(missing);
         }
@@ -154,6 +169,11 @@ impl Redis {
     }
 }
 
+/// The marks of a shard lie in the region of slots that its devices lie in.
+pub(super) fn event_shard(device: &[u8]) -> u16 {
+    keys::region(Tag::stored_device(device).slot()) / (keys::REGIONS / super::EVENT_SHARDS)
+}
+
 /// A number as scripts take it: exact, or so large that it stays out of every bound.
 fn number(number: u64) -> Vec<u8> {
     number.min(1 << 53).to_string().into_bytes()
@@ -165,6 +185,7 @@ fn login_args(login: &Login) -> Vec<Vec<u8>> {
         login.instance.to_vec(),
         number(login.attempt >> 32),
         number(login.attempt & u64::from(u32::MAX)),
+        events::watchers_bytes(&login.watchers),
     ]
 }
 
@@ -190,9 +211,15 @@ impl Store for Redis {
         cursors: Positions,
         now_ms: u64,
     ) -> Result<Claimed, StoreError> {
+        let marking = Some(!login.watchers.is_empty());
         let fixed = login_args(&login);
-        let answer = self.on_inboxes(&SCRIPTS.claim, device, now_ms, fixed, &cursors).await?;
-        answer::claimed(&answer)
+        let begin = self.on_inboxes(&SCRIPTS.claim, device, now_ms, fixed, &cursors, marking);
+        let answer = self.with_session(device, &login.owner, begin).await?;
+        let claimed = answer::claimed(&answer)?;
+        if let Claimed::Bound { displaced: Some(before), .. } = &claimed {
+            self.without_session(device, &before.owner).await;
+        }
+        Ok(claimed)
     }
 
     async fn announce(
@@ -203,10 +230,16 @@ impl Store for Redis {
         sent: Positions,
         now_ms: u64,
     ) -> Result<Announced, StoreError> {
+        let marking = Some(!login.watchers.is_empty());
         let mut fixed = login_args(&login);
         fixed.push(number(epoch));
-        let answer = self.on_inboxes(&SCRIPTS.announce, device, now_ms, fixed, &sent).await?;
-        answer::announced(&answer)
+        let begin = self.on_inboxes(&SCRIPTS.announce, device, now_ms, fixed, &sent, marking);
+        let answer = self.with_session(device, &login.owner, begin).await?;
+        let announced = answer::announced(&answer)?;
+        if let Announced::Bound { displaced: Some(before), .. } = &announced {
+            self.without_session(device, &before.owner).await;
+        }
+        Ok(announced)
     }
 
     async fn release(
@@ -214,12 +247,18 @@ impl Store for Redis {
         device: &Key,
         session: Session,
         sent: Positions,
-        _is_watched: bool,
+        is_watched: bool,
         now_ms: u64,
     ) -> Result<bool, StoreError> {
+        let marking = Some(is_watched);
         let fixed = session_args(&session);
-        let answer = self.on_inboxes(&SCRIPTS.release, device, now_ms, fixed, &sent).await?;
-        Ok(answer::numbers(&answer)?.first() == Some(&1))
+        let answer = self.on_inboxes(&SCRIPTS.release, device, now_ms, fixed, &sent, marking).await?;
+        let what = answer::numbers(&answer)?.first().copied();
+        // It may have the session under another epoch.
+        if what != Some(2) {
+            self.without_session(device, &session.owner).await;
+        }
+        Ok(what == Some(1))
     }
 
     async fn append(
@@ -260,7 +299,7 @@ impl Store for Redis {
     ) -> Result<Result<(), Fenced>, StoreError> {
         let mut fixed = session_args(session);
         fixed.push(number(0));
-        let answer = self.on_inboxes(&SCRIPTS.ack, device, now_ms, fixed, &upto).await?;
+        let answer = self.on_inboxes(&SCRIPTS.ack, device, now_ms, fixed, &upto, None).await?;
         Ok(answer::tails_or_fenced(&answer)?.map(drop))
     }
 
@@ -273,7 +312,7 @@ impl Store for Redis {
     ) -> Result<Result<Vec<InboxTail>, Fenced>, StoreError> {
         let mut fixed = session_args(session);
         fixed.push(number(1));
-        let answer = self.on_inboxes(&SCRIPTS.ack, device, now_ms, fixed, &acked).await?;
+        let answer = self.on_inboxes(&SCRIPTS.ack, device, now_ms, fixed, &acked, None).await?;
         answer::tails_or_fenced(&answer)
     }
 
@@ -323,28 +362,19 @@ impl Store for Redis {
         &self,
         changes: Vec<GroupChange>,
     ) -> Result<Vec<GroupChanged>, StoreError> {
-        let count = changes.len();
-        groups::change(&self.caller, changes).await?;
-        Ok(vec![GroupChanged::Made; count])
+        groups::change(&self.caller, changes).await
     }
 
     async fn group(&self, group: &Key) -> Result<Option<GroupMeta>, StoreError> {
-        let all = groups::all(&self.caller).await?;
-        Ok(all.into_iter().find(|(key, _)| **key == *group.as_bytes()).map(|(_, meta)| meta))
+        groups::one(&self.caller, group).await
     }
 
     async fn group_news(&self, after: &LogMark) -> Result<GroupNews, StoreError> {
-        Ok(match &**after {
-            "" => GroupNews::Reload("alone".into()),
-            _ => GroupNews::Changed(Vec::new(), after.clone()),
-        })
+        groups::news(&self.caller, after).await
     }
 
     async fn route(&self, device: &Key, now_ms: u64) -> Result<Option<Route>, StoreError> {
-        let tag = Tag::device(device);
-        let mut asked = redis::cmd("GET");
-        asked.arg(tag.route());
-        let route = answer::route(&self.caller.command(&asked, tag.slot()).await?)?;
+        let (route, _) = self.look(device).await?;
         Ok(route.filter(|route| crate::inbox::rules::is_route_kept(route, now_ms)))
     }
 
@@ -354,69 +384,83 @@ impl Store for Redis {
         boot: BootId,
         lease_ms: u64,
     ) -> Result<Result<(), LeaseHeld>, StoreError> {
-        Ok(self.leases.renew(node, boot, lease_ms))
+        nodes::renew(&self.caller, node, boot, lease_ms).await
     }
 
     async fn leave_node(&self, node: &NodeId, boot: BootId) -> Result<(), StoreError> {
-        self.leases.leave(node, boot);
-        Ok(())
+        nodes::leave(&self.caller, node, boot).await
     }
 
     async fn node_leases(&self) -> Result<Vec<NodeLease>, StoreError> {
-        Ok(self.leases.all())
+        nodes::leases(&self.caller).await
     }
 
     async fn boots_with_sessions(&self) -> Result<Vec<(NodeId, BootId)>, StoreError> {
-        Ok(Vec::new())
+        nodes::boots(&self.caller).await
     }
 
     async fn sessions_of(
         &self,
-        _node: &NodeId,
-        _boot: BootId,
-        _max: usize,
+        node: &NodeId,
+        boot: BootId,
+        max: usize,
     ) -> Result<Vec<KeyBytes>, StoreError> {
-        Ok(Vec::new())
+        sessions::of(&self.caller, node, boot, max).await
     }
 
     async fn end_lost(
         &self,
-        _device: &Key,
-        _node: &NodeId,
-        _boot: BootId,
-        _now_ms: u64,
+        device: &Key,
+        node: &NodeId,
+        boot: BootId,
+        now_ms: u64,
     ) -> Result<bool, StoreError> {
-        Ok(false)
+        let tag = Tag::device(device);
+        let keys = [tag.route(), tag.inboxes(), tag.heard()];
+        let end = async |is_marked: bool| {
+            let (boot, node) = (nodes::boot_bytes(boot), nodes::node_bytes(node));
+            let args = [number(now_ms), boot, node, number(is_marked.into())];
+            let called = self.caller.call(&SCRIPTS.end_lost, tag.slot(), &keys, &args).await?;
+            answer::number(&called.answer)
+        };
+        let mut ended = end(false).await?;
+        if ended == 4 {
+            self.mark(device).await?;
+            ended = end(true).await?;
+        }
+        let is_ended = ended == 1;
+        sessions::forget(&self.caller, device, node, boot).await?;
+        Ok(is_ended)
     }
 
     async fn hold_duty(&self, duty: &str, holder: u64, ttl_ms: u64) -> Result<bool, StoreError> {
-        Ok(self.leases.hold(duty, holder, ttl_ms))
+        nodes::hold(&self.caller, duty, holder, ttl_ms).await
     }
 
-    async fn marked(&self, _shard: u16, _max: usize) -> Result<Vec<Marked>, StoreError> {
-        Ok(Vec::new())
+    async fn marked(&self, shard: u16, after: u64, max: usize) -> Result<Vec<Marked>, StoreError> {
+        self.marks_after(shard, after, max).await
     }
 
-    async fn events_due(&self, _device: &Key, _now_ms: u64) -> Result<Vec<Event>, StoreError> {
-        Ok(Vec::new())
+    async fn events_due(&self, device: &Key, now_ms: u64) -> Result<Vec<Event>, StoreError> {
+        self.due(device, now_ms).await
     }
 
     async fn event_heard(
         &self,
-        _device: &Key,
-        _business: BusinessNo,
-        _heard: Heard,
+        device: &Key,
+        business: BusinessNo,
+        heard: Heard,
         _now_ms: u64,
     ) -> Result<(), StoreError> {
-        Ok(())
+        self.hear(device, business, &heard).await
     }
 
-    async fn unmark(&self, _shard: u16, _seen: &Marked) -> Result<(), StoreError> {
-        Ok(())
+    async fn unmark(&self, shard: u16, seen: &Marked) -> Result<(), StoreError> {
+        self.take_mark(shard, seen).await
     }
 
-    async fn marks(&self, _shard: u16) -> Result<(u64, u64), StoreError> {
-        Ok((0, 0))
+    async fn marks(&self, shard: u16) -> Result<u64, StoreError> {
+        self.count_marks(shard).await
     }
 
     async fn groups(&self) -> Result<Vec<(KeyBytes, GroupMeta)>, StoreError> {

@@ -17,11 +17,11 @@ pub fn events_due<S: View>(shelf: &S, now_ms: u64) -> Result<Vec<Event>, S::Erro
     let mut due = Vec::new();
     for (business, heard) in &all_heard {
         let lives = session.filter(|(route, _)| route.watchers.contains(business));
-        // The same session; or a later one than the store knows, which has gone back.
-        if !heard.is_online || lives.is_some_and(|(route, _)| route.epoch <= heard.epoch) {
-            continue;
+        // The same session; or a later one than the store knows, which went back in time: it will tell of
+        // itself again.
+        if lives.is_none_or(|(route, _)| route.epoch > heard.epoch) {
+            due.push(offline(*business, heard, route.as_ref()));
         }
-        due.push(offline(*business, heard, route.as_ref()));
     }
     let Some((route, owner)) = session else { return Ok(due) };
     for &business in &route.watchers {
@@ -42,30 +42,32 @@ fn online(business: BusinessNo, route: &Route, owner: &Owner) -> Event {
 fn offline(business: BusinessNo, heard: &Heard, route: Option<&Route>) -> Event {
     let (at_ms, cause) = match route {
         Some(route) if route.epoch > heard.epoch => (route.epoch, EventCause::Superseded),
-        Some(route) if route.owner.is_none() && route.ended.is_lost => {
-            (route.ended.at_ms, EventCause::NodeLost)
+        Some(route) if route.owner.is_none() && route.is_lost => {
+            (route.at_ms, EventCause::NodeLost)
         }
-        Some(route) if route.owner.is_none() => (route.ended.at_ms, EventCause::Closed),
-        // It goes on without this business, or was forgotten.
+        // It has ended, or goes on without this business.
         Some(route) => (route.at_ms, EventCause::Closed),
+        // So long ago that nobody knows.
         None => (heard.epoch, EventCause::Closed),
     };
     let heard = Heard { is_online: false, ..heard.clone() };
     Event { business, heard, at_ms, cause }
 }
 
-/// The business has heard this much. Word of an older session, or of a begin after its end, changes nothing.
+/// The business has heard this much. Word of an older session changes nothing. That a session began, heard
+/// after the word of its end: it ends once more.
 pub fn event_heard<S: Shelf>(
     shelf: &mut S,
     business: BusinessNo,
     heard: Heard,
 ) -> Result<(), S::Error> {
     let known = shelf.heard()?.into_iter().find(|(of, _)| *of == business).map(|(_, known)| known);
-    let place = |heard: &Heard| (heard.epoch, !heard.is_online);
-    if known.is_some_and(|known| place(&known) > place(&heard)) {
-        return Ok(());
+    if known.is_none_or(|known| known.epoch <= heard.epoch) {
+        // Nothing need be known of a session that is over: the next one is above it in any case.
+        shelf.set_heard(business, heard.is_online.then_some(heard));
     }
-    // Nothing need be known of a session that is over: the next one is above it in any case.
-    shelf.set_heard(business, heard.is_online.then_some(heard));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use super::cursor::{is_raised_to, raise_term, take};
 use super::{known, known_mut, route, trim};
 use crate::inbox::shelf::{Shelf, View};
 use crate::inbox::{
-    Announced, Claimed, Ended, Fenced, InboxState, InboxTail, Login, Priority, Route, Session,
+    Announced, Claimed, Fenced, InboxState, InboxTail, Login, Priority, Route, Session,
 };
 use hawser_proto::id::{BootId, BusinessNo, NodeId, Position};
 
@@ -46,7 +46,7 @@ pub fn claim<S: Shelf>(
             attempt: login.attempt,
             at_ms: now_ms,
             watchers: login.watchers,
-            ended: Ended::default(),
+            is_lost: false,
         });
     }
     trim::look_everywhere(shelf, now_ms)?;
@@ -97,7 +97,7 @@ pub fn announce<S: Shelf>(
         attempt: login.attempt,
         at_ms: now_ms,
         watchers: login.watchers,
-        ended: Ended::default(),
+        is_lost: false,
     });
     let brought: Vec<Brought> =
         sent.iter().map(|&(business, at)| (business, at, InboxState::Fine)).collect();
@@ -126,9 +126,15 @@ pub fn release<S: Shelf>(
             }
         }
     }
-    let ended = Ended { at_ms: now_ms, is_lost: false };
-    shelf.set_route(Route { owner: None, at_ms: now_ms, ended, ..route });
+    end(shelf, route, false, now_ms)?;
     Ok(true)
+}
+
+fn end<S: Shelf>(shelf: &mut S, route: Route, by_loss: bool, now_ms: u64) -> Result<(), S::Error> {
+    let is_lost = by_loss && !shelf.heard()?.is_empty();
+    let (owner, watchers) = (None, Vec::new());
+    shelf.set_route(Route { owner, watchers, at_ms: now_ms, is_lost, ..route });
+    Ok(())
 }
 
 /// The lease of this boot has ended: ends the session if it is there. What it was sent nobody knows. False:
@@ -145,8 +151,7 @@ pub fn end_lost<S: Shelf>(
         return Ok(false);
     }
     hand_all(shelf, now_ms)?;
-    let ended = Ended { at_ms: now_ms, is_lost: true };
-    shelf.set_route(Route { owner: None, at_ms: now_ms, ended, ..route });
+    end(shelf, route, true, now_ms)?;
     Ok(true)
 }
 

@@ -80,6 +80,15 @@ impl<'house> Desk<'house> {
         self.store = self.harness.store();
     }
 
+    /// The store as another router has it.
+    pub(crate) async fn other(&self) -> Arc<dyn Store> {
+        self.harness.other().await
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        self.harness.is_shared()
+    }
+
     /// An app of this case alone.
     pub(crate) fn app(&self) -> AppId {
         let digest = self.case.bytes().fold(0u64, |sum, byte| {

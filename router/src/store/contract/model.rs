@@ -54,7 +54,10 @@ enum Operation {
     Publish { group: Key, new: NewEntry, caps: Caps },
     History { group: Key, after: Position, limits: Limits },
     ChangeGroup { change: GroupChange },
+    Group { group: Key },
     GroupsOf { owner: u32 },
+    EndLost { device: Key, owner: Owner },
+    Route { device: Key },
 }
 
 /// The answer as text: whatever differs, differs there. Durability is the engine's own affair.
@@ -105,6 +108,11 @@ async fn make(store: &dyn Store, app: &str, operation: Operation, now_ms: u64) -
         Operation::GroupsOf { owner } => {
             format!("{:?}", store.groups_of(app, owner, "", 10).await)
         }
+        Operation::Group { group } => format!("{:?}", store.group(&group).await),
+        Operation::EndLost { device, owner } => {
+            format!("{:?}", store.end_lost(&device, &owner.node, owner.boot, now_ms).await)
+        }
+        Operation::Route { device } => format!("{:?}", store.route(&device, now_ms).await),
     }
 }
 
@@ -120,6 +128,8 @@ struct Player {
     sessions: Vec<(Key, Session)>,
     /// The newest position of each inbox: what was given out once is behind it for ever.
     newest: HashMap<(Vec<u8>, BusinessNo), Position>,
+    /// Groups as they are.
+    groups: HashMap<Vec<u8>, GroupMeta>,
 }
 
 impl Player {
@@ -236,9 +246,16 @@ impl Player {
                 let (attempt, sent) = (self.attempt, self.positions());
                 Operation::Announce { device, epoch, slot, instance, attempt, sent }
             }
-            14..18 => {
+            14..17 => {
                 let (device, session) = self.session();
                 Operation::Release { device, session, sent: self.positions() }
+            }
+            17 => {
+                let (device, Session { owner, .. }) = self.session();
+                match self.dice.below(3) {
+                    0 => Operation::Route { device },
+                    _ => Operation::EndLost { device, owner },
+                }
             }
             18..50 => Operation::Append {
                 device: self.device(),
@@ -273,14 +290,26 @@ impl Player {
                 let key = self.group();
                 let history = Some(HistoryCaps { entries_max: 5, age_ms_max: 60_000 });
                 let history = history.filter(|_| self.dice.chance(80));
-                let meta = GroupMeta { owner: 1, created_ms: self.now_ms, history };
-                let change = if self.dice.chance(70) {
-                    GroupChange::Put(key, meta, None)
-                } else {
-                    GroupChange::Delete(key, meta)
+                let owner = self.dice.one_of(&[1, 1, 1, 2]);
+                let meta = GroupMeta { owner, created_ms: self.now_ms, history };
+                let mut known = self.groups.get(key.as_bytes()).cloned();
+                if self.dice.chance(15) {
+                    // Somebody else was faster.
+                    known = Some(GroupMeta { created_ms: 5, ..meta.clone() });
+                }
+                let change = match known {
+                    Some(known) if self.dice.chance(30) => GroupChange::Delete(key, known),
+                    Some(known) if self.dice.chance(15) => GroupChange::Put(key, known, None),
+                    Some(known) if self.dice.chance(20) => {
+                        // The same life, with other bounds or without.
+                        let meta = GroupMeta { history, ..known.clone() };
+                        GroupChange::Put(key, meta, Some(known))
+                    }
+                    known => GroupChange::Put(key, meta, known),
                 };
                 Operation::ChangeGroup { change }
             }
+            _ if self.dice.chance(50) => Operation::Group { group: self.group() },
             _ => Operation::GroupsOf { owner: 1 },
         }
     }
@@ -320,6 +349,12 @@ impl Player {
                 let before = self.newest.insert(inbox, at);
                 assert!(before < Some(at), "{at} after {before:?}");
             }
+            Operation::ChangeGroup { change } if answer == "Ok([Made])" => match change {
+                GroupChange::Put(key, meta, _) => {
+                    self.groups.insert(key.as_bytes().to_vec(), meta.clone());
+                }
+                GroupChange::Delete(key, _) => drop(self.groups.remove(key.as_bytes())),
+            },
             Operation::Claim { device, slot, .. } if answer.starts_with("Ok(Bound") => {
                 if let Some(epoch) = number(answer, "epoch: ") {
                     self.sessions.push((*device, bound(login(*slot, 0, 0).owner, epoch)));
@@ -359,6 +394,7 @@ async fn play(harness: &mut dyn Harness, seed: u64, operations: usize) {
         heard: Vec::new(),
         sessions: Vec::new(),
         newest: HashMap::new(),
+        groups: HashMap::new(),
     };
     for step in 0..operations {
         player.pass_time();

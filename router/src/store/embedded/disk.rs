@@ -34,17 +34,19 @@ pub(super) enum Space {
     Groups,
     Owned,
     Sessions,
+    Marks,
 }
 
 impl Space {
     /// With their names, and the bytes of writes that each keeps in memory at a time.
-    const ALL: [(Self, &str, u64); 6] = [
+    const ALL: [(Self, &str, u64); 7] = [
         (Self::Shelves, "shelves", 16 * MIB),
         (Self::Entries, "entries", 32 * MIB),
         (Self::Remembered, "remembered", 16 * MIB),
         (Self::Groups, "groups", 4 * MIB),
         (Self::Owned, "owned", 4 * MIB),
         (Self::Sessions, "sessions", 4 * MIB),
+        (Self::Marks, "marks", 4 * MIB),
     ];
     pub(super) const COUNT: usize = Self::ALL.len();
 }

@@ -1,28 +1,32 @@
 //! The shape of stored keys and values.
 //!
-//! Six keyspaces. A shelf's keys begin with its kind and its length-prefixed key, so that no two shelves
+//! Seven keyspaces. A shelf's keys begin with its kind and its length-prefixed key, so that no two shelves
 //! meet; numbers in keys are big-endian, so that a scan goes in order. Values begin with a version; numbers
 //! in them take one byte per seven bits, positions are written as distances.
 //!
 //! - `shelves`: shelf, 0: route; shelf, 1, business: meta; shelf, 2, business, collapse key: position;
-//!   of a group, 3: where its history began
+//!   of a group, 3: where its history began; shelf, 4, business: what it has heard of the device
 //! - `entries`: shelf, business, term, number: entry
 //! - `remembered`: shelf, business, push id: what is remembered of it
 //! - `groups`: group key: owner, time, bounds of the history
 //! - `owned`: app, owner, group id: nothing
 //! - `sessions`: node, boot, device: slot and generation of the connection
+//! - `marks`: 0, device: when it was marked for an event; 1, shard, time, device: nothing
 
-use crate::inbox::{Ended, Entry, Meta, Owner, Priority, Remembered, Route};
+use crate::inbox::{Entry, Heard, Meta, Owner, Priority, Remembered, Route};
 use crate::key;
 use crate::store::{GroupMeta, HistoryCaps, StoreError};
 use bytes::Bytes;
 use hawser_proto::id::{BootId, BusinessNo, NodeId, Position, SlotRef};
 
 const VERSION: u8 = 1;
+/// Of a route that somebody watches.
+const VERSION_WATCHED: u8 = 2;
 const ROUTE: u8 = 0;
 const META: u8 = 1;
 const COLLAPSE: u8 = 2;
 const BORN: u8 = 3;
+const HEARD: u8 = 4;
 
 /// Whose shelf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +85,15 @@ impl Prefix {
         bytes
     }
 
+    /// Before all that was heard; the business follows.
+    pub(super) fn all_heard(&self) -> Vec<u8> {
+        self.with(&[HEARD])
+    }
+
+    pub(super) fn heard(&self, business: BusinessNo) -> Vec<u8> {
+        self.two(&[HEARD], &business.0.to_be_bytes())
+    }
+
     pub(super) fn entries(&self, business: BusinessNo) -> Vec<u8> {
         self.with(&business.0.to_be_bytes())
     }
@@ -128,7 +141,7 @@ pub(super) fn position_of(stored: &[u8]) -> Option<Position> {
     Some(Position::new(u64::from_be_bytes(*term), u64::from_be_bytes(*seq)))
 }
 
-/// The business at the end of a meta's key.
+/// The business at the end of the key of a meta, or of what was heard.
 pub(super) fn business_of(stored: &[u8]) -> Option<BusinessNo> {
     stored.split_last_chunk::<4>().map(|(_, bytes)| BusinessNo(u32::from_be_bytes(*bytes)))
 }
@@ -171,6 +184,28 @@ pub(super) fn boot_of(stored: &[u8]) -> Option<(NodeId, BootId)> {
     Some((node, BootId(u64::from_be_bytes(*boot))))
 }
 
+/// When a device was marked.
+pub(super) fn mark_of(device: &[u8]) -> Vec<u8> {
+    [&[0], device].concat()
+}
+
+/// Before the marks of a shard, in order.
+pub(super) fn marks(shard: u16) -> Vec<u8> {
+    [&[1], shard.to_be_bytes().as_slice()].concat()
+}
+
+/// One of them.
+pub(super) fn mark(shard: u16, at: u64, device: &[u8]) -> Vec<u8> {
+    [&marks(shard), at.to_be_bytes().as_slice(), device].concat()
+}
+
+/// When, and which device, of one of them.
+pub(super) fn read_mark(stored: &[u8]) -> Option<(u64, &[u8])> {
+    let (_, rest) = stored.split_first_chunk::<3>()?;
+    let (at, device) = rest.split_first_chunk()?;
+    Some((u64::from_be_bytes(*at), device))
+}
+
 /// A value being written.
 struct Pen(Vec<u8>);
 
@@ -179,6 +214,12 @@ impl Pen {
         let mut bytes = Vec::with_capacity(capacity);
         bytes.push(VERSION);
         Self(bytes)
+    }
+
+    /// Makes it one of another version.
+    fn of_version(mut self, version: u8) -> Self {
+        self.0[0] = version;
+        self
     }
 
     fn number(mut self, mut number: u64) -> Self {
@@ -272,31 +313,76 @@ pub(super) fn write_route(route: &Route) -> Vec<u8> {
         .raw(&route.instance)
         .number(route.attempt)
         .number(route.at_ms);
-    let Some(owner) = &route.owner else { return pen.short(b"").0 };
+    let mut pen = match &route.owner {
+        Some(owner) => write_owner(pen, owner),
+        None => pen.short(b""),
+    };
+    if !route.watchers.is_empty() || route.is_lost {
+        pen = pen.of_version(VERSION_WATCHED).number(route.is_lost.into());
+        pen = pen.number(route.watchers.len() as u64);
+        for business in &route.watchers {
+            pen = pen.number(business.0.into());
+        }
+    }
+    pen.0
+}
+
+fn write_owner(pen: Pen, owner: &Owner) -> Pen {
     pen.short(owner.node.as_str().as_bytes())
         .number(owner.boot.0)
         .number(owner.at.slot.into())
         .number(owner.at.generation.into())
-        .0
+}
+
+/// `Some(None)`: there is none.
+fn read_owner(eye: &mut Eye<'_>) -> Option<Option<Owner>> {
+    let node = std::str::from_utf8(eye.short()?).ok()?;
+    if node.is_empty() {
+        return Some(None);
+    }
+    let node = NodeId::new(node).ok()?;
+    let boot = BootId(eye.number()?);
+    let at = SlotRef { slot: eye.small()?, generation: eye.small()? };
+    Some(Some(Owner { node, boot, at }))
+}
+
+pub(super) fn write_heard(heard: &Heard) -> Vec<u8> {
+    write_owner(Pen::new(48).number(heard.epoch), &heard.owner).0
+}
+
+pub(super) fn read_heard(value: &[u8]) -> Result<Heard, StoreError> {
+    read(value, |eye| {
+        let epoch = eye.number()?;
+        Some(Heard { epoch, is_online: true, owner: read_owner(eye)?? })
+    })
+}
+
+pub(super) fn write_number(number: u64) -> Vec<u8> {
+    Pen::new(10).number(number).0
+}
+
+pub(super) fn read_number(value: &[u8]) -> Result<u64, StoreError> {
+    read(value, |eye| eye.number())
 }
 
 pub(super) fn read_route(value: &[u8]) -> Result<Route, StoreError> {
-    read(value, |eye| {
+    let is_watched = value.first() == Some(&VERSION_WATCHED);
+    let read = || {
+        let mut eye = if is_watched { Eye(&value[1..]) } else { Eye::new(value)? };
         let epoch = eye.number()?;
         let instance = eye.take(16)?.try_into().ok()?;
         let (attempt, at_ms) = (eye.number()?, eye.number()?);
-        let node = std::str::from_utf8(eye.short()?).ok()?;
-        let owner = if node.is_empty() {
-            None
-        } else {
-            let node = NodeId::new(node).ok()?;
-            let boot = BootId(eye.number()?);
-            let at = SlotRef { slot: eye.small()?, generation: eye.small()? };
-            Some(Owner { node, boot, at })
-        };
-        let (watchers, ended) = (Vec::new(), Ended::default());
-        Some(Route { epoch, owner, instance, attempt, at_ms, watchers, ended })
-    })
+        let owner = read_owner(&mut eye)?;
+        let (mut watchers, mut is_lost) = (Vec::new(), false);
+        if is_watched {
+            is_lost = eye.number()? != 0;
+            for _ in 0..eye.number()? {
+                watchers.push(BusinessNo(eye.small()?));
+            }
+        }
+        Some(Route { epoch, owner, instance, attempt, at_ms, watchers, is_lost })
+    };
+    read().ok_or(StoreError::Value)
 }
 
 pub(super) fn write_meta(meta: &Meta) -> Vec<u8> {
@@ -465,6 +551,9 @@ mod tests {
             boot: BootId(u64::MAX),
             at: SlotRef { slot: u32::MAX, generation: 7 },
         };
+        let heard = Heard { epoch: u64::MAX, is_online: true, owner: owner.clone() };
+        assert_eq!(read_heard(&write_heard(&heard)).unwrap(), heard);
+        assert_eq!(read_mark(&mark(3, u64::MAX, b"device")), Some((u64::MAX, &b"device"[..])));
         for owner in [Some(owner), None] {
             let route = Route {
                 epoch: 9,
@@ -472,8 +561,8 @@ mod tests {
                 instance: [3; 16],
                 attempt: 0,
                 at_ms: 1 << 41,
-                watchers: Vec::new(),
-                ended: Ended::default(),
+                watchers: vec![BusinessNo(1), BusinessNo(300)],
+                is_lost: true,
             };
             assert_eq!(read_route(&write_route(&route)).unwrap(), route);
         }
@@ -509,7 +598,7 @@ mod tests {
             attempt: 0,
             at_ms: 1 << 41,
             watchers: Vec::new(),
-            ended: Ended::default(),
+            is_lost: false,
         };
         let route = write_route(&route);
         for len in 0..route.len() {

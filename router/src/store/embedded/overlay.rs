@@ -104,6 +104,7 @@ const SPACES: [Space; Space::COUNT] = [
     Space::Groups,
     Space::Owned,
     Space::Sessions,
+    Space::Marks,
 ];
 
 impl Source for Overlay<'_> {

@@ -129,7 +129,14 @@ impl<S: Source> View for OnShelf<S> {
     }
 
     fn heard(&self) -> Result<Vec<(BusinessNo, Heard)>, StoreError> {
-        Ok(Vec::new())
+        let all = self.prefix.all_heard();
+        let from = Bound::Included(all.clone());
+        let found = self.source.scan(Space::Shelves, from, &all, INBOXES_MAX)?;
+        let read = |(key, value): (fjall::Slice, fjall::Slice)| {
+            let business = form::business_of(&key).ok_or(StoreError::Value)?;
+            Ok((business, form::read_heard(&value)?))
+        };
+        found.into_iter().map(read).collect()
     }
 }
 
@@ -172,5 +179,11 @@ impl Shelf for OnShelf<&mut Overlay<'_>> {
         self.source.set(Space::Remembered, key, form::write_remembered(&what));
     }
 
-    fn set_heard(&mut self, _business: BusinessNo, _heard: Option<Heard>) {}
+    fn set_heard(&mut self, business: BusinessNo, heard: Option<Heard>) {
+        let key = self.prefix.heard(business);
+        match heard {
+            Some(heard) => self.source.set(Space::Shelves, key, form::write_heard(&heard)),
+            None => self.source.remove(Space::Shelves, key),
+        }
+    }
 }

@@ -32,6 +32,10 @@ impl Harness for Folder {
         self.store.close().await;
         self.store = Arc::new(Embedded::open(settings(self.folder.path())).unwrap());
     }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use super::queue::Queue;
 use super::shelf::OnShelf;
 use super::walk::Walk;
 use crate::key::Key;
-use crate::store::StoreError;
+use crate::store::{StoreError, next_mark};
 use parking_lot::RwLock;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -51,6 +51,7 @@ pub(super) struct Step<'step, 'disk> {
     incarnation: u64,
     is_unsynced: bool,
     need: Need,
+    last_mark: &'step mut u64,
 }
 
 impl<'disk> Step<'_, 'disk> {
@@ -64,6 +65,12 @@ impl<'disk> Step<'_, 'disk> {
 
     pub(super) fn overlay(&mut self) -> &mut Overlay<'disk> {
         self.overlay
+    }
+
+    /// The mark of something that is marked now.
+    pub(super) fn next_mark(&mut self, now_ms: u64) -> u64 {
+        *self.last_mark = next_mark(*self.last_mark, now_ms);
+        *self.last_mark
     }
 
     /// The incarnation of the store, for appends.
@@ -162,6 +169,8 @@ pub(super) struct Writer {
     /// Something was committed since the last sync.
     is_unsynced: bool,
     mend_due: Instant,
+    /// Routers begin at the oldest mark when they start, so that it counts for this process alone.
+    last_mark: u64,
     calls: Vec<Box<dyn Call>>,
 }
 
@@ -191,6 +200,7 @@ impl Writer {
             // What was committed before a crash may have been read back without being on disk.
             is_unsynced: true,
             mend_due: Instant::now(),
+            last_mark: 0,
             calls: Vec::new(),
         }
     }
@@ -244,8 +254,9 @@ impl Writer {
         for call in std::mem::take(&mut self.calls) {
             let is_unsynced = self.is_unsynced || !overlay.is_empty();
             let incarnation = self.incarnation;
+            let (need, last_mark) = (Need::Commit, &mut self.last_mark);
             let mut step =
-                Step { overlay: &mut overlay, incarnation, is_unsynced, need: Need::Commit };
+                Step { overlay: &mut overlay, incarnation, is_unsynced, need, last_mark };
             let made = call.make(&mut step);
             let need = step.need;
             overlay.keep();

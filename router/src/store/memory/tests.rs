@@ -17,6 +17,10 @@ impl Harness for Maps {
     async fn restart(&mut self) {
         self.0.restart();
     }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! Answers of the scripts, read; and values that only this store and its scripts know, both ways.
 
 use crate::inbox::{
-    Announced, Appended, Batch, Claimed, Described, Ended, Entry, Fenced, Fetched, InboxState,
-    InboxTail, LostReason, NewEntry, Owner, Priority, Route, Session,
+    Announced, Appended, Batch, Claimed, Described, Entry, Fenced, Fetched, InboxState, InboxTail,
+    LostReason, NewEntry, Owner, Priority, Route, Session,
 };
 use crate::store::{GroupMeta, HistoryCaps, StoreError};
 use bytes::Bytes;
@@ -33,7 +33,7 @@ pub(super) fn numbers(values: &[Value]) -> Answer<Vec<u64>> {
     values.iter().map(number).collect()
 }
 
-fn bytes(value: &Value) -> Answer<&[u8]> {
+pub(super) fn bytes(value: &Value) -> Answer<&[u8]> {
     match value {
         Value::BulkString(bytes) => Ok(bytes),
         _ => Err(StoreError::Value),
@@ -69,7 +69,7 @@ pub(super) fn owner_bytes(owner: &Owner) -> Vec<u8> {
     bytes
 }
 
-fn read_owner(mut bytes: &[u8]) -> Option<Owner> {
+pub(super) fn read_owner(mut bytes: &[u8]) -> Option<Owner> {
     let boot = BootId(u64::from_be_bytes(take(&mut bytes)?));
     let slot = u32::from_be_bytes(take(&mut bytes)?);
     let generation = u32::from_be_bytes(take(&mut bytes)?);
@@ -96,7 +96,7 @@ fn session(mut route: &[u8], now_ms: Option<u64>) -> Answer<Option<Session>> {
     Ok(is_kept.then_some(Session { owner, epoch }))
 }
 
-/// A route, whole. None: there is none.
+/// A route, without what is kept beside it. None: there is none.
 pub(super) fn route(answer: &Value) -> Answer<Option<Route>> {
     match answer {
         Value::Nil => Ok(None),
@@ -110,8 +110,8 @@ fn read_route(mut bytes: &[u8]) -> Option<Route> {
     let attempt = u64::from_be_bytes(take(&mut bytes)?);
     let instance = take(&mut bytes)?;
     let owner = if bytes.is_empty() { None } else { Some(read_owner(bytes)?) };
-    let (watchers, ended) = (Vec::new(), Ended::default());
-    Some(Route { epoch, owner, instance, attempt, at_ms, watchers, ended })
+    let (watchers, is_lost) = (Vec::new(), false);
+    Some(Route { epoch, owner, instance, attempt, at_ms, watchers, is_lost })
 }
 
 /// The body of an entry, as the scripts keep it.
@@ -345,9 +345,10 @@ pub(super) fn described(answer: &Value) -> Answer<Described> {
     })
 }
 
-/// What is known of a group, without its owner.
-pub(super) fn meta_bytes(meta: &GroupMeta) -> Vec<u8> {
-    let mut bytes = vec![1];
+/// How a group is. Compared by scripts, so that there is one form for each.
+pub(super) fn group_bytes(meta: &GroupMeta) -> Vec<u8> {
+    let mut bytes = vec![2];
+    bytes.extend_from_slice(&meta.owner.to_be_bytes());
     bytes.extend_from_slice(&meta.created_ms.to_be_bytes());
     if let Some(caps) = meta.history {
         bytes.extend_from_slice(&caps.entries_max.to_be_bytes());
@@ -357,8 +358,19 @@ pub(super) fn meta_bytes(meta: &GroupMeta) -> Vec<u8> {
 }
 
 /// The other way. `None`: another version wrote it.
-pub(super) fn read_meta(mut bytes: &[u8], owner: u32) -> Option<GroupMeta> {
+pub(super) fn read_group(mut bytes: &[u8]) -> Option<GroupMeta> {
+    let [2] = take(&mut bytes)? else { return None };
+    let owner = u32::from_be_bytes(take(&mut bytes)?);
+    read_rest(bytes, owner)
+}
+
+/// A group as the first version listed it, under its owner. `None`: it is listed as now.
+pub(super) fn read_first_meta(mut bytes: &[u8], owner: u32) -> Option<GroupMeta> {
     let [1] = take(&mut bytes)? else { return None };
+    read_rest(bytes, owner)
+}
+
+fn read_rest(mut bytes: &[u8], owner: u32) -> Option<GroupMeta> {
     let created_ms = u64::from_be_bytes(take(&mut bytes)?);
     let history = match bytes {
         [] => None,

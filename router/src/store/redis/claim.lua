@@ -1,9 +1,11 @@
--- KEYS: route, inboxes, then entries and collapse keys of each inbox that was named.
--- ARGV: now, owner, instance, attempt (two halves), keys brought, cursors.
--- Answer: 0: stale; 1, epoch, route of the displaced owner, and the inboxes; or 3 and what is missing.
+-- KEYS: route, inboxes, then entries and collapse keys of each inbox that was named; last what was heard.
+-- ARGV: now, owner, instance, attempt (two halves), watchers, whether
+-- the device is marked, keys brought, cursors.
+-- Answer: 0: stale; 1, epoch, route of the displaced owner, and the inboxes; 3 and what is missing; or 4: to be
+-- marked first.
 local r, b = KEYS[1], KEYS[2]
 local owner, instance, high, low = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-brought_keys(6)
+brought_keys(8)
 local epoch, displaced, is_again = math.max(now, 1), '', false
 local route = read_route(r)
 if route then
@@ -15,12 +17,14 @@ if route then
     if route.owner ~= '' then displaced = route.raw end
   end
 end
+if is_mark_wanted(KEYS[#KEYS], ARGV[7]) then return {4} end
 local found = read_inboxes(b)
 local wanting = missing(found)
 if wanting then return wanting end
 if displaced ~= '' then hand_all(b, found) end
 if not is_again then
   write_route(r, {epoch = epoch, high = high, low = low, instance = instance, owner = owner})
+  watch(KEYS[#KEYS], ARGV[6])
 end
 look_everywhere(b, found)
 local brought = {}

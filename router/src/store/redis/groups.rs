@@ -1,103 +1,260 @@
-//! Lists of groups: ids in order and what is known of each, per business. Histories live elsewhere, each
-//! under its group's own tag; so a change of many groups is atomic per business, not in all.
+//! Groups. Whether there is one, and how it is, stands in one key beside its history: routers that decide on
+//! it at once are told apart there, and the history begins and ends in the same step.
+//!
+//! Beside that each business has a list of its groups. It is written before a group is made and after one
+//! is deleted, so that it names every group and maybe more: what it names is looked up. Then the change is
+//! told in a log that all routers read.
+//!
+//! The release before kept what is known of a group in the list alone. [`all`], which every router asks for
+//! when it starts, moves those.
 
-use super::answer::{meta_bytes, read_meta};
+use super::answer::{group_bytes, read_first_meta, read_group};
 use super::call::Caller;
-use super::keys::{OWNERS, Tag, owners_slot};
+use super::keys::{Lone, Tag};
 use super::script::{SCRIPTS, Script};
 use super::{HISTORY, number};
 use crate::key::{self, Key};
-use crate::store::{GroupChange, GroupMeta, KeyBytes, StoreError};
+use crate::store::{
+    GroupChange, GroupChanged, GroupMeta, GroupNews, KeyBytes, LogMark, StoreError,
+};
+use futures_util::future::try_join_all;
 use redis::Value;
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 /// Groups read at a time.
 const PAGE: usize = 1_000;
+/// Changes that the log keeps, about: at a thousand a second, those of the last ten seconds.
+const LOG_MAX: u64 = 10_000;
 
 /// Makes these changes, those of one group in their order. Done again, they are done once.
 ///
 /// What may be refused while memory is used up comes first: only then is anything destroyed.
-pub(super) async fn change(caller: &Caller, changes: Vec<GroupChange>) -> Result<(), StoreError> {
+pub(super) async fn change(
+    caller: &Caller,
+    changes: Vec<GroupChange>,
+) -> Result<Vec<GroupChanged>, StoreError> {
     let mut owners = Vec::new();
-    let mut deleted: HashSet<KeyBytes> = HashSet::new();
-    for change in &changes {
-        match change {
-            GroupChange::Put(key, meta, _) => owners.push(owner_of(key, meta)?),
-            GroupChange::Delete(key, _) => drop(deleted.insert(key.as_bytes().into())),
+    let mut by_group: HashMap<&[u8], Vec<usize>> = HashMap::new();
+    for (at, change) in changes.iter().enumerate() {
+        if let GroupChange::Put(key, meta, _) = change {
+            let (app, _) = split(key)?;
+            owners.push((app, meta.owner));
+        }
+        by_group.entry(key_of(change).as_bytes()).or_default().push(at);
+    }
+    know_owners(caller, owners).await?;
+    let is_delete = |&at: &usize| matches!(changes[at], GroupChange::Delete(..));
+    let (with_deletes, put_alone): (Vec<_>, Vec<_>) =
+        by_group.into_values().partition(|of_group| of_group.iter().any(is_delete));
+    let mut made = vec![GroupChanged::Made; changes.len()];
+    let mut told = Vec::new();
+    for (groups, is_needed) in [(put_alone, false), (with_deletes, true)] {
+        let chains = groups.iter().map(|chain| make_in_order(caller, &changes, chain, is_needed));
+        for (at, outcome, is_news) in try_join_all(chains).await?.into_iter().flatten() {
+            if is_news {
+                told.push(key_of(&changes[at]).as_bytes().to_vec());
+            }
+            made[at] = outcome;
         }
     }
+    if !told.is_empty() {
+        let log = Lone::group_log();
+        told.insert(0, number(LOG_MAX));
+        caller.call(&SCRIPTS.tell_groups, log.slot, &[log.name], &told).await?;
+    }
+    Ok(made)
+}
+
+fn key_of(change: &GroupChange) -> &Key {
+    let (GroupChange::Put(key, ..) | GroupChange::Delete(key, _)) = change;
+    key
+}
+
+fn split(key: &Key) -> Result<(&str, &str), StoreError> {
+    key::split(key.as_bytes()).ok_or(StoreError::Value)
+}
+
+async fn know_owners(caller: &Caller, mut owners: Vec<(&str, u32)>) -> Result<(), StoreError> {
     owners.sort_unstable();
     owners.dedup();
-    if !owners.is_empty() {
-        let mut known = redis::cmd("SADD");
-        known.arg(OWNERS);
-        for (app, owner) in owners {
-            known.arg(format!("{app}:{owner}"));
-        }
-        caller.command(&known, owners_slot()).await?;
+    if owners.is_empty() {
+        return Ok(());
     }
-    let is_put_alone = |change: &GroupChange| match change {
-        GroupChange::Put(key, ..) => !deleted.contains(key.as_bytes()),
-        GroupChange::Delete(..) => false,
-    };
-    let (put, rest): (Vec<_>, Vec<_>) = changes.into_iter().partition(is_put_alone);
-    make(caller, &SCRIPTS.put_groups, &put).await?;
-    make(caller, &SCRIPTS.change_groups, &rest).await
+    let key = Lone::owners();
+    let mut known = redis::cmd("SADD");
+    known.arg(key.name);
+    for (app, owner) in owners {
+        known.arg(format!("{app}:{owner}"));
+    }
+    caller.command(&known, key.slot).await.map(drop)
 }
 
-fn owner_of<'a>(key: &'a Key, meta: &GroupMeta) -> Result<(&'a str, u32), StoreError> {
-    let (app, _) = key::split(key.as_bytes()).ok_or(StoreError::Value)?;
-    Ok((app, meta.owner))
-}
-
-async fn make(caller: &Caller, script: &Script, changes: &[GroupChange]) -> Result<(), StoreError> {
-    // Histories first: a change that failed half-way is made again, and must not leave an old history to
-    // a group that begins anew.
-    let mut lists: Vec<(String, u32, Vec<Vec<u8>>)> = Vec::new();
-    for change in changes {
-        let (key, meta, is_put) = match change {
-            GroupChange::Put(key, meta, _) => (key, meta, true),
-            GroupChange::Delete(key, meta) => (key, meta, false),
+/// Changes of one group: which, what became of it, and whether others have to hear. `is_needed`: also while
+/// memory is used up, since something leaves.
+async fn make_in_order(
+    caller: &Caller,
+    changes: &[GroupChange],
+    chain: &[usize],
+    is_needed: bool,
+) -> Result<Vec<(usize, GroupChanged, bool)>, StoreError> {
+    let mut done = Vec::with_capacity(chain.len());
+    for &at in chain {
+        let (outcome, is_news) = match &changes[at] {
+            GroupChange::Put(key, meta, replaced) => {
+                put(caller, key, meta, replaced.as_ref(), is_needed).await?
+            }
+            GroupChange::Delete(key, meta) => delete(caller, key, meta).await?,
         };
-        let (app, id) = key::split(key.as_bytes()).ok_or(StoreError::Value)?;
-        match meta.history {
-            Some(_) if is_put => begin_history(caller, key, meta).await?,
-            Some(_) | None => end_history(caller, key).await?,
-        }
-        let known = if is_put { meta_bytes(meta) } else { Vec::new() };
-        let args = [id.as_bytes().to_vec(), known];
-        match lists.iter_mut().find(|(of, owner, _)| of == app && *owner == meta.owner) {
-            Some((.., list)) => list.extend(args),
-            None => lists.push((app.to_owned(), meta.owner, args.into())),
-        }
+        done.push((at, outcome, is_news));
     }
-    for (app, owner, args) in lists {
-        let tag = Tag::owner(&app, owner);
-        let keys = [tag.group_ids(), tag.group_metas()];
-        caller.call(script, tag.slot(), &keys, &args).await?;
-    }
-    Ok(())
+    Ok(done)
 }
 
-async fn begin_history(caller: &Caller, key: &Key, meta: &GroupMeta) -> Result<(), StoreError> {
-    let tag = Tag::group(key);
-    let keys = [tag.inboxes(), tag.entries(HISTORY), tag.collapse(HISTORY)];
-    let args = [number(0), number(meta.created_ms)];
-    caller.call(&SCRIPTS.begin_history, tag.slot(), &keys, &args).await.map(drop)
+async fn put(
+    caller: &Caller,
+    key: &Key,
+    meta: &GroupMeta,
+    replaced: Option<&GroupMeta>,
+    is_needed: bool,
+) -> Result<(GroupChanged, bool), StoreError> {
+    let (listing, setting) = if is_needed {
+        (&SCRIPTS.list_group, &SCRIPTS.change_group)
+    } else {
+        (&SCRIPTS.list_new_group, &SCRIPTS.put_group)
+    };
+    list(caller, listing, key, meta, b"+").await?;
+    let goes_on = replaced.is_some_and(|replaced| meta.goes_on_from(replaced));
+    match set(caller, setting, key, Some(meta), replaced, goes_on).await? {
+        Ok(was_so) => {
+            if let Some(replaced) = replaced.filter(|it| it.owner != meta.owner) {
+                list(caller, &SCRIPTS.list_group, key, replaced, b"-").await?;
+            }
+            // Put anew by each router after a store may have lost it, it is no news. Whoever has not
+            // heard of a group asks for it.
+            Ok((GroupChanged::Made, !was_so || replaced.is_some()))
+        }
+        Err(known) => {
+            // It was listed as what it did not become.
+            match &known {
+                Some(known) if known.owner == meta.owner => {
+                    list(caller, &SCRIPTS.list_group, key, known, &group_bytes(meta)).await?;
+                }
+                _ => list(caller, &SCRIPTS.list_group, key, meta, b"-").await?,
+            }
+            Ok((GroupChanged::Differs(known), false))
+        }
+    }
 }
 
-async fn end_history(caller: &Caller, key: &Key) -> Result<(), StoreError> {
+async fn delete(
+    caller: &Caller,
+    key: &Key,
+    meta: &GroupMeta,
+) -> Result<(GroupChanged, bool), StoreError> {
+    match set(caller, &SCRIPTS.change_group, key, None, Some(meta), false).await? {
+        Ok(_) => {
+            // A list that still names it does no harm, another router's new group that it names less would.
+            list(caller, &SCRIPTS.list_group, key, meta, b"-").await?;
+            Ok((GroupChanged::Made, true))
+        }
+        Err(known) => Ok((GroupChanged::Differs(known), false)),
+    }
+}
+
+/// Sets a group from what it is believed to be. Ok: done, and whether it was so before. Err: as it is.
+async fn set(
+    caller: &Caller,
+    script: &Script,
+    key: &Key,
+    wanted: Option<&GroupMeta>,
+    believed: Option<&GroupMeta>,
+    goes_on: bool,
+) -> Result<Result<bool, Option<GroupMeta>>, StoreError> {
     let tag = Tag::group(key);
-    let mut gone = redis::cmd("UNLINK");
-    gone.arg(tag.inboxes()).arg(tag.entries(HISTORY)).arg(tag.collapse(HISTORY));
-    caller.command(&gone, tag.slot()).await.map(drop)
+    let keys = [tag.group_itself(), tag.inboxes(), tag.entries(HISTORY), tag.collapse(HISTORY)];
+    let has_history = wanted.is_some_and(|meta| meta.history.is_some());
+    let args = [
+        number(0),
+        wanted.map(group_bytes).unwrap_or_default(),
+        believed.map(group_bytes).unwrap_or_default(),
+        number(has_history.into()),
+        number(wanted.map_or(0, |meta| meta.created_ms)),
+        number(goes_on.into()),
+    ];
+    let called = caller.call(script, tag.slot(), &keys, &args).await?;
+    let Value::Array(answer) = called.answer else { return Err(StoreError::Value) };
+    match &answer[..] {
+        [Value::Int(1), Value::Int(was_so)] => Ok(Ok(*was_so == 1)),
+        [Value::Int(0), Value::BulkString(known)] if known.is_empty() => Ok(Err(None)),
+        [Value::Int(0), Value::BulkString(known)] => {
+            Ok(Err(Some(read_group(known).ok_or(StoreError::Value)?)))
+        }
+        _ => Err(StoreError::Value),
+    }
+}
+
+async fn list(
+    caller: &Caller,
+    script: &Script,
+    key: &Key,
+    meta: &GroupMeta,
+    how: &[u8],
+) -> Result<(), StoreError> {
+    let (app, id) = split(key)?;
+    let tag = Tag::owner(app, meta.owner);
+    let keys = [tag.group_ids(), tag.group_metas()];
+    let args = [id.as_bytes().to_vec(), group_bytes(meta), how.to_vec()];
+    caller.call(script, tag.slot(), &keys, &args).await.map(drop)
+}
+
+/// One group.
+pub(super) async fn one(caller: &Caller, key: &Key) -> Result<Option<GroupMeta>, StoreError> {
+    let tag = Tag::group(key);
+    let mut asked = redis::cmd("GET");
+    asked.arg(tag.group_itself());
+    match caller.command(&asked, tag.slot()).await? {
+        Value::Nil => Ok(None),
+        Value::BulkString(known) => read_group(&known).map(Some).ok_or(StoreError::Value),
+        _ => Err(StoreError::Value),
+    }
+}
+
+/// See [`crate::store::Store::group_news`].
+pub(super) async fn news(caller: &Caller, after: &LogMark) -> Result<GroupNews, StoreError> {
+    let log = Lone::group_log();
+    // Only what a server gave out is one of its marks.
+    let is_mark = |mark: &str| {
+        let is_number = |part: &str| !part.is_empty() && part.bytes().all(|it| it.is_ascii_digit());
+        mark.split_once('-').is_some_and(|(time, number)| is_number(time) && is_number(number))
+    };
+    let mark = if is_mark(after) { after.as_bytes().to_vec() } else { Vec::new() };
+    let called = caller.call(&SCRIPTS.group_news, log.slot, &[log.name], &[mark]).await?;
+    let Value::Array(mut answer) = called.answer else { return Err(StoreError::Value) };
+    if answer.len() < 2 {
+        return Err(StoreError::Value);
+    }
+    let groups = answer.split_off(2);
+    let (how, mark) = (super::answer::number(&answer[0])?, text(answer.swap_remove(1))?.into());
+    if how == 1 {
+        return Ok(GroupNews::Reload(mark));
+    }
+    let mut changed: Vec<KeyBytes> = Vec::with_capacity(groups.len());
+    for group in groups {
+        let Value::BulkString(group) = group else { return Err(StoreError::Value) };
+        // The beginning of a log names none.
+        if !group.is_empty() {
+            changed.push(group.into());
+        }
+    }
+    Ok(GroupNews::Changed(changed, mark))
 }
 
 /// All groups of all businesses.
 pub(super) async fn all(caller: &Caller) -> Result<Vec<(KeyBytes, GroupMeta)>, StoreError> {
+    let key = Lone::owners();
     let mut asked = redis::cmd("SMEMBERS");
-    asked.arg(OWNERS);
-    let answer = caller.command(&asked, owners_slot()).await?;
+    asked.arg(key.name);
+    let answer = caller.command(&asked, key.slot).await?;
     let (Value::Array(owners) | Value::Set(owners)) = answer else {
         return Err(StoreError::Value);
     };
@@ -108,13 +265,10 @@ pub(super) async fn all(caller: &Caller) -> Result<Vec<(KeyBytes, GroupMeta)>, S
         let owner: u32 = owner.parse().map_err(|_| StoreError::Value)?;
         let mut after = String::new();
         loop {
-            let (ids, known) = page(caller, app, owner, &after, PAGE, true).await?;
-            for (id, meta) in ids.iter().zip(known) {
-                // A group deleted between two looks has none.
-                let Value::BulkString(meta) = meta else { continue };
-                let meta = read_meta(&meta, owner).ok_or(StoreError::Value)?;
-                found.push((key_bytes(app, id), meta));
-            }
+            let (ids, listed) = page(caller, app, owner, &after, PAGE).await?;
+            let looked_up =
+                ids.iter().zip(listed).map(|(id, listed)| look_up(caller, app, owner, id, listed));
+            found.extend(try_join_all(looked_up).await?.into_iter().flatten());
             match ids.last() {
                 Some(last) if ids.len() == PAGE => after.clone_from(last),
                 _ => break,
@@ -132,20 +286,59 @@ pub(super) async fn ids(
     after: &str,
     max: usize,
 ) -> Result<Vec<String>, StoreError> {
-    Ok(page(caller, app, owner, after, max, false).await?.0)
+    let (mut found, mut after) = (Vec::new(), after.to_owned());
+    while found.len() < max {
+        let wanted = (max - found.len()).min(PAGE);
+        let (ids, listed) = page(caller, app, owner, &after, wanted).await?;
+        let is_last = ids.len() < wanted;
+        let looked_up =
+            ids.iter().zip(listed).map(|(id, listed)| look_up(caller, app, owner, id, listed));
+        let known = try_join_all(looked_up).await?;
+        for (id, known) in ids.into_iter().zip(known) {
+            after.clone_from(&id);
+            if known.is_some() {
+                found.push(id);
+            }
+        }
+        if is_last {
+            break;
+        }
+    }
+    Ok(found)
 }
 
+/// A group that a list names, if it is one of this owner's. One that is known in the list alone is moved.
+async fn look_up(
+    caller: &Caller,
+    app: &str,
+    owner: u32,
+    id: &str,
+    listed: Value,
+) -> Result<Option<(KeyBytes, GroupMeta)>, StoreError> {
+    let app = hawser_proto::id::AppId::new(app).map_err(|_| StoreError::Value)?;
+    let key = Key::group(&app, id).map_err(|_| StoreError::Value)?;
+    if let Value::BulkString(listed) = listed
+        && let Some(meta) = read_first_meta(&listed, owner)
+    {
+        // Only where there is none; and its history is its own.
+        let _ = set(caller, &SCRIPTS.change_group, &key, Some(&meta), None, true).await?;
+        list(caller, &SCRIPTS.list_group, &key, &meta, &listed).await?;
+    }
+    let known = one(caller, &key).await?.filter(|known| known.owner == owner);
+    Ok(known.map(|known| (key.as_bytes().into(), known)))
+}
+
+/// Ids, and how each was listed.
 async fn page(
     caller: &Caller,
     app: &str,
     owner: u32,
     after: &str,
     max: usize,
-    with_metas: bool,
 ) -> Result<(Vec<String>, Vec<Value>), StoreError> {
     let tag = Tag::owner(app, owner);
     let keys = [tag.group_ids(), tag.group_metas()];
-    let range = [after.as_bytes().to_vec(), number(max as u64), number(u64::from(with_metas))];
+    let range = [after.as_bytes().to_vec(), number(max as u64), number(1)];
     let listed = caller.call(&SCRIPTS.list_groups, tag.slot(), &keys, &range).await?;
     let Value::Array(lists) = listed.answer else { return Err(StoreError::Value) };
     let Ok([Value::Array(ids), Value::Array(known)]) = <[Value; 2]>::try_from(lists) else {
@@ -159,13 +352,4 @@ fn text(value: Value) -> Result<String, StoreError> {
         Value::BulkString(bytes) => String::from_utf8(bytes).map_err(|_| StoreError::Value),
         _ => Err(StoreError::Value),
     }
-}
-
-/// As [`Key`] has them.
-fn key_bytes(app: &str, id: &str) -> KeyBytes {
-    let mut bytes = Vec::with_capacity(1 + app.len() + id.len());
-    bytes.push(app.len() as u8);
-    bytes.extend_from_slice(app.as_bytes());
-    bytes.extend_from_slice(id.as_bytes());
-    bytes.into()
 }

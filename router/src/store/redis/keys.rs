@@ -2,8 +2,9 @@
 //! slot of a cluster and one script can touch it all.
 
 use crate::key::{self, Key};
-use hawser_proto::id::BusinessNo;
+use hawser_proto::id::{BootId, BusinessNo, NodeId};
 use std::fmt::Write;
+use std::sync::LazyLock;
 
 /// What stands between the braces, braces included: `{4:demo:web-1}`. No two things share one: the app's
 /// length says where the id begins, and groups and owners have a letter before it.
@@ -16,16 +17,21 @@ pub(super) struct Tag {
 impl Tag {
     /// Of a device.
     pub(super) fn device(key: &Key) -> Self {
+        Self::of(key.as_bytes(), "", false)
+    }
+
+    /// Of a device, by its stored key.
+    pub(super) fn stored_device(key: &[u8]) -> Self {
         Self::of(key, "", false)
     }
 
     /// Of a group's history.
     pub(super) fn group(key: &Key) -> Self {
-        Self::of(key, "g", true)
+        Self::of(key.as_bytes(), "g", true)
     }
 
-    fn of(key: &Key, kind: &str, is_group: bool) -> Self {
-        let (app, id) = key::split(key.as_bytes()).unwrap_or_default();
+    fn of(key: &[u8], kind: &str, is_group: bool) -> Self {
+        let (app, id) = key::split(key).unwrap_or_default();
         let mut text = String::with_capacity(kind.len() + app.len() + id.len() + 6);
         let _ = write!(text, "{{{kind}{}:{app}:", app.len());
         // Redis cuts a tag at the first closing brace, wherever it stands.
@@ -38,6 +44,11 @@ impl Tag {
         }
         text.push('}');
         Self { text, is_group }
+    }
+
+    /// Of the marks of one shard.
+    pub(super) fn shard(shard: u16) -> Self {
+        Self { text: format!("{{e{shard}}}"), is_group: false }
     }
 
     /// Of a business's list of groups.
@@ -67,6 +78,11 @@ impl Tag {
         self.part(business, 'c')
     }
 
+    /// What businesses want to hear of the device, and have heard.
+    pub(super) fn heard(&self) -> Vec<u8> {
+        format!("e:{}", self.text).into_bytes()
+    }
+
     fn part(&self, BusinessNo(business): BusinessNo, part: char) -> Vec<u8> {
         let Self { text, is_group } = self;
         if *is_group { format!("g:{text}:{part}") } else { format!("i:{text}:{business}:{part}") }
@@ -93,6 +109,16 @@ impl Tag {
         format!("l:{}:metas", self.text).into_bytes()
     }
 
+    /// Devices of a shard that are marked, by when.
+    pub(super) fn marks(&self) -> Vec<u8> {
+        format!("m:{}", self.text).into_bytes()
+    }
+
+    /// Whether there is such a group, and how it is.
+    pub(super) fn group_itself(&self) -> Vec<u8> {
+        format!("g:{}:g", self.text).into_bytes()
+    }
+
     /// Written to learn whether replicas follow.
     pub(super) fn fence(&self) -> Vec<u8> {
         format!("w:{}", self.text).into_bytes()
@@ -104,13 +130,82 @@ impl Tag {
     }
 }
 
-/// All owners of groups, as `app:number`.
-pub(super) const OWNERS: &[u8] = b"l:owners";
-
-/// The slot of [`OWNERS`].
-pub(super) fn owners_slot() -> u16 {
-    slot(OWNERS)
+/// A key that shares its slot with nothing that has to be touched together with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lone {
+    pub(super) name: Vec<u8>,
+    pub(super) slot: u16,
 }
+
+impl Lone {
+    fn new(name: String) -> Self {
+        let slot = slot(name.as_bytes());
+        Self { name: name.into_bytes(), slot }
+    }
+
+    /// All owners of groups, as `app:number`.
+    pub(super) fn owners() -> Self {
+        Self::new("l:owners".to_owned())
+    }
+
+    /// The log of what was changed about groups.
+    pub(super) fn group_log() -> Self {
+        Self::new("l:log".to_owned())
+    }
+
+    /// Who does something that one router does at a time.
+    pub(super) fn duty(name: &str) -> Self {
+        Self::new(format!("d:{name}"))
+    }
+
+    /// The sessions of a boot, those whose devices lie in one region.
+    pub(super) fn sessions(region: u16, node: &NodeId, boot: BootId) -> Self {
+        Self::near(region, &format!("s:{node}:{:016x}", boot.0))
+    }
+
+    /// A key in a slot of this region.
+    pub(super) fn near(region: u16, name: &str) -> Self {
+        let anchor = &ANCHORS[usize::from(region % REGIONS)];
+        let slot = slot(anchor.as_bytes());
+        Self { name: format!("{name}:{{{anchor}}}").into_bytes(), slot }
+    }
+}
+
+/// Leases of nodes, and boots that may have sessions.
+pub(super) const LEASES: &[u8] = b"n:{n}:leases";
+pub(super) const BOOTS: &[u8] = b"n:{n}:boots";
+
+/// The slot of both.
+pub(super) fn nodes_slot() -> u16 {
+    slot(b"n")
+}
+
+/// What is written beside a device's own keys lies in as many parts, each in the region of slots that the
+/// device's are in: mostly that is the same primary, and where it is not, it is so for few.
+pub(super) const REGIONS: u16 = 64;
+
+/// In which region a slot is.
+pub(super) fn region(slot: u16) -> u16 {
+    slot / (16_384 / REGIONS)
+}
+
+/// For each region a tag that lies in it.
+static ANCHORS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let mut anchors = vec![String::new(); usize::from(REGIONS)];
+    let mut left = anchors.len();
+    for number in 0u32.. {
+        let tag = number.to_string();
+        let anchor = &mut anchors[usize::from(region(slot(tag.as_bytes())))];
+        if anchor.is_empty() {
+            *anchor = tag;
+            left -= 1;
+        }
+        if left == 0 {
+            break;
+        }
+    }
+    anchors
+});
 
 /// CRC16 of what stands in the braces, as the Redis Cluster specification has it.
 fn slot(tag: &[u8]) -> u16 {
@@ -135,6 +230,21 @@ mod tests {
     fn slots_are_those_of_the_specification() {
         assert_eq!(slot(b"123456789"), 0x31c3);
         assert_eq!(slot(b"foo"), 12_182);
+    }
+
+    #[test]
+    fn every_region_has_a_tag_of_its_own() {
+        let node = NodeId::new("node-1").unwrap();
+        for region in 0..REGIONS {
+            let key = Lone::sessions(region, &node, BootId(7));
+            assert_eq!(super::region(key.slot), region);
+            let text = String::from_utf8(key.name).unwrap();
+            let (_, tag) = text.trim_end_matches('}').split_once('{').unwrap();
+            assert_eq!(slot(tag.as_bytes()), key.slot, "{text}");
+        }
+        // Stored keys are named so: never to be changed.
+        let first = Lone::sessions(0, &node, BootId(7));
+        assert_eq!(first.name, b"s:node-1:0000000000000007:{10}");
     }
 
     #[test]

@@ -30,6 +30,12 @@ impl Map {
         self.server_at(address)
     }
 
+    /// Whether both slots are known to be one primary's.
+    pub(super) fn is_one(&self, slot: u16, other: u16) -> bool {
+        let of = |slot| self.server_of(slot).map(|server| server.number);
+        of(slot).is_some_and(|server| of(other) == Some(server))
+    }
+
     /// The one with this address.
     pub(super) fn server_at(&self, address: &str) -> Option<&Arc<Server>> {
         self.servers.get(address).filter(|server| !server.is_gone())

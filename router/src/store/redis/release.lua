@@ -1,9 +1,15 @@
--- KEYS: as of a claim. ARGV: now, owner, epoch, keys brought, how far each inbox was sent.
--- Answer: whether the session was this one's.
+-- KEYS: as of a claim. ARGV: now, owner, epoch, whether the device is marked, keys brought, how far
+-- each inbox was sent.
+-- Answer: whether the session was this one's; 2: it is this connection's, of another epoch; or 4:
+-- to be marked first.
 local r, b = KEYS[1], KEYS[2]
 local route = check(r, tonumber(ARGV[3]), ARGV[2])
-if not route then return 0 end
-brought_keys(4)
+if not route then
+  local now_there = read_route(r)
+  return now_there and now_there.owner == ARGV[2] and 2 or 0
+end
+if is_mark_wanted(KEYS[#KEYS], ARGV[4]) then return {4} end
+brought_keys(5)
 positions(function(business, term, seq, s, c)
   local raw = call('HGET', b, business)
   local found = {[business] = raw and read_meta(raw) or nil}
@@ -17,6 +23,5 @@ positions(function(business, term, seq, s, c)
     end
   end
 end)
-route.owner = ''
-write_route(r, route)
+end_session(r, KEYS[#KEYS], route, false)
 return 1

@@ -22,6 +22,30 @@ local function write_route(r, route)
   call('SET', r, fixed .. route.instance .. route.owner, 'PX', format('%.0f', keep))
 end
 
+-- For how long it is kept who has heard of a device that never comes again, in milliseconds.
+local HEARD_KEEP = 400 * 24 * HOUR
+
+-- Whether the device has to be marked first: a business may have to hear of what is to be done.
+local function is_mark_wanted(e, is_marked)
+  return is_marked == '0' and call('EXISTS', e) == 1
+end
+
+-- Of a session that begins: who wants to hear of it, as numbers of businesses of four bytes each.
+local function watch(e, watchers)
+  call('HDEL', e, 'w', 'l')
+  if watchers == '' then return end
+  call('HSET', e, 'w', watchers)
+  call('PEXPIRE', e, HEARD_KEEP)
+end
+
+-- Ends the session of a route; `by_loss`: its node died.
+local function end_session(r, e, route, by_loss)
+  route.owner = ''
+  write_route(r, route)
+  call('HDEL', e, 'w', 'l')
+  if by_loss and call('EXISTS', e) == 1 then call('HSET', e, 'l', 1) end
+end
+
 -- The route, if it names this session; else 1: a newer one is known, 2: an older one, or none.
 local function check(r, epoch, owner)
   local route = read_route(r)

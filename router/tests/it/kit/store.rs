@@ -295,9 +295,9 @@ impl Store for Faulty {
         self.inner.hold_duty(duty, holder, ttl_ms).await
     }
 
-    async fn marked(&self, shard: u16, max: usize) -> Result<Vec<Marked>, StoreError> {
+    async fn marked(&self, shard: u16, after: u64, max: usize) -> Result<Vec<Marked>, StoreError> {
         self.gate().await?;
-        self.inner.marked(shard, max).await
+        self.inner.marked(shard, after, max).await
     }
 
     async fn events_due(&self, device: &Key, now_ms: u64) -> Result<Vec<Event>, StoreError> {
@@ -321,7 +321,7 @@ impl Store for Faulty {
         self.inner.unmark(shard, seen).await
     }
 
-    async fn marks(&self, shard: u16) -> Result<(u64, u64), StoreError> {
+    async fn marks(&self, shard: u16) -> Result<u64, StoreError> {
         self.gate().await?;
         self.inner.marks(shard).await
     }

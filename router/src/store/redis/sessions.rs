@@ -1,0 +1,170 @@
+//! Which sessions a boot of a node has, so that they can be ended when it dies.
+//!
+//! They are registered before a claim and let go of after the end, in steps of their own: a script may touch
+//! one slot. What is registered and was never claimed does no harm. Sessions that an earlier release claimed
+//! are not registered; they end as they did then, with the next login or in thirty days.
+
+use super::call::Caller;
+use super::keys::{Lone, REGIONS, Tag, region};
+use super::nodes;
+use super::script::SCRIPTS;
+use super::{Redis, number};
+use crate::inbox::{Owner, rules};
+use crate::key::Key;
+use crate::store::{KeyBytes, StoreError};
+use futures_util::future::{join, join_all};
+use hawser_proto::id::{BootId, NodeId, SlotRef};
+use parking_lot::Mutex;
+use redis::Value;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+
+/// A boot is told of again after this long: the store may have lost it.
+const KNOWN_FOR: Duration = Duration::from_secs(10);
+/// Boots that are remembered to be known.
+const KNOWN_MAX: usize = 4_096;
+/// Ends that are brought to the store while their callers have gone on; more wait with their callers.
+const BEHIND_MAX: usize = 512;
+
+/// Boots that the store was told of lately, and room for what is brought to it later.
+#[derive(Debug)]
+pub(super) struct Known {
+    boots: Mutex<HashMap<(NodeId, BootId), Instant>>,
+    behind: Arc<Semaphore>,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self { boots: Mutex::default(), behind: Arc::new(Semaphore::new(BEHIND_MAX)) }
+    }
+}
+
+impl Known {
+    /// Whether the store has to be told of this boot (again).
+    fn is_news(&self, node: &NodeId, boot: BootId) -> bool {
+        let now = Instant::now();
+        let mut known = self.boots.lock();
+        let of = (node.clone(), boot);
+        if known.get(&of).is_some_and(|since| now.duration_since(*since) < KNOWN_FOR) {
+            return false;
+        }
+        if known.len() >= KNOWN_MAX {
+            known.clear();
+        }
+        known.insert(of, now);
+        true
+    }
+}
+
+impl Redis {
+    /// Runs what begins a session, with the session registered before. Where one server has all of it, all
+    /// is sent at once: a server does what one connection asks for in its order.
+    pub(super) async fn with_session<T>(
+        &self,
+        device: &Key,
+        owner: &Owner,
+        begin: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        if self.known.is_news(&owner.node, owner.boot) {
+            let (caller, node, boot) = (self.caller.clone(), owner.node.clone(), owner.boot);
+            self.behind(async move { drop(nodes::know(&caller, &node, boot).await) }).await;
+        }
+        let tag = Tag::device(device);
+        let key = place(&tag, &owner.node, owner.boot);
+        let is_together = self.caller.servers.map().is_one(tag.slot(), key.slot);
+        let registering = register(&self.caller, key, device, owner.at);
+        if !is_together {
+            registering.await?;
+            return begin.await;
+        }
+        // Polled in this order, so sent in this order.
+        match join(registering, begin).await {
+            (Ok(()), begun) => begun,
+            // The session may be there, and is not registered.
+            (Err(failure), Ok(_)) if failure.is_refusal() => Err(StoreError::Timeout),
+            (Err(failure), _) => Err(failure),
+        }
+    }
+
+    /// A connection has no session of this device any more.
+    pub(super) async fn without_session(&self, device: &Key, owner: &Owner) {
+        let (caller, device, owner) = (self.caller.clone(), *device, owner.clone());
+        let key = place(&Tag::device(&device), &owner.node, owner.boot);
+        let gone = async move {
+            let args = [device.as_bytes().to_vec(), at_bytes(owner.at)];
+            // What stays is found to be over when the boot dies.
+            drop(caller.call(&SCRIPTS.unregister, key.slot, &[key.name], &args).await);
+        };
+        self.behind(gone).await;
+    }
+
+    /// Has something done without waiting for it, as long as not too much of it waits already.
+    async fn behind(&self, work: impl Future<Output = ()> + Send + 'static) {
+        match self.known.behind.clone().try_acquire_owned() {
+            Ok(permit) => self.tasks.spawn_light(async move {
+                work.await;
+                drop(permit);
+            }),
+            Err(_) => work.await,
+        }
+    }
+}
+
+async fn register(caller: &Caller, key: Lone, device: &Key, at: SlotRef) -> Result<(), StoreError> {
+    // A boot that lives longer than its idle sessions are kept registers others meanwhile.
+    let keep_ms = 2 * rules::ROUTE_OWNED_KEEP.as_millis() as u64;
+    let args = [device.as_bytes().to_vec(), at_bytes(at), number(keep_ms)];
+    caller.call(&SCRIPTS.register, key.slot, &[key.name], &args).await.map(drop)
+}
+
+/// See [`crate::store::Store::sessions_of`].
+pub(super) async fn of(
+    caller: &Caller,
+    node: &NodeId,
+    boot: BootId,
+    max: usize,
+) -> Result<Vec<KeyBytes>, StoreError> {
+    let each = max.div_ceil(usize::from(REGIONS)).max(1);
+    let ask = async |region| {
+        let key = Lone::sessions(region, node, boot);
+        let mut asked = redis::cmd("HRANDFIELD");
+        asked.arg(key.name).arg(each);
+        caller.command(&asked, key.slot).await
+    };
+    let mut found = Vec::new();
+    for answer in join_all((0..REGIONS).map(ask)).await {
+        let Value::Array(some) = answer? else { return Err(StoreError::Value) };
+        for device in some {
+            let Value::BulkString(device) = device else { return Err(StoreError::Value) };
+            found.push(device.into());
+        }
+    }
+    if found.is_empty() {
+        nodes::forget(caller, node, boot).await?;
+    }
+    found.truncate(max);
+    Ok(found)
+}
+
+/// The boot has no session of this device any more.
+pub(super) async fn forget(
+    caller: &Caller,
+    device: &Key,
+    node: &NodeId,
+    boot: BootId,
+) -> Result<(), StoreError> {
+    let key = place(&Tag::device(device), node, boot);
+    let mut gone = redis::cmd("HDEL");
+    gone.arg(key.name).arg(device.as_bytes());
+    caller.command(&gone, key.slot).await.map(drop)
+}
+
+fn place(tag: &Tag, node: &NodeId, boot: BootId) -> Lone {
+    Lone::sessions(region(tag.slot()), node, boot)
+}
+
+fn at_bytes(at: SlotRef) -> Vec<u8> {
+    [at.slot.to_be_bytes(), at.generation.to_be_bytes()].concat()
+}
