@@ -1,5 +1,6 @@
 //! What an access node is told at start. Every bound of the node stands here, with its reason.
 
+use hawser_chassis::callback::Callbacks;
 use hawser_chassis::peers::Peers;
 use hawser_chassis::tls::Certificate;
 use hawser_proto::id::NodeId;
@@ -23,6 +24,8 @@ pub struct Config {
     pub routers: Vec<String>,
     /// How control and routers are dialled.
     pub peers: Peers,
+    /// Which addresses may be called for businesses: those of the internet only, unless more are allowed.
+    pub callbacks: Callbacks,
     /// Shown to devices on TLS, QUIC and secure WebSocket. Needed when there is such a listener.
     pub certificate: Option<Certificate>,
     /// Host that devices are told to dial; `None`: the address each listener is bound to.
@@ -114,6 +117,7 @@ impl Config {
             control: control.to_owned(),
             routers: routers.to_vec(),
             peers,
+            callbacks: Callbacks::public(),
             certificate: None,
             advertised_host: None,
             server_name: "localhost".into(),

@@ -2,10 +2,13 @@
 //! concurrency and a deadline. The connection's reader only hands over; a slow business holds up
 //! nobody but itself.
 
+use crate::curse::Part;
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::table::Connection;
 use bytes::Bytes;
+use futures_util::FutureExt as _;
+use hawser_chassis::callback::{self, Callbacks};
 use hawser_proto::catalogue::Catalogue;
 use hawser_proto::code::ErrorCode;
 use hawser_proto::frame::{NodeFrame, check_metadata, cut};
@@ -18,13 +21,14 @@ use hawser_proto::rpc::control::Business;
 use parking_lot::RwLock;
 use prost::Message as _;
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tonic::Code;
 use tonic::transport::Channel;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 /// What a business may have at once when it expects this much a second: half a second of calls.
 const CONCURRENCY_MIN: usize = 16;
@@ -50,10 +54,10 @@ struct Pool {
 }
 
 impl Pool {
-    fn new(app: &AppId, business: &Arc<Business>) -> Self {
+    fn new(app: &AppId, business: &Arc<Business>, callbacks: &Callbacks) -> Self {
         let expected = business.expected_requests_per_second as usize;
         let concurrency = (expected / 2).clamp(CONCURRENCY_MIN, CONCURRENCY_MAX);
-        let connect = |uri: &String| match hawser_chassis::grpc::channel(uri) {
+        let connect = |uri: &String| match callback::channel(uri, callbacks) {
             Ok(channel) => Some(
                 BusinessClient::new(channel)
                     .max_decoding_message_size(ANSWER_BYTES_MAX)
@@ -104,12 +108,17 @@ impl Drop for Taken {
 }
 
 /// All pools of one node, following the catalogue.
-#[derive(Default)]
 pub(crate) struct Pools {
+    callbacks: Callbacks,
     by_business: RwLock<HashMap<(AppId, BusinessNo), Arc<Pool>>>,
 }
 
 impl Pools {
+    /// None yet. `callbacks`: which addresses they may call.
+    pub(crate) fn new(callbacks: Callbacks) -> Self {
+        Self { callbacks, by_business: RwLock::default() }
+    }
+
     /// Makes, replaces and drops pools as the catalogue says. Calls under way end on their old pool.
     pub(crate) fn follow(&self, catalogue: &Catalogue) {
         let mut pools = self.by_business.write();
@@ -118,7 +127,7 @@ impl Pools {
             let key = (app.clone(), *no);
             let is_same = pools.get(&key).is_some_and(|pool| pool.business == *business);
             if !is_same {
-                pools.insert(key, Arc::new(Pool::new(app, business)));
+                pools.insert(key, Arc::new(Pool::new(app, business, &self.callbacks)));
             }
         }
     }
@@ -160,8 +169,18 @@ pub(crate) fn forward(node: &Arc<Node>, at: SlotRef, request: params::Request, b
             let node = node.clone();
             node.tasks.clone().spawn_light(async move {
                 let answered = InFlight { node: &node, at };
-                let answer = run(&taken.0, call, &node.metrics, arrived).await;
-                write_answer(&node, at, &taken.0, request_id, answer);
+                let serving = AssertUnwindSafe(async {
+                    node.config.curse.at(Part::Request, &call.method);
+                    let answer = run(&taken.0, call, &node.metrics, arrived).await;
+                    write_answer(&node, at, &taken.0, request_id, answer);
+                });
+                if serving.catch_unwind().await.is_err() {
+                    node.metrics.panicked(Part::Request);
+                    let business = &taken.0.business.business;
+                    error!(app = %taken.0.app, business, "a request panicked: it alone is refused");
+                    let code = ErrorCode::Internal;
+                    node.table.write(at, &refusal(request_id, code, code.meaning()));
+                }
                 drop(answered);
             });
         }

@@ -253,7 +253,7 @@ pub async fn start(
         groups: Groups::new(lanes, metrics.clone()),
         table,
         lanes: handles.into(),
-        pools: Pools::default(),
+        pools: Pools::new(config.callbacks.clone()),
         routers,
         control,
         catalogue: ArcSwap::default(),

@@ -8,6 +8,7 @@ use crate::fakes::router::{Route, Router};
 use crate::fakes::{secret, tokens};
 use crate::{PATIENCE, eventually};
 use hawser_access::{Config, Listeners, Running};
+use hawser_chassis::callback::Callbacks;
 use hawser_chassis::peers::Peers;
 use hawser_proto::frame::{DeviceFrame, NodeFrame, ability};
 use hawser_proto::id::{NodeId, Position};
@@ -72,6 +73,7 @@ pub fn config(control: &Control, router: &Router) -> Config {
     let mut config = Config::new(node, &control.uri, std::slice::from_ref(&router.uri), peers);
     config.certificate = Some(dial::certificate());
     config.connections_max = 1_000;
+    config.callbacks = Callbacks::any();
     config.lanes = 2;
     config.wheel_tick = Duration::from_millis(20);
     config.linger = Duration::from_millis(300);

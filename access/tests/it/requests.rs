@@ -4,6 +4,7 @@ use crate::eventually;
 use crate::fakes::business::Business;
 use crate::fakes::dial::Dial;
 use crate::house::{APP, CHAT, DEAF, House, business};
+use hawser_chassis::callback::Callbacks;
 use hawser_proto::code::{CloseCode, ErrorCode};
 use hawser_proto::frame::{DeviceFrame, NodeFrame};
 use hawser_proto::params;
@@ -323,4 +324,25 @@ async fn a_goodbye_drops_the_answers_that_are_owed() {
     device.send(&DeviceFrame::Bye(params::Close::default())).await;
     let (code, _, before) = device.closed_with().await;
     assert_eq!((code, before), (CloseCode::Goodbye, vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_business_that_is_not_of_the_internet_is_not_called_unless_that_is_allowed() {
+    let house = House::start_with(|config| config.callbacks = Callbacks::public()).await;
+    let (mut device, _) = house.login(Dial::Tcp, "d").await;
+    device
+        .send(&DeviceFrame::Request(
+            params::Request {
+                request_id: 1,
+                business: CHAT,
+                method: "say".into(),
+                ..Default::default()
+            },
+            b"hello".to_vec().into(),
+        ))
+        .await;
+    let (response, _) = device.response().await;
+    assert_eq!(status(&response), Some(ErrorCode::Unavailable));
+    assert!(house.business.seen().is_empty(), "it listens, and was not called");
+    house.node.shutdown(Duration::from_secs(5)).await;
 }
