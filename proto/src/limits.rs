@@ -111,7 +111,7 @@ pub const CLOCK_LEEWAY: Duration = Duration::from_mins(1);
 /// A resume ticket, in bytes: what a token says in protobuf, and its code.
 pub const RESUME_TICKET_BYTES_MAX: usize = 1024;
 /// How long a resume ticket is good: long enough to come back after a reconnect storm, short enough that
-/// what it was made from is nearly the truth still. A new one comes with each login and each refresh.
+/// what it was made from is nearly the truth still. A new one comes with each login.
 pub const RESUME_TICKET_LIFE: Duration = Duration::from_mins(10);
 /// Access points named to a device that has to leave, at most: two nodes over all five protocols.
 pub const ALTERNATIVES_MAX: usize = 10;
