@@ -1,5 +1,6 @@
 //! Configuration of a router.
 
+use hawser_chassis::callback::Callbacks;
 use hawser_chassis::peers::Peers;
 use hawser_chassis::secret::Secret;
 use hawser_proto::limits::{NODE_CALL_TIMEOUT, NODE_LEASE, STORE_CALL_TIMEOUT};
@@ -22,6 +23,8 @@ pub struct Config {
     pub control: String,
     /// How control is dialled, and access nodes are known.
     pub peers: Peers,
+    /// Which addresses may be called for businesses, with connection events. Default: those of the internet.
+    pub callbacks: Callbacks,
     /// How long an access node is believed to be alive after it was last heard; it sends word every
     /// third of this. Longer forgives longer pauses, and names dead sessions longer. Default 10 s.
     pub node_lease: Duration,
@@ -77,6 +80,7 @@ impl Config {
             data_dir,
             control: control.to_owned(),
             peers,
+            callbacks: Callbacks::public(),
             node_lease: NODE_LEASE,
             call_timeout: NODE_CALL_TIMEOUT,
             broadcast_patience: Duration::from_secs(10),
