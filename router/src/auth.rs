@@ -5,6 +5,7 @@
 
 use crate::inbox::Caps;
 use crate::refusal::Refusal;
+use crate::table::Serves;
 use aws_lc_rs::digest::{SHA256, digest};
 use foldhash::fast::RandomState;
 use hawser_chassis::secret::bearer;
@@ -82,6 +83,8 @@ pub(crate) struct Known {
     pub(crate) catalogue: Catalogue,
     /// It goes back to a snapshot, so that what it lacks is not there.
     is_whole: bool,
+    /// Businesses that want to hear who comes and goes, in order; only apps that have any.
+    watching: HashMap<AppId, Vec<BusinessNo>, RandomState>,
     /// Only keys that exist get in, so it is as bounded as the catalogue.
     resolved: RwLock<HashMap<KeyDigest, Arc<Credential>, RandomState>>,
 }
@@ -99,7 +102,15 @@ impl Known {
     /// The catalogue after an update, with nothing resolved yet.
     pub(crate) fn apply(&self, update: Update) -> Self {
         let is_whole = self.is_whole || matches!(update.what, Some(What::Snapshot(_)));
-        Self { catalogue: self.catalogue.apply(update), is_whole, resolved: RwLock::default() }
+        let catalogue = self.catalogue.apply(update);
+        let mut watching: HashMap<AppId, Vec<BusinessNo>, RandomState> = HashMap::default();
+        for ((app, number), business) in catalogue.businesses() {
+            if business.connection_events && business.enabled {
+                watching.entry(app.clone()).or_default().push(*number);
+            }
+        }
+        watching.values_mut().for_each(|numbers| numbers.sort_unstable());
+        Self { catalogue, is_whole, watching, resolved: RwLock::default() }
     }
 
     /// Whether there is no such business any more, switched on or off. False as long as that cannot be
@@ -108,6 +119,17 @@ impl Known {
         let catalogue = &self.catalogue;
         self.is_whole
             && (catalogue.app(app).is_none() || catalogue.business(app, business).is_none())
+    }
+
+    /// Of the businesses that a session serves, those that want to hear of it; in order.
+    pub(crate) fn watchers(&self, app: &AppId, serves: &Serves) -> Vec<BusinessNo> {
+        let watching = self.watching.get(app).map_or(&[][..], Vec::as_slice);
+        watching.iter().copied().filter(|&number| serves.contains(number)).collect()
+    }
+
+    /// Whether some business of the app wants to hear who comes and goes.
+    pub(crate) fn is_watched(&self, app: &AppId) -> bool {
+        self.watching.contains_key(app)
     }
 
     /// What the key stands for, if it is good at `now_ms` and reaches the scope.

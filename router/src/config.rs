@@ -1,5 +1,6 @@
 //! Configuration of a router.
 
+use crate::functions::Functions;
 use hawser_chassis::callback::Callbacks;
 use hawser_chassis::peers::Peers;
 use hawser_chassis::secret::Secret;
@@ -12,6 +13,11 @@ use std::time::Duration;
 pub struct Config {
     /// Its name, for access nodes and control.
     pub name: String,
+    /// What it does. Default: everything.
+    pub functions: Functions,
+    /// Where backends dial its push API, as control tells them: `http://host:port` or `https://..`. Default: the
+    /// address that it listens on.
+    pub push_advertised: Option<String>,
     /// Where sessions, inboxes, groups and histories are kept. Default: embedded.
     pub store: StoreConfig,
     /// How long one call of the store may take. Longer rides over slow moments of it; a login waits as
@@ -75,6 +81,8 @@ impl Config {
     pub fn new(name: &str, data_dir: PathBuf, control: &str, peers: Peers) -> Self {
         Self {
             name: name.to_owned(),
+            functions: Functions::ALL,
+            push_advertised: None,
             store: StoreConfig::Embedded,
             store_call_timeout: STORE_CALL_TIMEOUT,
             data_dir,

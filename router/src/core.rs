@@ -2,6 +2,7 @@
 
 use crate::auth::{Credential, KeyDigest, Known};
 use crate::clock::Clock;
+use crate::functions::Functions;
 use crate::group_writer::GroupWriter;
 use crate::groups::Groups;
 use crate::key::{self, Key};
@@ -32,6 +33,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct Core {
     pub(crate) name: String,
     pub(crate) boot: u64,
+    pub(crate) functions: Functions,
     pub(crate) node_lease: Duration,
     pub(crate) call_timeout: Duration,
     pub(crate) broadcast_patience: Duration,
@@ -47,6 +49,8 @@ pub(crate) struct Core {
     pub(crate) turns: Arc<Turns>,
     pub(crate) releases: Releases,
     pub(crate) group_writer: GroupWriter,
+    /// Room for questions about devices that have no route here.
+    pub(crate) route_asks: Semaphore,
     /// Room for pushes on their way into the store, in KiB.
     pub(crate) storing_kib: Arc<Semaphore>,
     pub(crate) metrics: Metrics,
@@ -130,12 +134,22 @@ impl Core {
             info!(shard, swept, "dead routes swept");
         }
         let (mut nodes, mut routes, mut pending) = (0, 0, 0);
+        let (mut complete, mut telling, mut unheard) = (0, 0, 0);
         for life in view.get().lives() {
             nodes += 1;
+            *match (life.is_heard(), life.has_told_all()) {
+                (false, _) => &mut unheard,
+                (true, false) => &mut telling,
+                (true, true) => &mut complete,
+            } += 1;
             routes += life.routes();
             pending += life.deliver().map_or(0, |stream| stream.pending());
         }
         self.metrics.nodes.set(nodes);
+        self.metrics.lives.complete.set(complete);
+        self.metrics.lives.telling.set(telling);
+        self.metrics.lives.unheard.set(unheard);
+        self.metrics.complete.set(self.nodes.is_complete().into());
         self.metrics.routes.set(routes.cast_signed());
         self.metrics.pending.set(pending as i64);
         self.metrics.groups.set(self.groups.len() as i64);

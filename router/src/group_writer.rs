@@ -1,18 +1,42 @@
 //! The one task that changes groups: it decides on up to 64 changes, has the store make them durable with
 //! one sync, makes them true in memory, and answers. One task, so that the store sees one order.
+//!
+//! Several routers decide, each against what it knows: the store compares, and whoever knew wrong learns what
+//! is true and decides again. What others changed is brought by the store's news, and a group that is not
+//! known here is read. All of it happens in this task too, so that no answer of the store that was asked for
+//! before a change can undo it in memory.
+
+mod follower;
 
 use crate::core::Core;
-use crate::groups::{Changed, Dropped, Refused, Wanted};
+use crate::groups::{Changed, Dropped, Group, Refused, Wanted};
+use crate::key::{self, Key};
 use crate::reach::Call;
-use crate::store::{GroupChange, StoreError};
+use crate::store::{GroupChange, GroupChanged, LogMark, StoreError};
+use follower::Follower;
+use futures_util::future::join_all;
+use hawser_proto::id::{AppId, BusinessNo};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
 use tracing::warn;
 
-/// Group changes that may wait.
-const CHANGES_WAITING_MAX: usize = 1_024;
+/// Group changes and readings that may wait.
+const WAITING_MAX: usize = 1_024;
 /// Group changes that share one sync.
-const CHANGES_PER_SYNC_MAX: usize = 64;
+const TOGETHER_MAX: usize = 64;
+/// How often a change is decided anew because another router changed the same group meanwhile.
+const DECISIONS_MAX: usize = 3;
+/// How often the store is asked for what others changed.
+const NEWS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What somebody wants of the writer.
+#[derive(Debug)]
+pub(crate) enum Request {
+    Change(ChangeRequest),
+    Read(ReadRequest),
+}
 
 /// A change to a group that wants to be decided and made durable.
 #[derive(Debug)]
@@ -21,7 +45,14 @@ pub(crate) struct ChangeRequest {
     answer: oneshot::Sender<Result<Changed, ChangeError>>,
 }
 
-/// Why a group was not changed.
+/// A group that is not known here.
+#[derive(Debug)]
+pub(crate) struct ReadRequest {
+    key: Key,
+    answer: oneshot::Sender<Result<Option<Arc<Group>>, ChangeError>>,
+}
+
+/// Why a group was not changed, or not read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChangeError {
     /// Decided against.
@@ -30,7 +61,7 @@ pub(crate) enum ChangeError {
     /// The store did not take it, or did not say so. Asked for again it is made, if it was not.
     #[error("the store did not take the change")]
     Store(#[from] StoreError),
-    /// Too many changes wait.
+    /// Too many changes wait, or others change the same group all the time.
     #[error("too many group changes wait")]
     Full,
     /// The writer has ended.
@@ -40,81 +71,213 @@ pub(crate) enum ChangeError {
 
 /// The way to the writer; clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct GroupWriter(mpsc::Sender<ChangeRequest>);
+pub(crate) struct GroupWriter(mpsc::Sender<Request>);
 
 impl GroupWriter {
     /// The way to a writer that [`run`] makes of the other half.
-    pub(crate) fn new() -> (Self, mpsc::Receiver<ChangeRequest>) {
-        let (sender, changes) = mpsc::channel(CHANGES_WAITING_MAX);
-        (Self(sender), changes)
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Request>) {
+        let (sender, requests) = mpsc::channel(WAITING_MAX);
+        (Self(sender), requests)
     }
 
     /// Decides and makes durable one change to a group. Dropped: it may still be made.
     pub(crate) async fn change(&self, wanted: Wanted) -> Result<Changed, ChangeError> {
         let (answer, answered) = oneshot::channel();
-        self.0.try_send(ChangeRequest { wanted, answer }).map_err(|full| match full {
+        self.send(Request::Change(ChangeRequest { wanted, answer }))?;
+        answered.await.unwrap_or(Err(ChangeError::Stopping))
+    }
+
+    /// Reads a group from the store.
+    async fn read(&self, key: Key) -> Result<Option<Arc<Group>>, ChangeError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Request::Read(ReadRequest { key, answer }))?;
+        answered.await.unwrap_or(Err(ChangeError::Stopping))
+    }
+
+    fn send(&self, request: Request) -> Result<(), ChangeError> {
+        self.0.try_send(request).map_err(|full| match full {
             mpsc::error::TrySendError::Full(_) => ChangeError::Full,
             mpsc::error::TrySendError::Closed(_) => ChangeError::Stopping,
-        })?;
-        answered.await.unwrap_or(Err(ChangeError::Stopping))
+        })
     }
 }
 
-/// Changes groups until told to stop, then what is left.
+/// Whether what the store said of a name just now will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// It will: a group that was made within the last moments may be missed.
+    Lately,
+    /// It is asked, now.
+    Now,
+}
+
+/// The group of this name, as it is known here or else in the store.
+pub(crate) async fn find(
+    core: &Core,
+    key: &Key,
+    look: Look,
+) -> Result<Option<Arc<Group>>, ChangeError> {
+    if let Some(known) = core.groups.find(key) {
+        return Ok(Some(known));
+    }
+    if look == Look::Lately && core.groups.is_missing(key, core.clock.steady_ms()) {
+        return Ok(None);
+    }
+    let read = tokio::time::timeout(core.reach.timeout(), core.group_writer.read(*key));
+    let found = read.await.unwrap_or(Err(ChangeError::Store(StoreError::Timeout)))?;
+    if found.is_none() {
+        core.groups.missed(key, core.clock.steady_ms());
+    }
+    Ok(found)
+}
+
+/// Changes and reads groups and follows the news until told to stop, then does what is left. `mark`: where the
+/// news stood before the groups were read.
 pub(crate) async fn run(
     core: Arc<Core>,
-    mut changes: mpsc::Receiver<ChangeRequest>,
+    mut requests: mpsc::Receiver<Request>,
+    mark: LogMark,
     dropped: Dropped,
 ) {
     let stop = core.tasks.stop_signal();
+    let mut writer = Writer { follower: Follower::new(&core, mark), core, dropped };
+    let mut news = tokio::time::interval(NEWS_INTERVAL);
+    news.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut waiting = Vec::new();
     loop {
-        let count = tokio::select! {
-            count = changes.recv_many(&mut waiting, CHANGES_PER_SYNC_MAX) => count,
-            () = stop.cancelled(), if !changes.is_closed() => {
-                changes.close();
-                continue;
+        tokio::select! {
+            count = requests.recv_many(&mut waiting, TOGETHER_MAX) => {
+                if count == 0 {
+                    return;
+                }
+                writer.take(std::mem::take(&mut waiting)).await;
             }
-        };
-        if count == 0 {
-            return;
+            _ = news.tick(), if !requests.is_closed() => {
+                writer.follower.follow(&writer.core, &writer.dropped).await;
+            }
+            () = stop.cancelled(), if !requests.is_closed() => requests.close(),
         }
-        change_together(&core, std::mem::take(&mut waiting), &dropped).await;
     }
 }
 
-/// Decides each change in turn against what the ones before it will have made, writes them in one step,
-/// then makes them true in memory and answers.
-async fn change_together(core: &Core, waiting: Vec<ChangeRequest>, dropped: &Dropped) {
-    let mut writes: Vec<GroupChange> = Vec::new();
-    let mut decided = Vec::with_capacity(waiting.len());
-    {
-        let mut decision = core.groups.decide();
+struct Writer {
+    core: Arc<Core>,
+    dropped: Dropped,
+    follower: Follower,
+}
+
+impl Writer {
+    async fn take(&mut self, waiting: Vec<Request>) {
+        let (mut changes, mut reads) = (Vec::new(), Vec::new());
         for request in waiting {
-            match decision.take(&request.wanted) {
-                Ok(made) => {
-                    writes.extend(made);
-                    decided.push(request);
+            match request {
+                Request::Change(change) => changes.push(change),
+                Request::Read(read) => reads.push(read),
+            }
+        }
+        join_all(reads.into_iter().map(|read| self.read(read))).await;
+        let is_keep = |change: &ChangeRequest| matches!(change.wanted, Wanted::Keep { .. });
+        if changes.iter().any(is_keep) {
+            // Or a group that another router has deleted would be made again.
+            self.follower.follow(&self.core, &self.dropped).await;
+        }
+        for _ in 0..DECISIONS_MAX {
+            if changes.is_empty() {
+                return;
+            }
+            changes = self.change(changes).await;
+        }
+        for change in changes {
+            let _ = change.answer.send(Err(ChangeError::Full));
+        }
+    }
+
+    async fn read(&self, request: ReadRequest) {
+        let core = &self.core;
+        let read = core.reach.ask(Call::Group, core.store.group(&request.key)).await;
+        core.metrics.group_news.read_through.inc();
+        let learned =
+            read.map(|meta| core.groups.learn(&request.key, meta.as_ref(), &self.dropped));
+        let _ = request.answer.send(learned.map_err(ChangeError::from));
+    }
+
+    /// What is to be deleted and is not known here may be known to others.
+    async fn read_unknown(&self, changes: &[ChangeRequest]) -> Result<(), StoreError> {
+        let core = &self.core;
+        let unknown = changes.iter().filter_map(|change| match &change.wanted {
+            Wanted::Delete { key, .. } if core.groups.find(key).is_none() => Some(*key),
+            _ => None,
+        });
+        let asked = unknown.map(async |key| {
+            let meta = core.reach.ask(Call::Group, core.store.group(&key)).await?;
+            core.groups.learn(&key, meta.as_ref(), &self.dropped);
+            Ok(())
+        });
+        join_all(asked).await.into_iter().collect()
+    }
+
+    /// Decides each change in turn against what the ones before it will have made, writes them in one step,
+    /// then makes them true in memory and answers. Returns those to be decided again, since the store knew
+    /// better.
+    async fn change(&self, waiting: Vec<ChangeRequest>) -> Vec<ChangeRequest> {
+        let core = &self.core;
+        if let Err(source) = self.read_unknown(&waiting).await {
+            return failed(waiting, &source);
+        }
+        let mut writes: Vec<GroupChange> = Vec::new();
+        let mut decided = Vec::with_capacity(waiting.len());
+        {
+            let mut decision = core.groups.decide();
+            for request in waiting {
+                match decision.take(&request.wanted) {
+                    Ok(made) => {
+                        writes.push(made);
+                        decided.push(request);
+                    }
+                    Err(refused) => drop(request.answer.send(Err(refused.into()))),
                 }
-                Err(refused) => drop(request.answer.send(Err(refused.into()))),
             }
         }
-    }
-    if decided.is_empty() {
-        return;
-    }
-    match core.reach.ask(Call::ChangeGroups, core.store.change_groups(writes)).await {
-        Ok(_) => {
-            for request in decided {
-                let changed = core.groups.apply(&request.wanted, dropped);
-                let _ = request.answer.send(Ok(changed));
+        if decided.is_empty() {
+            return Vec::new();
+        }
+        let done = match core.reach.ask(Call::ChangeGroups, core.store.change_groups(writes)).await
+        {
+            Ok(done) => done,
+            Err(source) => {
+                warn!(%source, "groups were not written");
+                return failed(decided, &source);
+            }
+        };
+        let mut again = Vec::new();
+        for (mut request, changed) in decided.into_iter().zip(done) {
+            match changed {
+                GroupChanged::Made => {
+                    let changed = core.groups.apply(&request.wanted, &self.dropped);
+                    let _ = request.answer.send(Ok(changed));
+                }
+                GroupChanged::Differs(meta) => {
+                    core.groups.learn(request.wanted.key(), meta.as_ref(), &self.dropped);
+                    let owner = meta.map(|meta| BusinessNo(meta.owner));
+                    request.wanted.found(owner.filter(|&owner| self.is_gone(&request, owner)));
+                    again.push(request);
+                }
             }
         }
-        Err(source) => {
-            warn!(%source, "groups were not written");
-            for request in decided {
-                let _ = request.answer.send(Err(source.clone().into()));
-            }
-        }
+        again
     }
+
+    /// Whether the business that has the group is no more.
+    fn is_gone(&self, request: &ChangeRequest, owner: BusinessNo) -> bool {
+        let app = key::split(request.wanted.key().as_bytes());
+        let app = app.and_then(|(app, _)| AppId::new(app).ok());
+        app.is_some_and(|app| self.core.known.load().is_gone(&app, owner))
+    }
+}
+
+fn failed(requests: Vec<ChangeRequest>, source: &StoreError) -> Vec<ChangeRequest> {
+    for request in requests {
+        let _ = request.answer.send(Err(source.clone().into()));
+    }
+    Vec::new()
 }

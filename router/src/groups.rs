@@ -1,8 +1,9 @@
 //! Group → business and access nodes.
 //!
-//! Who owns a group is durable: decided and written by [`crate::group_writer`]. Which nodes have members is
-//! what the nodes reported, in memory only; after a restart they report again. No stream is touched
-//! here: what nodes are to be told goes out through closures, in the order in which it was decided.
+//! Who owns a group is durable: decided and written by [`crate::group_writer`], which also brings what other
+//! routers changed. Which nodes have members is what the nodes reported, to every router, in memory only;
+//! after a restart they report again. No stream is touched here: what nodes are to be told goes out through
+//! closures, in the order in which it was decided.
 
 pub mod outlet;
 
@@ -15,8 +16,8 @@ use foldhash::fast::RandomState;
 use hawser_proto::id::{AppId, BusinessNo};
 use outlet::Outlet;
 use parking_lot::{Mutex, RwLock};
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -78,6 +79,22 @@ pub(crate) enum Wanted {
     Keep { key: Key },
 }
 
+impl Wanted {
+    /// The group that it is about.
+    pub(crate) fn key(&self) -> &Key {
+        match self {
+            Self::Create { key, .. } | Self::Delete { key, .. } | Self::Keep { key } => key,
+        }
+    }
+
+    /// The name is taken after all, by a group of this business, which is no more.
+    pub(crate) fn found(&mut self, of: Option<BusinessNo>) {
+        if let Self::Create { gone, .. } = self {
+            *gone = of;
+        }
+    }
+}
+
 /// What a change made.
 #[derive(Clone, Debug)]
 pub(crate) enum Changed {
@@ -106,12 +123,19 @@ pub(crate) enum Refused {
     Quota,
 }
 
-/// Told which nodes had reported members of a group that is no more.
-pub(crate) type Dropped = Box<dyn Fn(&Key, &[LifeNo]) + Send + Sync>;
+/// Told which nodes had reported members of a group that is no more, and when it was created.
+pub(crate) type Dropped = Box<dyn Fn(&Key, u64, &[LifeNo]) + Send + Sync>;
+
+/// Names of groups that there are not, as the store said just now: remembered this long, or until a group of
+/// that name is heard of.
+const MISSING_FOR_MS: u64 = 1_000;
+/// As many of them; what finds no room is asked for again.
+const MISSING_MAX: usize = 16_384;
 
 /// All groups.
 pub(crate) struct Groups {
     all: RwLock<All>,
+    missing: Mutex<HashMap<KeyBytes, u64, RandomState>>,
     /// Groups that one business may have.
     owned_max: usize,
 }
@@ -145,6 +169,12 @@ impl All {
     }
 }
 
+/// The name that stored bytes stand for.
+pub(crate) fn key_of(bytes: &[u8]) -> Option<Key> {
+    let (app, id) = key::split(bytes)?;
+    Key::group(&AppId::new(app).ok()?, id).ok()
+}
+
 fn owner_of(key: &[u8], owner: BusinessNo) -> Business {
     (key::split(key).map_or_else(Box::default, |(app, _)| app.into()), owner)
 }
@@ -156,7 +186,7 @@ impl Groups {
         for (key, meta) in stored {
             all.insert(&key, Arc::new(Group::new(&meta)));
         }
-        Self { all: RwLock::new(all), owned_max }
+        Self { all: RwLock::new(all), missing: Mutex::default(), owned_max }
     }
 
     /// The businesses that have groups, by their apps.
@@ -168,11 +198,7 @@ impl Groups {
 
     /// The names of all of them.
     pub(crate) fn keys(&self) -> Vec<Key> {
-        let key = |bytes: &KeyBytes| {
-            let (app, id) = key::split(bytes)?;
-            Key::group(&AppId::new(app).ok()?, id).ok()
-        };
-        self.all.read().groups.keys().filter_map(key).collect()
+        self.all.read().groups.keys().filter_map(|bytes| key_of(bytes)).collect()
     }
 
     fn owned(&self, business: &Business) -> usize {
@@ -182,6 +208,68 @@ impl Groups {
     /// The group with this name in its app.
     pub(crate) fn find(&self, key: &Key) -> Option<Arc<Group>> {
         self.all.read().groups.get(key.as_bytes()).cloned()
+    }
+
+    /// Whether the store said just now that there is no such group.
+    pub(crate) fn is_missing(&self, key: &Key, steady_ms: u64) -> bool {
+        self.missing.lock().get(key.as_bytes()).is_some_and(|&until| steady_ms < until)
+    }
+
+    /// The store says that there is no such group.
+    pub(crate) fn missed(&self, key: &Key, steady_ms: u64) {
+        let mut missing = self.missing.lock();
+        if missing.len() >= MISSING_MAX {
+            missing.retain(|_, until| steady_ms < *until);
+        }
+        if missing.len() < MISSING_MAX {
+            missing.insert(key.as_bytes().into(), steady_ms + MISSING_FOR_MS);
+        }
+    }
+
+    /// Takes over what the store says of a group, whoever changed it. Nodes that reported members of another
+    /// group of this name are told of its end, and stay noted: they may have reported members of this one,
+    /// when it was not known here. Those that have none count none.
+    pub(crate) fn learn(
+        &self,
+        key: &Key,
+        meta: Option<&GroupMeta>,
+        dropped: &Dropped,
+    ) -> Option<Arc<Group>> {
+        let mut all = self.all.write();
+        self.missing.lock().remove(key.as_bytes());
+        let known = all.groups.get(key.as_bytes()).cloned();
+        let Some(meta) = meta else {
+            if let Some(group) = all.remove(key.as_bytes()) {
+                dropped(key, group.created_ms, &group.delete());
+            }
+            return None;
+        };
+        if let Some(known) = &known
+            && known.meta() == *meta
+        {
+            return Some(known.clone());
+        }
+        let group = Arc::new(Group::new(meta));
+        if let Some(before) = all.insert(key.as_bytes(), group.clone()) {
+            let nodes = before.take_spread();
+            let lives: Vec<LifeNo> = nodes.iter().map(|node| node.life).collect();
+            group.spread.lock().nodes = nodes;
+            dropped(key, before.created_ms, &lives);
+        }
+        Some(group)
+    }
+
+    /// Takes over all groups that the store has; others are no more.
+    pub(crate) fn reload(&self, stored: &[(KeyBytes, GroupMeta)], dropped: &Dropped) {
+        let there: HashSet<&[u8], RandomState> = stored.iter().map(|(key, _)| &**key).collect();
+        for key in self.keys().iter().filter(|key| !there.contains(key.as_bytes())) {
+            self.learn(key, None, dropped);
+        }
+        for (bytes, meta) in stored {
+            if let Some(key) = key_of(bytes) {
+                self.learn(&key, Some(meta), dropped);
+            }
+        }
     }
 
     /// How many there are.
@@ -221,18 +309,21 @@ impl Groups {
     /// groups, so that its word leaves before a new group of the same name can be reported.
     pub(crate) fn apply(&self, wanted: &Wanted, dropped: &Dropped) -> Changed {
         let mut all = self.all.write();
+        if let Wanted::Create { key, .. } = wanted {
+            self.missing.lock().remove(key.as_bytes());
+        }
         match wanted {
             Wanted::Create { key, owner, history, now_ms, .. } => {
                 let meta = GroupMeta { owner: owner.0, created_ms: *now_ms, history: *history };
                 let group = Arc::new(Group::new(&meta));
                 if let Some(replaced) = all.insert(key.as_bytes(), group.clone()) {
-                    dropped(key, &replaced.delete());
+                    dropped(key, replaced.created_ms, &replaced.delete());
                 }
                 Changed::Created(group)
             }
             Wanted::Delete { key, .. } => {
                 if let Some(group) = all.remove(key.as_bytes()) {
-                    dropped(key, &group.delete());
+                    dropped(key, group.created_ms, &group.delete());
                 }
                 Changed::Deleted
             }
@@ -285,10 +376,19 @@ impl Group {
         self.spread.lock().rate.per_second(steady_ms)
     }
 
+    /// As it is stored.
+    fn meta(&self) -> GroupMeta {
+        GroupMeta { owner: self.owner.0, created_ms: self.created_ms, history: self.history }
+    }
+
     fn delete(&self) -> Vec<LifeNo> {
+        self.take_spread().into_iter().map(|node| node.life).collect()
+    }
+
+    fn take_spread(&self) -> Vec<Presence> {
         let mut spread = self.spread.lock();
         spread.deleted = true;
-        std::mem::take(&mut spread.nodes).into_iter().map(|node| node.life).collect()
+        std::mem::take(&mut spread.nodes)
     }
 }
 
@@ -302,7 +402,7 @@ pub(crate) struct Decision<'a> {
 
 impl Decision<'_> {
     /// What the store is to be told if the change is to be made.
-    pub(crate) fn take(&mut self, wanted: &Wanted) -> Result<Vec<GroupChange>, Refused> {
+    pub(crate) fn take(&mut self, wanted: &Wanted) -> Result<GroupChange, Refused> {
         match wanted {
             Wanted::Create { key, owner, history, now_ms, gone } => {
                 let existing = self.meta(key);
@@ -320,7 +420,7 @@ impl Decision<'_> {
                 }
                 let meta = GroupMeta { owner: owner.0, created_ms: *now_ms, history: *history };
                 self.planned.insert(key.as_bytes().into(), Some(meta.clone()));
-                Ok(vec![GroupChange::Put(*key, meta, existing)])
+                Ok(GroupChange::Put(*key, meta, existing))
             }
             Wanted::Delete { key, owner } => {
                 let existing = self.meta(key).ok_or(Refused::NoGroup)?;
@@ -329,11 +429,11 @@ impl Decision<'_> {
                 }
                 self.planned.insert(key.as_bytes().into(), None);
                 *self.count(key, *owner) -= 1;
-                Ok(vec![GroupChange::Delete(*key, existing)])
+                Ok(GroupChange::Delete(*key, existing))
             }
             Wanted::Keep { key } => {
                 let existing = self.meta(key).ok_or(Refused::NoGroup)?;
-                Ok(vec![GroupChange::Put(*key, existing, None)])
+                Ok(GroupChange::Put(*key, existing, None))
             }
         }
     }
@@ -354,9 +454,7 @@ impl Decision<'_> {
         if let Some(planned) = self.planned.get(key.as_bytes()) {
             return planned.clone();
         }
-        let group = self.groups.find(key)?;
-        let (owner, created_ms) = (group.owner.0, group.created_ms);
-        Some(GroupMeta { owner, created_ms, history: group.history })
+        Some(self.groups.find(key)?.meta())
     }
 }
 
@@ -411,13 +509,13 @@ mod tests {
     }
 
     fn nobody() -> Dropped {
-        Box::new(|_, _| panic!("nobody had members"))
+        Box::new(|_, _, _| panic!("nobody had members"))
     }
 
     /// One node, whose life is [`NODE`] until 1,000.
     fn one_node() -> Nodes {
         let nodes = Nodes::new(Duration::from_secs(1));
-        nodes.admit(&NodeId::new("node-1").unwrap(), BootId(1), 0).unwrap();
+        nodes.admit(&NodeId::new("node-1").unwrap(), BootId(1), false, 0).unwrap();
         nodes
     }
 
@@ -426,7 +524,7 @@ mod tests {
     }
 
     fn nobody_left() -> Dropped {
-        Box::new(|_, nodes| assert_eq!(nodes, []))
+        Box::new(|_, _, nodes| assert_eq!(nodes, []))
     }
 
     fn make(groups: &Groups, id: &str) -> Arc<Group> {
@@ -457,12 +555,12 @@ mod tests {
         let mut decision = groups.decide();
         let delete = |owner| Wanted::Delete { key: key("room"), owner };
         assert_eq!(decision.take(&delete(OWNER)).unwrap_err(), Refused::NoGroup);
-        assert_eq!(decision.take(&create("room", OWNER)).unwrap().len(), 1);
+        assert!(decision.take(&create("room", OWNER)).is_ok());
         assert_eq!(decision.take(&create("room", OTHER)).unwrap_err(), Refused::Exists);
         assert_eq!(decision.take(&create("room", OWNER)).unwrap_err(), Refused::Exists);
         assert_eq!(decision.take(&delete(OTHER)).unwrap_err(), Refused::NotOwner);
-        assert_eq!(decision.take(&delete(OWNER)).unwrap().len(), 1);
-        assert_eq!(decision.take(&create("room", OTHER)).unwrap().len(), 1);
+        assert!(decision.take(&delete(OWNER)).is_ok());
+        assert!(decision.take(&create("room", OTHER)).is_ok());
     }
 
     #[test]
@@ -494,11 +592,11 @@ mod tests {
         make(&groups, "room");
         let (history, now_ms, gone) = (None, 6, Some(OWNER));
         let wanted = Wanted::Create { key: key("room"), owner: OTHER, history, now_ms, gone };
-        assert_eq!(groups.decide().take(&wanted).unwrap().len(), 2);
+        assert!(matches!(groups.decide().take(&wanted), Ok(GroupChange::Put(_, _, Some(_)))));
         report(&groups, 1, true);
         groups.apply(
             &wanted,
-            &(Box::new(|_: &Key, nodes: &[LifeNo]| assert_eq!(nodes, [NODE])) as Dropped),
+            &(Box::new(|_: &Key, _: u64, nodes: &[LifeNo]| assert_eq!(nodes, [NODE])) as Dropped),
         );
         assert_eq!(groups.find(&key("room")).unwrap().owner, OTHER);
     }
@@ -523,6 +621,7 @@ mod tests {
         report(&groups, 1, true);
         let nodes = one_node();
         assert_eq!(members(&group, &nodes, 0), [NODE]);
+        nodes.looked(1_000, 1_000, &[]);
         nodes.expire(1_000);
         assert_eq!(members(&group, &nodes, 0), []);
         assert!(group.spread.lock().nodes.is_empty());
@@ -530,7 +629,7 @@ mod tests {
         let delete = Wanted::Delete { key: key("room"), owner: OWNER };
         groups.apply(
             &delete,
-            &(Box::new(|_: &Key, nodes: &[LifeNo]| assert_eq!(nodes, [NODE])) as Dropped),
+            &(Box::new(|_: &Key, _: u64, nodes: &[LifeNo]| assert_eq!(nodes, [NODE])) as Dropped),
         );
         assert_eq!(report(&groups, 2, true), "no group");
         assert_eq!(groups.len(), 0);
@@ -544,6 +643,7 @@ mod tests {
         let none_yet = Nodes::new(Duration::from_secs(1));
         assert_eq!(members(&group, &none_yet, 0), [], "nowhere to push to");
         let nodes = one_node();
+        nodes.looked(1_000, 1_000, &[]);
         assert_eq!(members(&group, &nodes, 1_000), [], "its lease is over, its life not yet");
         assert_eq!(members(&group, &nodes, 999), [NODE]);
     }
@@ -555,5 +655,68 @@ mod tests {
         assert!((rate.per_second(59_999) - 1.0).abs() < 0.02);
         assert!((rate.per_second(90_000) - 0.5).abs() < 0.02);
         assert!(rate.per_second(300_000).abs() < f64::EPSILON);
+    }
+
+    fn meta(owner: BusinessNo, created_ms: u64) -> GroupMeta {
+        GroupMeta { owner: owner.0, created_ms, history: None }
+    }
+
+    /// Notes the creation of what was dropped, and whom it was told of.
+    fn noting() -> (Dropped, Arc<Mutex<Vec<(u64, Vec<LifeNo>)>>>) {
+        let noted = Arc::new(Mutex::new(Vec::new()));
+        let into = noted.clone();
+        let dropped = Box::new(move |_: &Key, created: u64, lives: &[LifeNo]| {
+            into.lock().push((created, lives.to_vec()));
+        });
+        (dropped, noted)
+    }
+
+    #[test]
+    fn what_others_changed_is_taken_over_and_counted() {
+        let groups = Groups::new(Vec::new(), 1);
+        let (dropped, noted) = noting();
+        groups.missed(&key("room"), 0);
+        assert!(groups.is_missing(&key("room"), 999) && !groups.is_missing(&key("room"), 1_000));
+        let learned = groups.learn(&key("room"), Some(&meta(OWNER, 5)), &dropped).unwrap();
+        assert!(!groups.is_missing(&key("room"), 0));
+        assert_eq!(groups.decide().take(&create("b", OWNER)).unwrap_err(), Refused::Quota);
+        report(&groups, 1, true);
+        let again = groups.learn(&key("room"), Some(&meta(OWNER, 5)), &dropped).unwrap();
+        assert!(Arc::ptr_eq(&learned, &again), "as it was known");
+        assert!(noted.lock().is_empty());
+        assert!(groups.learn(&key("room"), None, &dropped).is_none());
+        assert_eq!(*noted.lock(), [(5, vec![NODE])]);
+        assert!(groups.decide().take(&create("b", OWNER)).is_ok(), "room again");
+    }
+
+    #[test]
+    fn a_group_that_another_router_made_anew_drops_the_members_of_the_one_before_alone() {
+        let groups = Groups::new(Vec::new(), 100);
+        let (dropped, noted) = noting();
+        groups.learn(&key("room"), Some(&meta(OWNER, 5)), &dropped);
+        report(&groups, 3, true);
+        let anew = groups.learn(&key("room"), Some(&meta(OTHER, 9)), &dropped).unwrap();
+        assert_eq!(*noted.lock(), [(5, vec![NODE])]);
+        assert_eq!(anew.owner, OTHER);
+        assert_eq!(members(&anew, &one_node(), 0), [NODE], "it may have members of this one");
+        groups
+            .report(&key("room"), NODE, 2, false, |said| assert!(matches!(said, Reported::Stale)));
+    }
+
+    #[test]
+    fn all_groups_read_again_are_those_that_there_are() {
+        let groups = Groups::new(Vec::new(), 100);
+        let (dropped, noted) = noting();
+        for (id, created) in [("kept", 1), ("gone", 2), ("anew", 3)] {
+            groups.learn(&key(id), Some(&meta(OWNER, created)), &dropped);
+        }
+        let kept = groups.find(&key("kept")).unwrap();
+        let stored = [("kept", 1), ("anew", 4), ("new", 5)]
+            .map(|(id, created)| (KeyBytes::from(key(id).as_bytes()), meta(OWNER, created)));
+        groups.reload(&stored, &dropped);
+        let mut ended: Vec<u64> = noted.lock().iter().map(|(created, _)| *created).collect();
+        ended.sort_unstable();
+        assert_eq!((ended, groups.len()), (vec![2, 3], 3));
+        assert!(Arc::ptr_eq(&kept, &groups.find(&key("kept")).unwrap()));
     }
 }

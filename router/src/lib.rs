@@ -13,28 +13,34 @@ mod clock;
 mod config;
 mod core;
 mod engine;
+mod functions;
 mod group_reports;
 mod group_writer;
 mod groups;
 mod inbox;
 mod incoming;
 mod key;
+mod lost_sessions;
 mod metrics;
 mod node;
+mod node_leases;
 mod nodes;
 mod orphans;
 mod push;
 mod reach;
 mod refusal;
 mod releases;
+mod report;
 mod server;
 mod sessions;
 mod store;
 mod table;
 mod turns;
 mod watch;
+mod whereabouts;
 
 pub use config::{Config, StoreConfig};
+pub use functions::Functions;
 pub use server::{Listeners, Running, StartError, start};
 
 /// The pure parts, for whoever simulates them. No promise is made about their shape.

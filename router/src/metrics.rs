@@ -6,7 +6,8 @@ use hawser_proto::rpc::node::ask;
 use hawser_proto::rpc::push::Outcome;
 use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 
 /// From a tenth of a millisecond to the call time-out and a bit.
@@ -22,6 +23,15 @@ pub(crate) struct Metrics {
     pub(crate) unbinds: IntCounter,
     pub(crate) unbinds_stale: IntCounter,
     pub(crate) routes_healed: IntCounter,
+    pub(crate) heres: IntCounter,
+    pub(crate) gones: IntCounter,
+    pub(crate) leases_renewed: IntCounter,
+    pub(crate) leases_failed: IntCounter,
+    pub(crate) lives: Lives,
+    pub(crate) complete: IntGauge,
+    pub(crate) route_asks: RouteAsks,
+    pub(crate) group_news: GroupNews,
+    pub(crate) lost_sessions: IntCounter,
     pub(crate) group_reports_stale: IntCounter,
     pub(crate) reports_stale: IntCounter,
     pub(crate) queue_full: IntCounter,
@@ -46,6 +56,28 @@ pub(crate) struct Metrics {
     pub(crate) broadcast: Fanout,
     pub(crate) volatile_outcomes: Outcomes,
     pub(crate) stored_outcomes: Outcomes,
+}
+
+/// Nodes that live, by what is known of them here.
+pub(crate) struct Lives {
+    pub(crate) complete: IntGauge,
+    pub(crate) telling: IntGauge,
+    pub(crate) unheard: IntGauge,
+}
+
+/// Questions to the store about devices that have no route here, by what came of them.
+pub(crate) struct RouteAsks {
+    pub(crate) offline: IntCounter,
+    pub(crate) elsewhere: IntCounter,
+    pub(crate) unsure: IntCounter,
+    pub(crate) failed: IntCounter,
+}
+
+/// What other routers changed about groups.
+pub(crate) struct GroupNews {
+    pub(crate) applied: IntCounter,
+    pub(crate) reloads: IntCounter,
+    pub(crate) read_through: IntCounter,
 }
 
 /// Outcomes of the targets of one class.
@@ -188,6 +220,29 @@ impl Metrics {
             "Observes each push call from its arrival to its answer.",
             &["call"],
         )?;
+        let leases = make.counters(
+            "hawser_router_lease_renewals_total",
+            "Grows when the lease of a node that is heard here is renewed in the store, or could not be.",
+            &["outcome"],
+        )?;
+        let lives = make.gauges(
+            "hawser_router_node_lives",
+            "Nodes that live: those that have told of all their sessions, those that may tell of more, and \
+             those that are not heard here. Refreshed every second.",
+            &["state"],
+        )?;
+        let route_asks = make.counters(
+            "hawser_router_route_lookups_total",
+            "Grows when the store is asked about a device without a route here, by the answer: offline, on a \
+             node that lives, on one that may, or none.",
+            &["outcome"],
+        )?;
+        let group_news = make.counters(
+            "hawser_router_group_news_total",
+            "Grows with each group of which other routers' changes are taken over, with each time that all \
+             groups are read again, and with each group that was read because it was not known.",
+            &["kind"],
+        )?;
         let fanout_of = |call| Fanout {
             written: fanout.with_label_values(&[call, "written"]),
             queued: fanout.with_label_values(&[call, "queued"]),
@@ -239,6 +294,41 @@ impl Metrics {
             routes_healed: make.counter(
                 "hawser_router_routes_healed_total",
                 "Grows when a route is removed because its node says that it has no such session.",
+            )?,
+            heres: make.counter(
+                "hawser_router_here_total",
+                "Grows when a node tells of a session that another router bound.",
+            )?,
+            gones: make.counter(
+                "hawser_router_gone_total",
+                "Grows when a node tells that such a session has ended, and its route was removed.",
+            )?,
+            leases_renewed: leases.with_label_values(&["renewed"]),
+            leases_failed: leases.with_label_values(&["failed"]),
+            lives: Lives {
+                complete: lives.with_label_values(&["complete"]),
+                telling: lives.with_label_values(&["telling"]),
+                unheard: lives.with_label_values(&["unheard"]),
+            },
+            complete: make.gauge(
+                "hawser_router_routes_complete",
+                "1 while every node that lives has told this router of all its sessions; else the store is \
+                 asked about devices that have no route here. Refreshed every second.",
+            )?,
+            route_asks: RouteAsks {
+                offline: route_asks.with_label_values(&["offline"]),
+                elsewhere: route_asks.with_label_values(&["elsewhere"]),
+                unsure: route_asks.with_label_values(&["unsure"]),
+                failed: route_asks.with_label_values(&["failed"]),
+            },
+            group_news: GroupNews {
+                applied: group_news.with_label_values(&["applied"]),
+                reloads: group_news.with_label_values(&["reload"]),
+                read_through: group_news.with_label_values(&["read_through"]),
+            },
+            lost_sessions: make.counter(
+                "hawser_router_lost_sessions_total",
+                "Grows when this router ends a session in the store because its node has died.",
             )?,
             group_reports_stale: make.counter(
                 "hawser_router_group_reports_stale_total",
@@ -396,6 +486,15 @@ impl Make<'_> {
 
     fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
         self.register(IntGauge::new(name, help))
+    }
+
+    fn gauges(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntGaugeVec, prometheus::Error> {
+        self.register(IntGaugeVec::new(Opts::new(name, help), labels))
     }
 
     fn counters(

@@ -10,7 +10,8 @@ pub(crate) mod deliver;
 pub(crate) mod outgoing;
 
 use crate::core::Core;
-use crate::nodes::Life;
+use crate::node_leases::{self, Taken};
+use crate::nodes::{Held, Life};
 use control::ControlDownStream;
 use deliver::DeliverDownStream;
 use hawser_proto::id::{BootId, NodeId};
@@ -38,7 +39,7 @@ impl Node for NodeService {
     ) -> Result<Response<ControlDownStream>, Status> {
         let mut inbound = request.into_inner();
         let first = first(&mut inbound).await?;
-        let life = self.admit(first.hello.as_ref())?;
+        let life = self.admit(first.hello.as_ref()).await?;
         Ok(Response::new(control::open(&self.0, life, first, inbound)))
     }
 
@@ -48,23 +49,37 @@ impl Node for NodeService {
     ) -> Result<Response<DeliverDownStream>, Status> {
         let mut inbound = request.into_inner();
         let first = first(&mut inbound).await?;
-        let life = self.admit(first.hello.as_ref())?;
+        let life = self.admit(first.hello.as_ref()).await?;
         Ok(Response::new(deliver::open(&self.0, life, first, inbound)))
     }
 }
 
 impl NodeService {
-    fn admit(&self, hello: Option<&Hello>) -> Result<Arc<Life>, Status> {
+    async fn admit(&self, hello: Option<&Hello>) -> Result<Arc<Life>, Status> {
         let hello =
             hello.ok_or_else(|| Status::invalid_argument("the first message is a hello"))?;
         let node = NodeId::new(&hello.node)
             .map_err(|why| Status::invalid_argument(format!("node: {why}")))?;
-        if self.0.tasks.is_stopping() {
+        let (core, boot) = (&self.0, BootId(hello.boot));
+        let known = core.nodes.find(&node, boot, core.clock.steady_ms());
+        let is_held =
+            |life: &Arc<Life>| life.is_just_renewed(core.node_lease, core.clock.steady_ms());
+        let taken = match known.filter(|life| is_held(life) && !life.has_left()) {
+            Some(_) => Taken::Granted,
+            None => node_leases::take(core, &node, boot).await,
+        };
+        if core.push_tasks.is_stopping() {
             return Err(Status::unavailable("this router is stopping"));
         }
-        let now = self.0.clock.steady_ms();
-        self.0.nodes.admit(&node, BootId(hello.boot), now).map_err(|held| {
-            tracing::warn!(%node, boot = %BootId(hello.boot), "refused: {held}");
+        let admitted = match taken {
+            Taken::Held => Err(Held),
+            taken => {
+                let is_granted = taken == Taken::Granted;
+                core.nodes.admit(&node, boot, is_granted, core.clock.steady_ms())
+            }
+        };
+        admitted.map_err(|held| {
+            tracing::warn!(%node, %boot, "refused: {held}");
             Status::already_exists(held.to_string())
         })
     }

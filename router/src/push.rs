@@ -15,6 +15,7 @@ mod unicast;
 
 use crate::auth::{Credential, KeyDigest, shown};
 use crate::core::Core;
+use crate::functions::Functions;
 use crate::refusal::Refusal;
 use crate::turns::Turns;
 use futures_util::{Stream, StreamExt as _};
@@ -67,7 +68,13 @@ impl Interceptor for Authenticate {
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl PushService {
-    fn caller(&self, call: &Extensions, scope: Scope) -> Result<Arc<Credential>, Refusal> {
+    fn caller(
+        &self,
+        call: &Extensions,
+        function: Functions,
+        scope: Scope,
+    ) -> Result<Arc<Credential>, Refusal> {
+        self.0.functions.must_do(function)?;
         self.0.caller(key_of(call)?, scope)
     }
 
@@ -90,7 +97,7 @@ impl PushService {
         call: &Extensions,
         request: BatchUnicastRequest,
     ) -> Result<BatchUnicastResponse, Refusal> {
-        let by = self.caller(call, Scope::Push)?;
+        let by = self.caller(call, Functions::PUSH, Scope::Push)?;
         self.submit(&by, request, None)?.wait(&self.0).await
     }
 
@@ -112,7 +119,7 @@ impl PushService {
         request: Request<MembershipRequest>,
         change: Change,
     ) -> Result<Response<MembershipResponse>, Status> {
-        let by = self.caller(request.extensions(), Scope::Group);
+        let by = self.caller(request.extensions(), Functions::PUSH, Scope::Group);
         self.finish(match by {
             Ok(by) => groups::change(&self.0, &by, request.into_inner(), change).await,
             Err(refusal) => Err(refusal),
@@ -214,10 +221,9 @@ impl Push for PushService {
         &self,
         request: Request<Streaming<BatchUnicastRequest>>,
     ) -> Result<Response<Self::StreamUnicastStream>, Status> {
-        let opened = key_of(request.extensions()).and_then(|key| {
-            self.0.caller(key, Scope::Push)?;
-            Ok(*key)
-        });
+        let call = request.extensions();
+        let opened =
+            self.caller(call, Functions::PUSH, Scope::Push).and_then(|_| key_of(call).copied());
         let key = opened.map_err(|refusal| self.0.refuse(refusal))?;
         let (service, turns) = (self.clone(), Arc::new(Turns::default()));
         let answers = request
@@ -233,7 +239,7 @@ impl Push for PushService {
         request: Request<MulticastRequest>,
     ) -> Result<Response<MulticastResponse>, Status> {
         let started = Instant::now();
-        let done = match self.caller(request.extensions(), Scope::Push) {
+        let done = match self.caller(request.extensions(), Functions::PUSH, Scope::Push) {
             Ok(by) => fanout::multicast(&self.0, &by, request.into_inner()).await,
             Err(refusal) => Err(refusal),
         };
@@ -248,7 +254,7 @@ impl Push for PushService {
         request: Request<BroadcastRequest>,
     ) -> Result<Response<Self::BroadcastStream>, Status> {
         let begun = self
-            .caller(request.extensions(), Scope::Push)
+            .caller(request.extensions(), Functions::PUSH, Scope::Push)
             .and_then(|by| fanout::broadcast(&self.0, &by, request.into_inner()));
         self.finish(begun.map(|progress| Box::pin(progress) as Self::BroadcastStream))
     }
@@ -257,7 +263,7 @@ impl Push for PushService {
         &self,
         request: Request<CreateGroupRequest>,
     ) -> Result<Response<GroupInfo>, Status> {
-        self.finish(match self.caller(request.extensions(), Scope::Group) {
+        self.finish(match self.caller(request.extensions(), Functions::PUSH, Scope::Group) {
             Ok(by) => groups::create(&self.0, &by, request.into_inner()).await,
             Err(refusal) => Err(refusal),
         })
@@ -267,7 +273,7 @@ impl Push for PushService {
         &self,
         request: Request<DeleteGroupRequest>,
     ) -> Result<Response<DeleteGroupResponse>, Status> {
-        let done = match self.caller(request.extensions(), Scope::Group) {
+        let done = match self.caller(request.extensions(), Functions::PUSH, Scope::Group) {
             Ok(by) => groups::delete(&self.0, &by, &request.get_ref().group).await,
             Err(refusal) => Err(refusal),
         };
@@ -278,7 +284,7 @@ impl Push for PushService {
         &self,
         request: Request<DescribeGroupRequest>,
     ) -> Result<Response<GroupInfo>, Status> {
-        self.finish(match self.caller(request.extensions(), Scope::Group) {
+        self.finish(match self.caller(request.extensions(), Functions::PUSH, Scope::Group) {
             Ok(by) => groups::describe(&self.0, &by, &request.get_ref().group).await,
             Err(refusal) => Err(refusal),
         })
@@ -288,7 +294,7 @@ impl Push for PushService {
         &self,
         request: Request<ListGroupsRequest>,
     ) -> Result<Response<ListGroupsResponse>, Status> {
-        self.finish(match self.caller(request.extensions(), Scope::Group) {
+        self.finish(match self.caller(request.extensions(), Functions::PUSH, Scope::Group) {
             Ok(by) => groups::list(&self.0, &by, request.into_inner()).await,
             Err(refusal) => Err(refusal),
         })
@@ -319,17 +325,17 @@ impl Push for PushService {
         &self,
         request: Request<PresenceRequest>,
     ) -> Result<Response<PresenceResponse>, Status> {
-        let done = self
-            .caller(request.extensions(), Scope::Presence)
-            .and_then(|by| presence::presence(&self.0, &by, request.into_inner()));
-        self.finish(done)
+        self.finish(match self.caller(request.extensions(), Functions::LOGINS, Scope::Presence) {
+            Ok(by) => presence::presence(&self.0, &by, request.into_inner()).await,
+            Err(refusal) => Err(refusal),
+        })
     }
 
     async fn describe_device(
         &self,
         request: Request<DescribeDeviceRequest>,
     ) -> Result<Response<DeviceInfo>, Status> {
-        self.finish(match self.caller(request.extensions(), Scope::Presence) {
+        self.finish(match self.caller(request.extensions(), Functions::LOGINS, Scope::Presence) {
             Ok(by) => presence::describe(&self.0, &by, request.into_inner().device).await,
             Err(refusal) => Err(refusal),
         })
@@ -339,7 +345,7 @@ impl Push for PushService {
         &self,
         request: Request<DisconnectRequest>,
     ) -> Result<Response<DisconnectResponse>, Status> {
-        self.finish(match self.caller(request.extensions(), Scope::Admin) {
+        self.finish(match self.caller(request.extensions(), Functions::LOGINS, Scope::Admin) {
             Ok(by) => presence::disconnect(&self.0, &by, request.into_inner()).await,
             Err(refusal) => Err(refusal),
         })
@@ -349,7 +355,7 @@ impl Push for PushService {
         &self,
         request: Request<InboxRequest>,
     ) -> Result<Response<InboxInfo>, Status> {
-        self.finish(match self.caller(request.extensions(), Scope::Presence) {
+        self.finish(match self.caller(request.extensions(), Functions::INBOX, Scope::Presence) {
             Ok(by) => inboxes::describe(&self.0, &by, request.into_inner().device).await,
             Err(refusal) => Err(refusal),
         })
@@ -359,7 +365,7 @@ impl Push for PushService {
         &self,
         request: Request<InboxRequest>,
     ) -> Result<Response<PurgeInboxResponse>, Status> {
-        self.finish(match self.caller(request.extensions(), Scope::Push) {
+        self.finish(match self.caller(request.extensions(), Functions::INBOX, Scope::Push) {
             Ok(by) => inboxes::purge(&self.0, &by, &request.get_ref().device).await,
             Err(refusal) => Err(refusal),
         })

@@ -52,10 +52,19 @@ pub(crate) enum Call {
     History,
     ChangeGroups,
     ListGroups,
+    Group,
+    GroupNews,
+    Route,
+    RenewNode,
+    LeaveNode,
+    NodeLeases,
+    LostBoots,
+    EndLost,
+    HoldDuty,
 }
 
 impl Call {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::Claim,
         Self::Announce,
         Self::Release,
@@ -69,6 +78,15 @@ impl Call {
         Self::History,
         Self::ChangeGroups,
         Self::ListGroups,
+        Self::Group,
+        Self::GroupNews,
+        Self::Route,
+        Self::RenewNode,
+        Self::LeaveNode,
+        Self::NodeLeases,
+        Self::LostBoots,
+        Self::EndLost,
+        Self::HoldDuty,
     ];
 
     /// Its name in metrics.
@@ -87,6 +105,15 @@ impl Call {
             Self::History => "history",
             Self::ChangeGroups => "change_groups",
             Self::ListGroups => "list_groups",
+            Self::Group => "group",
+            Self::GroupNews => "group_news",
+            Self::Route => "route",
+            Self::RenewNode => "renew_node",
+            Self::LeaveNode => "leave_node",
+            Self::NodeLeases => "node_leases",
+            Self::LostBoots => "lost_boots",
+            Self::EndLost => "end_lost",
+            Self::HoldDuty => "hold_duty",
         }
     }
 

@@ -37,6 +37,8 @@ pub(crate) struct Release {
     pub(crate) session: Session,
     /// How far each inbox was written to its link.
     pub(crate) sent: Positions,
+    /// A business may have to hear of it.
+    pub(crate) is_watched: bool,
 }
 
 /// All that wait.
@@ -117,7 +119,8 @@ pub(crate) fn release(core: &Arc<Core>, release: Release, place: Option<Place>) 
 /// True: the store has heard, or will never understand.
 async fn tell(core: &Core, release: &Release) -> bool {
     let (session, sent) = (release.session.clone(), release.sent.clone());
-    let asked = core.store.release(&release.key, session, sent, false, core.clock.now_ms());
+    let asked =
+        core.store.release(&release.key, session, sent, release.is_watched, core.clock.now_ms());
     match core.reach.ask(Call::Release, asked).await {
         Ok(_) => true,
         Err(source @ StoreError::Value) => {
@@ -186,7 +189,7 @@ mod tests {
             at: SlotRef { slot: 1, generation: 1 },
         };
         let key = Key::device(&AppId::new("demo").unwrap(), "d").unwrap();
-        Release { key, session: Session { owner, epoch }, sent: Vec::new() }
+        Release { key, session: Session { owner, epoch }, sent: Vec::new(), is_watched: false }
     }
 
     #[test]

@@ -5,22 +5,27 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::core::Core;
 use crate::engine;
+use crate::functions::Functions;
 use crate::group_writer::{self, GroupWriter};
 use crate::groups::{Dropped, Groups};
 use crate::incoming::incoming;
 use crate::key::Key;
+use crate::lost_sessions;
 use crate::metrics::{Metrics, StoreMetrics};
 use crate::node::NodeService;
+use crate::node_leases;
 use crate::nodes::Nodes;
 use crate::orphans;
 use crate::push::{Authenticate, PushService};
 use crate::reach::{self, Reach};
 use crate::refusal::published;
 use crate::releases::{self, Releases};
-use crate::store::Store;
+use crate::report;
+use crate::store::{GroupNews, LogMark, Store};
 use crate::table::{LifeNo, Table};
 use crate::turns::Turns;
 use crate::watch;
+use crate::whereabouts;
 use arc_swap::ArcSwap;
 use hawser_chassis::grpc;
 use hawser_chassis::peers::{PeersError, Role};
@@ -64,6 +69,18 @@ const STORE_CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 /// store is away: volatile pushes, presence and live groups go on, and a store that all routers share must
 /// not take all of them out of service at once.
 const STORED_HEALTH: &str = "hawser.push.v1.Push.stored";
+
+/// Under which names the health of what a router does is asked for.
+const HEALTHS: [(Functions, &str); 4] = [
+    (Functions::PUSH, "hawser.push.v1.Push"),
+    (Functions::PUSH, STORED_HEALTH),
+    (Functions::LOGINS, "hawser.push.v1.Push.presence"),
+    (Functions::INBOX, "hawser.push.v1.Push.inbox"),
+];
+
+fn served_if(is_served: bool) -> ServingStatus {
+    if is_served { ServingStatus::Serving } else { ServingStatus::NotServing }
+}
 
 /// The sockets a router serves.
 #[derive(Debug)]
@@ -156,6 +173,12 @@ pub async fn start_on(
         store: engine::name(&config),
         source,
     };
+    let no_mark = LogMark::default();
+    let news = tokio::time::timeout(config.store_call_timeout, store.group_news(&no_mark))
+        .await
+        .map_err(|late| unreadable(late.into()))?
+        .map_err(|source| unreadable(source.into()))?;
+    let (GroupNews::Changed(_, mark) | GroupNews::Reload(mark)) = news;
     let stored_groups = tokio::time::timeout(GROUPS_TIMEOUT, store.groups())
         .await
         .map_err(|late| unreadable(late.into()))?
@@ -169,6 +192,7 @@ pub async fn start_on(
     let core = Arc::new(Core {
         name: config.name,
         boot: rand::random(),
+        functions: config.functions,
         node_lease: config.node_lease,
         call_timeout: config.call_timeout,
         broadcast_patience: config.broadcast_patience,
@@ -183,24 +207,35 @@ pub async fn start_on(
         turns: Arc::new(Turns::default()),
         releases: Releases::default(),
         group_writer,
+        route_asks: Semaphore::new(whereabouts::ASKED_MAX),
         storing_kib: Arc::new(Semaphore::new(STORING_KIB_MAX)),
         metrics,
         push_tasks: push_tasks.clone(),
         tasks: tasks.clone(),
     });
-    tasks.spawn("group changes", group_writer::run(core.clone(), changes, dropped));
+    tasks.spawn("group changes", group_writer::run(core.clone(), changes, mark, dropped));
     tasks.spawn("ends of sessions", releases::run(core.clone()));
     tasks.spawn("store changes", reach::follow_changes(core.clone()));
     tasks.spawn("router ticks", core.clone().tick());
+    tasks.spawn("lost sessions", lost_sessions::run(core.clone()));
+    tasks.spawn("node leases", node_leases::run(core.clone()));
     tasks.spawn("orphaned groups", orphans::run(core.clone()));
+    let advertised = config.push_advertised.unwrap_or_else(|| format!("http://{push_addr}"));
+    tasks.spawn("reports", report::run(core.clone(), channel.clone(), advertised));
     tasks.spawn("catalogue watch", watch::run(core.clone(), channel));
 
     let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<PushServer<PushService>>().await;
-    health.set_service_status(STORED_HEALTH, ServingStatus::Serving).await;
+    let functions = config.functions;
+    for (function, name) in HEALTHS {
+        health.set_service_status(name, served_if(functions.contains(function))).await;
+    }
     let told = health.clone();
     let tell_health = async move |is_up: bool| {
-        let status = if is_up { ServingStatus::Serving } else { ServingStatus::NotServing };
+        let status = if is_up && functions.contains(Functions::PUSH) {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        };
         told.set_service_status(STORED_HEALTH, status).await;
     };
     tasks.spawn("store watch", reach::watch(core.clone(), tell_health));
@@ -267,13 +302,17 @@ fn report(server: &'static str, ended: Option<Result<(), tonic::transport::Error
 
 /// Sends word of a group's end to the nodes that had members.
 fn tell_dropped(nodes: Arc<Nodes>, clock: Clock) -> Dropped {
-    Box::new(move |key: &Key, lives: &[LifeNo]| {
+    Box::new(move |key: &Key, created_ms: u64, lives: &[LifeNo]| {
         let Some((app, group)) = crate::key::split(key.as_bytes()) else { return };
         let view = nodes.view(clock.steady_ms());
         for life in lives.iter().filter_map(|&no| view.life(no)) {
             if let Some(stream) = life.control() {
                 let (app, group) = (app.to_owned(), group.to_owned());
-                stream.tell(down::What::DropGroup(DropGroup { app, group, created_ms: 0 }));
+                stream.tell(down::What::DropGroup(DropGroup {
+                    app,
+                    group,
+                    created_ms: created_ms.cast_signed(),
+                }));
             }
         }
     })
@@ -298,16 +337,20 @@ impl Running {
         let _ = seen.wait_for(|&now| now >= revision).await;
     }
 
-    /// Ends in this order: 1. health says no; 2. no new call is taken, pushes in flight get their
+    /// Ends in this order: 1. health says no, control hears that this router ends, and nodes that they are to
+    /// turn to others; 2. no new call is taken, pushes in flight get their
     /// outcomes; 3. streams of nodes are cut; 4. ends of sessions and changes of groups that wait are
     /// written; 5. the store is closed. False: something was still running at the end of `patience`.
     pub async fn shutdown(self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
-        self.health.set_not_serving::<PushServer<PushService>>().await;
-        self.health.set_service_status(STORED_HEALTH, ServingStatus::NotServing).await;
+        for name in HEALTHS.iter().map(|(_, name)| *name).chain([""]) {
+            self.health.set_service_status(name, ServingStatus::NotServing).await;
+        }
+        self.core.nodes.tell_leaving();
         let pushes_ended = self.core.push_tasks.shutdown(patience).await;
-        self.core.tasks.stop();
+        // What nodes asked for is answered before their streams end, which they do in good order.
         self.core.nodes.cut_all();
+        self.core.tasks.stop();
         let left = deadline.saturating_duration_since(Instant::now()).max(CUT_PATIENCE);
         let ended = self.core.tasks.shutdown(left).await && pushes_ended;
         let left = deadline.saturating_duration_since(Instant::now()).max(STORE_CLOSE_PATIENCE);

@@ -21,7 +21,9 @@ use hawser_proto::id::{AppId, BusinessNo, Position, SlotRef};
 use hawser_proto::limits::BUSINESSES_PER_CONNECTION_MAX;
 use hawser_proto::params;
 use hawser_proto::rpc::node::bind_result::Status;
-use hawser_proto::rpc::node::{Bind, BindResult, InboxPosition, InboxTail, Kick, Unbind, down};
+use hawser_proto::rpc::node::{
+    Bind, BindResult, Gone, Here, InboxPosition, InboxTail, Kick, Unbind, down,
+};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
@@ -56,7 +58,8 @@ pub(crate) struct Asked {
 
 impl Wish {
     /// Reads a bind. `None`: the node sent something that no device could have made it send.
-    pub(crate) fn read(bind: Bind, life: &Life, stamp: u16, now_ms: u64) -> Option<Self> {
+    pub(crate) fn read(core: &Core, bind: Bind, life: &Life, stamp: u16) -> Option<Self> {
+        let now_ms = core.clock.now_ms();
         let app = AppId::new(&bind.app).ok()?;
         let key = Key::device(&app, &bind.device).ok()?;
         if bind.epoch > now_ms.saturating_add(EPOCH_AHEAD.as_millis() as u64) {
@@ -65,9 +68,9 @@ impl Wish {
         let instance = bind.instance.as_ref().try_into().ok()?;
         let at = SlotRef { slot: bind.slot, generation: bind.generation };
         let owner = inbox::Owner { node: life.node.clone(), boot: life.boot, at };
-        let watchers = Vec::new();
-        let login = inbox::Login { owner, instance, attempt: bind.attempt, watchers };
         let serves = Serves::new(&bind.businesses);
+        let watchers = core.known.load().watchers(&app, &serves);
+        let login = inbox::Login { owner, instance, attempt: bind.attempt, watchers };
         let mut positions = positions(&bind.cursors);
         // A session reaches the inboxes of what it serves, and no others.
         positions.retain(|&(business, _)| serves.contains(business));
@@ -156,7 +159,7 @@ pub(crate) async fn bind(core: Arc<Core>, wish: Wish, asked: Asked, place: Place
             room.send(down::What::BindResult(BindResult { call, status, epoch, inboxes }));
             // After the answer: on one node it is in order, and elsewhere it does not matter.
             for it in ousted {
-                kick(&core, &wish, &it);
+                kick(&core, &wish.app, &wish.device, &it);
             }
         }
         Verdict::Refused { status, epoch } => {
@@ -295,13 +298,13 @@ fn ousted(
 }
 
 /// Tells the older connection that a newer login took over.
-fn kick(core: &Core, wish: &Wish, ousted: &Ousted) {
+fn kick(core: &Core, app: &AppId, device: &str, ousted: &Ousted) {
     let Some(stream) = ousted.life.control() else { return };
     core.metrics.superseded.inc();
     stream.tell(down::What::Kick(Kick {
         call: 0,
-        app: wish.app.to_string(),
-        device: wish.device.clone(),
+        app: app.to_string(),
+        device: device.to_owned(),
         slot: ousted.at.slot,
         generation: ousted.at.generation,
         epoch: ousted.epoch,
@@ -326,7 +329,9 @@ fn tell_inboxes(core: &Core, wish: &Wish, mut found: Vec<inbox::InboxTail>) -> V
 
 fn end(core: &Arc<Core>, wish: &Wish, epoch: u64) {
     let session = inbox::Session { owner: wish.login.owner.clone(), epoch };
-    release(core, Release { key: wish.key, session, sent: Positions::new() }, None);
+    let is_watched = !wish.login.watchers.is_empty();
+    let sent = Positions::new();
+    release(core, Release { key: wish.key, session, sent, is_watched }, None);
 }
 
 /// A node says that a session has ended.
@@ -334,6 +339,7 @@ pub(crate) fn unbind(core: &Arc<Core>, life: &Life, unbind: &Unbind) {
     let Ok(app) = AppId::new(&unbind.app) else { return };
     let Ok(key) = Key::device(&app, &unbind.device) else { return };
     let at = SlotRef { slot: unbind.slot, generation: unbind.generation };
+    let is_watched = core.known.load().is_watched(&app);
     if core.table.release(&key, life.no, at, unbind.epoch) {
         life.count(&app, false);
         core.metrics.unbinds.inc();
@@ -345,7 +351,52 @@ pub(crate) fn unbind(core: &Arc<Core>, life: &Life, unbind: &Unbind) {
     let session = inbox::Session { owner, epoch: unbind.epoch };
     let sent = positions(&unbind.sent);
     let place = core.turns.take(&key);
-    release(core, Release { key, session, sent }, Some(place));
+    release(core, Release { key, session, sent, is_watched }, Some(place));
+}
+
+/// A session lives on a node whose claim another router took to the store. Nobody is asked, and a route with a
+/// higher epoch stays.
+pub(crate) fn here(core: &Core, life: &Arc<Life>, stamp: u16, here: Here) {
+    let now_ms = core.clock.now_ms();
+    let ahead_ms = EPOCH_AHEAD.as_millis() as u64;
+    let key = AppId::new(&here.app)
+        .and_then(|app| Ok((Key::device(&app, &here.device)?, app)))
+        .ok()
+        .filter(|_| here.epoch > 0 && here.epoch <= now_ms.saturating_add(ahead_ms));
+    let Some((key, app)) = key else { return core.metrics.binds.malformed.inc() };
+    core.metrics.heres.inc();
+    core.nodes.await_announcements(life, core.clock.steady_ms());
+    let at = SlotRef { slot: here.slot, generation: here.generation };
+    let owner = Owner { life: life.no, stamp, at };
+    // The epoch is the time of the login, unless clocks were set back in between.
+    let (epoch, since_ms) = (here.epoch, here.epoch.min(now_ms));
+    let session = Session { owner, epoch, serves: Serves::new(&here.businesses), since_ms };
+    let Bound::Taken { fresh, replaced } = core.table.bind(&key, session) else { return };
+    count(core, &app, life, fresh, replaced);
+    // Whoever took the claim has told the older session, unless it does not reach that node. Nobody here knows
+    // whether it does, and word that comes twice finds no session. On one node it certainly did: the claim
+    // came from there.
+    let Some((before, older)) = replaced.filter(|(before, _)| before.life != life.no) else {
+        return;
+    };
+    let view = core.nodes.view(core.clock.steady_ms());
+    if older < epoch
+        && let Some(other) = view.life(before.life)
+    {
+        let ousted = Ousted { life: other.clone(), at: before.at, epoch: older };
+        kick(core, &app, &here.device, &ousted);
+    }
+}
+
+/// A session has ended on a node that tells another router, and with it the store.
+pub(crate) fn gone(core: &Core, life: &Life, gone: &Gone) {
+    let Ok(app) = AppId::new(&gone.app) else { return };
+    let Ok(key) = Key::device(&app, &gone.device) else { return };
+    let at = SlotRef { slot: gone.slot, generation: gone.generation };
+    if core.table.release(&key, life.no, at, gone.epoch) {
+        life.count(&app, false);
+        core.metrics.gones.inc();
+    }
 }
 
 /// A live node has no such session: word of its end was lost, and nobody knows how far it was written to.
@@ -359,5 +410,7 @@ pub(crate) fn lost(
     let owner = inbox::Owner { node: life.node.clone(), boot: life.boot, at };
     let session = inbox::Session { owner, epoch };
     let sent = serves.iter().map(|business| (business, ALL_SENT)).collect();
-    release(core, Release { key, session, sent }, None);
+    let app = crate::key::split(key.as_bytes()).and_then(|(app, _)| AppId::new(app).ok());
+    let is_watched = app.is_some_and(|app| core.known.load().is_watched(&app));
+    release(core, Release { key, session, sent, is_watched }, None);
 }

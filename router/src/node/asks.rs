@@ -7,6 +7,8 @@
 use crate::auth::frame_bytes_max;
 use crate::blob::{self, Placed};
 use crate::core::Core;
+use crate::functions::Functions;
+use crate::group_writer::{self, Look};
 use crate::inbox::{Batch, Fenced, Fetched, Limits, LostReason, Owner, Session};
 use crate::key::Key;
 use crate::node::deliver::{ANSWERS_KIB_MAX, DeliverStream};
@@ -75,6 +77,10 @@ pub(crate) fn take(core: &Arc<Core>, life: &Arc<Life>, stream: &Arc<DeliverStrea
         return stream.refuse(answer(call, Said::Refused(Status::Unavailable)));
     };
     core.metrics.asks.of(&what).inc();
+    if !core.functions.contains(Functions::INBOX) {
+        core.metrics.asks.refused.inc();
+        return stream.refuse(answer(call, Said::Refused(Status::Unavailable)));
+    }
     let Ok(place) = stream.asks.clone().try_acquire_owned() else {
         core.metrics.asks.refused.inc();
         return stream.refuse(answer(call, Said::Refused(Status::Unavailable)));
@@ -213,10 +219,12 @@ async fn sweep(core: &Core, life: &Life, sweep: Sweep) -> Said {
 
 async fn history(core: &Core, pull: PullHistory) -> Said {
     let key = AppId::new(&pull.app).and_then(|app| Key::group(&app, &pull.group));
-    let found = key.ok().and_then(|key| Some((core.groups.find(&key)?, key)));
-    let Some((_, key)) = found.filter(|(group, _)| group.history.is_some()) else {
-        return Said::Refused(Status::NotFound);
-    };
+    let Ok(key) = key else { return Said::Refused(Status::NotFound) };
+    match group_writer::find(core, &key, Look::Lately).await {
+        Ok(Some(group)) if group.history.is_some() => {}
+        Ok(_) => return Said::Refused(Status::NotFound),
+        Err(_) => return Said::Refused(Status::Unavailable),
+    }
     let (after, limits) =
         (Position::new(pull.term, pull.seq), limits(pull.entries_max, pull.bytes_max));
     let asked = core.store.history(&key, after, limits, core.clock.now_ms());

@@ -2,8 +2,10 @@
 //! questions that the push API waits on.
 
 use crate::core::Core;
+use crate::functions::Functions;
 use crate::group_reports;
 use crate::node::outgoing::{Gather, Outgoing};
+use crate::node_leases;
 use crate::nodes::Life;
 use crate::sessions::{self, Asked, Wish};
 use hawser_proto::rpc::node::bind_result::Status as BindStatus;
@@ -33,6 +35,9 @@ const QUESTIONS_MAX: usize = 16_384;
 /// call of 2 ms these are 500,000 logins a second; at a store that hangs they are what a node may have
 /// waiting. More are refused at once, and come again.
 const CALLS_MAX: usize = 1_024;
+
+/// A node that this router leaves may have said something before it knew so.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// What tonic sends to the node.
 pub(crate) type ControlDownStream = Outgoing<GatherControl>;
@@ -187,17 +192,19 @@ pub(crate) fn open(
     inbound: Streaming<ControlUp>,
 ) -> ControlDownStream {
     let (stream, queue) = ControlStream::new(core.tasks.stop_signal().child_token());
-    let stamp = core.nodes.attach_control(&life, stream.clone(), core.clock.steady_ms());
+    let tells_all = first.hello.as_ref().is_some_and(|hello| hello.tells_all);
+    let now = core.clock.steady_ms();
+    let stamp = core.nodes.attach_control(&life, stream.clone(), tells_all, now);
     let welcome = Welcome {
         lease_ms: core.node_lease.as_millis() as u32,
         router: core.name.clone(),
         router_boot: core.boot,
-        functions: 0,
-        takes_here: false,
+        functions: core.functions.bits(),
+        takes_here: true,
     };
     info!(node = %life.node, boot = %life.boot, "control stream opened");
     let calls = Arc::new(Semaphore::new(CALLS_MAX));
-    let reader = Reader { core: core.clone(), life, stream, stamp, calls };
+    let reader = Reader { core: core.clone(), life, stream, stamp, tells_all, calls };
     core.tasks.spawn("node control stream", reader.run(first, inbound));
     let first = ControlDown { welcome: Some(welcome), items: Vec::new() };
     Outgoing::new(Some(first), queue, GatherControl)
@@ -208,6 +215,8 @@ struct Reader {
     life: Arc<Life>,
     stream: Arc<ControlStream>,
     stamp: u16,
+    /// Its end in good order is no goodbye: the node says that in a word of its own.
+    tells_all: bool,
     /// Places for calls that wait for the store.
     calls: Arc<Semaphore>,
 }
@@ -215,13 +224,34 @@ struct Reader {
 impl Reader {
     async fn run(self, first: ControlUp, mut inbound: Streaming<ControlUp>) {
         let stop = self.stream.stop.clone();
-        let goodbye = tokio::select! {
-            goodbye = self.read(first, &mut inbound) => goodbye,
+        let is_ended = tokio::select! {
+            is_ended = self.read(first, &mut inbound) => is_ended,
             () = stop.cancelled() => false,
         };
-        self.life.detach_control(&self.stream, goodbye);
+        let (core, life) = (&self.core, &self.life);
+        let goodbye = is_ended && !self.tells_all;
+        let now = core.clock.steady_ms();
+        let was_in_use = core.nodes.detach_control(life, &self.stream, goodbye, now);
         self.stream.cut();
-        info!(node = %self.life.node, boot = %self.life.boot, goodbye, "control stream ended");
+        info!(node = %life.node, boot = %life.boot, goodbye, "control stream ended");
+        if was_in_use && goodbye {
+            node_leases::leave(core, &life.node, life.boot).await;
+        }
+        if core.push_tasks.is_stopping() {
+            let last = self.read_ends(&mut inbound);
+            let _ = tokio::time::timeout(LAST_WORDS, last).await;
+        }
+    }
+
+    /// This router ends: what the node had said before it knew so is heard, as far as it needs no answer.
+    async fn read_ends(&self, inbound: &mut Streaming<ControlUp>) {
+        while let Ok(Some(message)) = inbound.message().await {
+            for item in message.items {
+                if let Some(up::What::Unbind(unbind)) = item.what {
+                    sessions::unbind(&self.core, &self.life, &unbind);
+                }
+            }
+        }
     }
 
     /// Reads until the stream ends. True: the node ended it in good order.
@@ -273,15 +303,24 @@ impl Reader {
             Some(up::What::KickDone(done)) => {
                 self.stream.answered(done.call, up::What::KickDone(done));
             }
+            Some(up::What::Here(here)) => {
+                sessions::here(&self.core, &self.life, self.stamp, here);
+            }
+            Some(up::What::Gone(gone)) => sessions::gone(&self.core, &self.life, &gone),
+            Some(up::What::AllTold(_)) => {
+                let now = self.core.clock.steady_ms();
+                self.core.nodes.all_told(&self.life, self.stamp, now);
+            }
+            Some(up::What::Goodbye(_)) if self.tells_all => {
+                let (core, life) = (self.core.clone(), self.life.clone());
+                info!(node = %life.node, boot = %life.boot, "the node ends");
+                core.nodes.goodbye(&life, core.clock.steady_ms());
+                self.core.tasks.spawn_light(async move {
+                    node_leases::leave(&core, &life.node, life.boot).await;
+                });
+            }
             // Every message renews; an item of a later release is skipped.
-            Some(
-                up::What::Lease(_)
-                | up::What::Here(_)
-                | up::What::Gone(_)
-                | up::What::AllTold(_)
-                | up::What::Goodbye(_),
-            )
-            | None => {}
+            Some(up::What::Lease(_) | up::What::Goodbye(_)) | None => {}
         }
         Ok(())
     }
@@ -289,7 +328,11 @@ impl Reader {
     fn bind(&self, bind: Bind, room: Room) {
         let (core, call) = (&self.core, bind.call);
         let unavailable = || sessions::refused(call, BindStatus::Unavailable, 0);
-        let Some(wish) = Wish::read(bind, &self.life, self.stamp, core.clock.now_ms()) else {
+        if !core.functions.contains(Functions::LOGINS) {
+            core.metrics.binds.unavailable.inc();
+            return room.send(unavailable());
+        }
+        let Some(wish) = Wish::read(core, bind, &self.life, self.stamp) else {
             core.metrics.binds.malformed.inc();
             return room.send(unavailable());
         };
@@ -307,7 +350,9 @@ impl Reader {
         let (core, life) = (&self.core, &self.life);
         if let Some(later) = group_reports::take(core, life, report, room) {
             match self.calls.clone().try_acquire_owned() {
-                Ok(permit) => core.tasks.spawn_light(later.answer(core.clone(), permit)),
+                Ok(permit) => {
+                    core.tasks.spawn_light(later.answer(core.clone(), life.clone(), permit));
+                }
                 Err(_) => later.refuse(),
             }
         }

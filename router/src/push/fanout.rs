@@ -33,7 +33,7 @@ pub(crate) async fn multicast(
     by: &Credential,
     request: MulticastRequest,
 ) -> Result<MulticastResponse, Refusal> {
-    let (key, group) = owned(core, by, &request.group)?;
+    let (key, group) = owned(core, by, &request.group).await?;
     if let Some(caps) = group.history {
         return history::multicast(core, by, (key, group, caps), request).await;
     }

@@ -2,6 +2,7 @@
 
 use crate::auth::Credential;
 use crate::core::Core;
+use crate::group_writer::{self, Look};
 use crate::groups::{Changed, Group, Wanted};
 use crate::key::Key;
 use crate::node::control::deadline;
@@ -11,7 +12,8 @@ use crate::push::presence::locate;
 use crate::reach::Call;
 use crate::refusal::Refusal;
 use crate::table::LifeNo;
-use futures_util::future::join_all;
+use crate::whereabouts::{self, Whereabouts};
+use futures_util::future::{join, join_all};
 use hawser_proto::code::ErrorCode;
 use hawser_proto::frame::cut;
 use hawser_proto::id::{DeviceId, Position};
@@ -33,15 +35,14 @@ const PAGE_MAX: usize = 1_000;
 const COUNTS_OF_NODE_MAX: usize = 32;
 
 /// The group with this id, if it belongs to the caller's business.
-pub(crate) fn owned(
+pub(crate) async fn owned(
     core: &Core,
     by: &Credential,
     group: &str,
 ) -> Result<(Key, Arc<Group>), Refusal> {
     let key = Key::group(&by.app, group).map_err(|why| Refusal::id("group", why))?;
-    let found = core
-        .groups
-        .find(&key)
+    let found = group_writer::find(core, &key, Look::Lately)
+        .await?
         .ok_or_else(|| Refusal::new(ErrorCode::GroupNotFound, "there is no such group"))?;
     if found.owner != by.number {
         let detail = "the group belongs to another business";
@@ -88,7 +89,7 @@ pub(crate) async fn describe(
     by: &Credential,
     group: &str,
 ) -> Result<GroupInfo, Refusal> {
-    let (key, found) = owned(core, by, group)?;
+    let (key, found) = owned(core, by, group).await?;
     let counting = Counting::until(deadline(core.call_timeout));
     let nodes = counting.members(core, by, group, &found).await;
     let mut told = info(core, by, group, &found, nodes);
@@ -123,7 +124,7 @@ pub(crate) async fn list(
     let counting = &Counting::until(deadline(core.call_timeout));
     let described = ids.iter().map(|id| async move {
         // Gone meanwhile: left out.
-        let (_, group) = owned(core, by, id).ok()?;
+        let (_, group) = owned(core, by, id).await.ok()?;
         let nodes = counting.members(core, by, id, &group).await;
         Some(info(core, by, id, &group, nodes))
     });
@@ -205,15 +206,21 @@ pub(crate) async fn change(
     for (index, device) in request.devices.iter().enumerate() {
         DeviceId::check(device).map_err(|why| Refusal::id(&format!("devices[{index}]"), why))?;
     }
-    owned(core, by, &request.group)?;
+    owned(core, by, &request.group).await?;
     let reason = cut(&request.reason);
     let mut statuses = vec![0; request.devices.len()];
     let mut bundles: Vec<(Arc<Life>, Vec<usize>, Vec<Target>)> = Vec::new();
+    let mut unrouted = Vec::new();
     {
         let view = core.nodes.view(core.clock.steady_ms());
         for (index, device) in request.devices.iter().enumerate() {
             let Some(found) = locate(core, &view, by, device) else {
                 statuses[index] = ErrorCode::DeviceOffline.number();
+                if let Ok(key) = Key::device(&by.app, device)
+                    && !view.is_complete()
+                {
+                    unrouted.push((index, key));
+                }
                 continue;
             };
             if !found.serves.contains(&by.number) {
@@ -251,7 +258,13 @@ pub(crate) async fn change(
         };
         (at, answer)
     });
-    for (at, answer) in join_all(asked).await {
+    let (answers, found) = join(join_all(asked), whereabouts::ask_all(core, unrouted)).await;
+    for (index, place) in found {
+        if place != Whereabouts::Offline {
+            statuses[index] = ErrorCode::Unavailable.number();
+        }
+    }
+    for (at, answer) in answers {
         for (order, index) in at.into_iter().enumerate() {
             statuses[index] = match &answer {
                 Ok(up::What::MembershipDone(done)) => {

@@ -6,6 +6,7 @@ use crate::key::Key;
 use crate::node::control::{AskError, deadline};
 use crate::nodes::{Life, View};
 use crate::refusal::Refusal;
+use crate::whereabouts::{self, Whereabouts};
 use hawser_proto::code::{CloseCode, ErrorCode};
 use hawser_proto::frame::cut;
 use hawser_proto::id::{BusinessNo, ConnId, SlotRef};
@@ -49,7 +50,7 @@ pub(crate) fn locate(core: &Core, view: &View, by: &Credential, device: &str) ->
 }
 
 /// Online state of many devices.
-pub(crate) fn presence(
+pub(crate) async fn presence(
     core: &Core,
     by: &Credential,
     request: PresenceRequest,
@@ -57,8 +58,33 @@ pub(crate) fn presence(
     if request.devices.len() > TARGETS_PER_CALL_MAX {
         return Err(Refusal::too_large("more than 1,000 devices in one call"));
     }
-    let view = core.nodes.view(core.clock.steady_ms());
     let mut devices = Vec::with_capacity(request.devices.len());
+    let unrouted = known(core, by, request, &mut devices)?;
+    // Nobody waits for the store while all routes are known.
+    if !unrouted.is_empty() {
+        for (index, place) in whereabouts::ask_all(core, unrouted).await {
+            let told: &mut DevicePresence = &mut devices[index];
+            match place {
+                Whereabouts::Offline => {}
+                Whereabouts::Elsewhere(_, epoch) => {
+                    (told.state, told.epoch) = (PresenceState::Unknown.into(), epoch);
+                }
+                Whereabouts::Unknown => told.state = PresenceState::Unknown.into(),
+            }
+        }
+    }
+    Ok(PresenceResponse { devices })
+}
+
+/// What is known here of each. Returns those that may be elsewhere.
+fn known(
+    core: &Core,
+    by: &Credential,
+    request: PresenceRequest,
+    devices: &mut Vec<DevicePresence>,
+) -> Result<Vec<(usize, Key)>, Refusal> {
+    let mut unrouted = Vec::new();
+    let view = core.nodes.view(core.clock.steady_ms());
     for (index, device) in request.devices.into_iter().enumerate() {
         let key = Key::device(&by.app, &device)
             .map_err(|why| Refusal::id(&format!("devices[{index}]"), why))?;
@@ -70,11 +96,16 @@ pub(crate) fn presence(
                 let state = if heard { PresenceState::Online } else { PresenceState::Unknown };
                 (state, epoch, at_ms.cast_signed())
             }
-            None => (PresenceState::Offline, 0, 0),
+            None => {
+                if !view.is_complete() {
+                    unrouted.push((index, key));
+                }
+                (PresenceState::Offline, 0, 0)
+            }
         };
         devices.push(DevicePresence { device, state: state.into(), epoch, since_ms });
     }
-    Ok(PresenceResponse { devices })
+    Ok(unrouted)
 }
 
 /// What is known of a device's session, its node asked.
@@ -83,14 +114,33 @@ pub(crate) async fn describe(
     by: &Credential,
     device: String,
 ) -> Result<DeviceInfo, Refusal> {
-    Key::device(&by.app, &device).map_err(|why| Refusal::id("device", why))?;
+    let key = Key::device(&by.app, &device).map_err(|why| Refusal::id("device", why))?;
     let offline =
         |device| DeviceInfo { device, state: PresenceState::Offline.into(), ..Default::default() };
-    let located = {
+    let (located, is_complete) = {
         let view = core.nodes.view(core.clock.steady_ms());
-        locate(core, &view, by, &device)
+        (locate(core, &view, by, &device), view.is_complete())
     };
-    let Some(found) = located else { return Ok(offline(device)) };
+    let found = match located {
+        Some(found) => found,
+        None if is_complete => return Ok(offline(device)),
+        None => {
+            let state = PresenceState::Unknown.into();
+            return Ok(match whereabouts::ask(core, &key).await {
+                Whereabouts::Offline => offline(device),
+                Whereabouts::Unknown => DeviceInfo { device, state, ..Default::default() },
+                Whereabouts::Elsewhere(owner, epoch) => DeviceInfo {
+                    device,
+                    state,
+                    epoch,
+                    node: owner.node.to_string(),
+                    connection_id: ConnId { node: owner.node, boot: owner.boot, at: owner.at }
+                        .to_string(),
+                    ..Default::default()
+                },
+            });
+        }
+    };
     let (boot, app) = (found.life.boot.0, by.app.to_string());
     let target = Some(found.target(&device));
     let question = |call| down::What::DescribeSession(DescribeSession { call, boot, app, target });
@@ -145,12 +195,25 @@ pub(crate) async fn disconnect(
     by: &Credential,
     request: DisconnectRequest,
 ) -> Result<DisconnectResponse, Refusal> {
-    Key::device(&by.app, &request.device).map_err(|why| Refusal::id("device", why))?;
-    let located = {
+    let key = Key::device(&by.app, &request.device).map_err(|why| Refusal::id("device", why))?;
+    let (located, is_complete) = {
         let view = core.nodes.view(core.clock.steady_ms());
-        locate(core, &view, by, &request.device)
+        (locate(core, &view, by, &request.device), view.is_complete())
     };
-    let Some(found) = located else { return Ok(DisconnectResponse { was_online: false }) };
+    let found = match located {
+        Some(found) => found,
+        None if is_complete => return Ok(DisconnectResponse { was_online: false }),
+        None => match whereabouts::ask(core, &key).await {
+            Whereabouts::Offline => return Ok(DisconnectResponse { was_online: false }),
+            Whereabouts::Unknown => return Err(AskError::Gone.into()),
+            // Its node may be heard here, and not have told of it yet.
+            Whereabouts::Elsewhere(owner, epoch) => {
+                let life = core.nodes.find(&owner.node, owner.boot, core.clock.steady_ms());
+                let life = life.ok_or(AskError::Gone)?;
+                Located { life, serves: Vec::new(), at: owner.at, epoch, since_ms: epoch }
+            }
+        },
+    };
     let told = if request.eject { CloseCode::Ejected } else { CloseCode::Disconnected };
     let question = |call| {
         down::What::Kick(Kick {

@@ -13,8 +13,10 @@ use crate::push::message;
 use crate::refusal::Refusal;
 use crate::sessions;
 use crate::table::{Owner, Route};
+use crate::whereabouts::{self, Whereabouts};
 use bytes::Bytes;
 use foldhash::fast::RandomState;
+use futures_util::future::join;
 use hawser_proto::id::{AppId, DeviceId, IdError};
 use hawser_proto::limits::TARGETS_PER_CALL_MAX;
 use hawser_proto::rpc::node::{Delivery, Target};
@@ -35,6 +37,8 @@ pub(crate) struct Submitted {
     sent: Vec<Sent>,
     /// What the routes of the targets said, for those that a node finds stale.
     pushed: Vec<Pushed>,
+    /// Those without a route, which may be elsewhere: the store is asked.
+    unrouted: Vec<(u32, Key)>,
     /// Places that name a device a second time, each with the place of the first.
     repeated: Vec<(u32, u32)>,
     deadline: Instant,
@@ -163,14 +167,25 @@ fn send(core: &Core, by: &Credential, devices: Vec<String>, frames: &Frames) -> 
     // One push reaches a device once, also when the list names it twice.
     let mut seen = HashMap::with_hasher(RandomState::default());
     let mut repeated = Vec::new();
+    let mut unrouted = Vec::new();
     let looks_twice = matches!(frames, Frames::One(_)) && devices.len() > 1;
     for (index, device) in devices.into_iter().enumerate() {
         let Ok(key) = Key::device(&by.app, &device) else { continue };
-        let found = core.table.look(&key, |owner, route| {
-            route.serves.contains(by.number).then_some((owner, route.epoch))
+        let found = core
+            .table
+            .look(&key, |owner, route| (owner, route.epoch, route.serves.contains(by.number)));
+        let routed = found.and_then(|(owner, epoch, is_served)| {
+            Some((owner, epoch, is_served, view.owner(&owner)?))
         });
-        let Some((owner, epoch)) = found.flatten() else { continue };
-        let Some(life) = view.owner(&owner) else { continue };
+        let Some((owner, epoch, is_served, life)) = routed else {
+            if !view.is_complete() {
+                unrouted.push((index as u32, key));
+            }
+            continue;
+        };
+        if !is_served {
+            continue;
+        }
         if looks_twice {
             match seen.entry((life.no, owner.at.slot)) {
                 Entry::Occupied(first) => {
@@ -238,7 +253,7 @@ fn send(core: &Core, by: &Credential, devices: Vec<String>, frames: &Frames) -> 
         }
     }
     let (app, tag, push_id) = (by.app.clone(), 0, Bytes::new());
-    Submitted { outcomes, sent, pushed, repeated, deadline, app, tag, push_id }
+    Submitted { outcomes, sent, pushed, unrouted, repeated, deadline, app, tag, push_id }
 }
 
 impl Pushed {
@@ -263,7 +278,20 @@ impl Pushed {
 impl Submitted {
     /// Waits for the reports, at most until the deadline; what is missing then is `unknown`.
     pub(crate) async fn wait(mut self, core: &Arc<Core>) -> BatchUnicastResponse {
-        let (mut outcomes, complete) = self.outcomes.wait(self.deadline).await;
+        let (mut outcomes, complete) = if self.unrouted.is_empty() {
+            self.outcomes.wait(self.deadline).await
+        } else {
+            let unrouted = std::mem::take(&mut self.unrouted);
+            let asked = whereabouts::ask_all(core, unrouted);
+            let ((mut outcomes, complete), found) =
+                join(self.outcomes.wait(self.deadline), asked).await;
+            for (at, place) in found {
+                if place != Whereabouts::Offline {
+                    outcomes[at as usize] = Outcome::Unknown.into();
+                }
+            }
+            (outcomes, complete)
+        };
         if complete {
             self.sent.drain(..).for_each(Sent::settled);
         }

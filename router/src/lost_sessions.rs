@@ -1,0 +1,127 @@
+//! Sessions whose nodes have died: ended in the store, so that businesses hear of it and pushes find no owner.
+//!
+//! One router of all does it, the holder of a duty. A boot is dead when the store shows no lease of it, and did
+//! not at the look before either: a lease that was taken back by mistake is renewed by then. A device's
+//! session is compared before it is ended, so that one that has moved on stays.
+
+use crate::core::Core;
+use crate::functions::Functions;
+use crate::key::{self, Key};
+use crate::nodes::leases::Standing;
+use crate::reach::Call;
+use crate::store::{KeyBytes, StoreError};
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use hawser_proto::id::{AppId, BootId, NodeId};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::time::MissedTickBehavior;
+use tracing::{debug, info, warn};
+
+const DUTY: &str = "lost-sessions";
+/// Sessions read, and ended, together.
+const BATCH: usize = 256;
+const TOGETHER: usize = 16;
+/// Between two batches: some 5,000 sessions a second, so that the store has time for those that live.
+const BATCHES_APART: Duration = Duration::from_millis(50);
+
+/// A boot of a node.
+type Boot = (NodeId, BootId);
+
+/// Ends them until told to stop.
+pub(crate) async fn run(core: Arc<Core>) {
+    if !core.functions.contains(Functions::INBOX) {
+        return;
+    }
+    let mut tick = tokio::time::interval((core.node_lease / 3).max(Duration::from_millis(10)));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let stop = core.tasks.stop_signal();
+    let mut suspects = HashSet::new();
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        let looked = tokio::select! {
+            looked = look(&core, &suspects) => looked,
+            () = stop.cancelled() => return,
+        };
+        suspects = looked.unwrap_or_else(|source| {
+            debug!(%source, "sessions of dead nodes cannot be looked for");
+            HashSet::new()
+        });
+    }
+}
+
+/// Ends the sessions of those that were dead before and still are. Returns those that are dead now.
+async fn look(core: &Arc<Core>, before: &HashSet<Boot>) -> Result<HashSet<Boot>, StoreError> {
+    if !hold(core).await? {
+        return Ok(HashSet::new());
+    }
+    let boots = core.reach.ask(Call::LostBoots, core.store.boots_with_sessions()).await?;
+    let dead: HashSet<Boot> = boots.into_iter().filter(|boot| is_dead(core, boot)).collect();
+    let both: Vec<Boot> = dead.intersection(before).cloned().collect();
+    for boot in both {
+        let began = Instant::now();
+        let ended = end_all(core, &boot).await?;
+        if ended > 0 {
+            let (node, boot) = boot;
+            info!(%node, %boot, ended, took = ?began.elapsed(), "sessions of a dead node ended");
+        }
+    }
+    Ok(dead)
+}
+
+/// Takes the duty, or keeps it.
+async fn hold(core: &Core) -> Result<bool, StoreError> {
+    let ttl_ms = 3 * core.node_lease.as_millis() as u64;
+    core.reach.ask(Call::HoldDuty, core.store.hold_duty(DUTY, core.boot, ttl_ms)).await
+}
+
+fn is_dead(core: &Core, (node, boot): &Boot) -> bool {
+    core.nodes.standing(node, *boot, core.clock.steady_ms()) == Standing::Dead
+}
+
+/// Ends the sessions of one boot, and says how many there were.
+async fn end_all(core: &Arc<Core>, boot: &Boot) -> Result<u64, StoreError> {
+    let mut ended = 0;
+    let mut seen: Vec<KeyBytes> = Vec::new();
+    loop {
+        // A walk may take long: the duty is kept, and the boot may have come back.
+        if !is_dead(core, boot) || !hold(core).await? {
+            return Ok(ended);
+        }
+        let asked = core.store.sessions_of(&boot.0, boot.1, BATCH);
+        let devices = core.reach.ask(Call::LostBoots, asked).await?;
+        if devices.is_empty() {
+            return Ok(ended);
+        }
+        if devices == seen {
+            warn!(node = %boot.0, boot = %boot.1, "sessions of a dead node cannot be ended");
+            return Ok(ended);
+        }
+        let keys = devices.iter().filter_map(|bytes| device(bytes));
+        let ends: Vec<_> = keys.map(|key| end(core.clone(), boot.clone(), key)).collect();
+        let done: Vec<Result<bool, StoreError>> =
+            stream::iter(ends).buffer_unordered(TOGETHER).collect().await;
+        for one in done {
+            if one? {
+                ended += 1;
+                core.metrics.lost_sessions.inc();
+            }
+        }
+        seen = devices;
+        tokio::time::sleep(BATCHES_APART).await;
+    }
+}
+
+async fn end(core: Arc<Core>, (node, boot): Boot, key: Key) -> Result<bool, StoreError> {
+    let asked = core.store.end_lost(&key, &node, boot, core.clock.now_ms());
+    core.reach.ask(Call::EndLost, asked).await
+}
+
+fn device(bytes: &[u8]) -> Option<Key> {
+    let (app, id) = key::split(bytes)?;
+    Key::device(&AppId::new(app).ok()?, id).ok()
+}
