@@ -56,9 +56,13 @@ impl Held {
         }
     }
 
-    fn mark(&mut self, device: &Key, now_ms: u64) {
-        self.last_mark = next_mark(self.last_mark, now_ms);
-        self.marks.insert(device.as_bytes().into(), self.last_mark);
+    fn mark_if_due(&mut self, device: &Key, now_ms: u64) {
+        let shelf = self.devices.get(device.as_bytes());
+        let Ok(due) = rules::events_due(shelf.unwrap_or(&Memory::default()), now_ms);
+        if !due.is_empty() {
+            self.last_mark = next_mark(self.last_mark, now_ms);
+            self.marks.insert(device.as_bytes().into(), self.last_mark);
+        }
     }
 
     fn marked(&self, shard: u16) -> Vec<Marked> {
@@ -126,12 +130,9 @@ impl InMemory {
     }
 
     /// Before a session takes effect.
-    fn begin(&self, device: &Key, login: &Login, now_ms: u64) -> Owner {
+    fn begin(&self, device: &Key, login: &Login) -> Owner {
         let mut held = self.held.lock();
         held.register(device, &login.owner);
-        if !login.watchers.is_empty() {
-            held.mark(device, now_ms);
-        }
         login.owner.clone()
     }
 
@@ -176,12 +177,13 @@ impl Store for InMemory {
         cursors: Positions,
         now_ms: u64,
     ) -> Result<Claimed, StoreError> {
-        let owner = self.begin(device, &login, now_ms);
+        let owner = self.begin(device, &login);
         let claimed =
             self.on_device(device, |shelf, _| rules::claim(shelf, login, &cursors, now_ms))?;
         if let Claimed::Bound { displaced, .. } = &claimed {
             self.displace(device, displaced.as_ref(), &owner);
         }
+        self.held.lock().mark_if_due(device, now_ms);
         Ok(claimed)
     }
 
@@ -193,12 +195,13 @@ impl Store for InMemory {
         sent: Positions,
         now_ms: u64,
     ) -> Result<Announced, StoreError> {
-        let owner = self.begin(device, &login, now_ms);
+        let owner = self.begin(device, &login);
         let announced =
             self.on_device(device, |shelf, _| rules::announce(shelf, epoch, login, &sent, now_ms))?;
         if let Announced::Bound { displaced, .. } = &announced {
             self.displace(device, displaced.as_ref(), &owner);
         }
+        self.held.lock().mark_if_due(device, now_ms);
         Ok(announced)
     }
 
@@ -207,12 +210,9 @@ impl Store for InMemory {
         device: &Key,
         session: Session,
         sent: Positions,
-        is_watched: bool,
+        _is_watched: bool,
         now_ms: u64,
     ) -> Result<bool, StoreError> {
-        if is_watched {
-            self.held.lock().mark(device, now_ms);
-        }
         let (is_released, is_there) = self.on_device(device, |shelf, _| {
             let is_released = rules::release(shelf, &session, &sent, now_ms)?;
             let route = shelf.route()?;
@@ -221,6 +221,7 @@ impl Store for InMemory {
         if !is_there {
             self.held.lock().unregister(device, &session.owner);
         }
+        self.held.lock().mark_if_due(device, now_ms);
         Ok(is_released)
     }
 
@@ -260,7 +261,11 @@ impl Store for InMemory {
         upto: Positions,
         now_ms: u64,
     ) -> Result<Result<(), Fenced>, StoreError> {
-        self.on_device(device, |shelf, _| rules::ack(shelf, session, &upto, now_ms))
+        let done = self.on_device(device, |shelf, _| rules::ack(shelf, session, &upto, now_ms))?;
+        if done.is_ok() {
+            self.held.lock().register(device, &session.owner);
+        }
+        Ok(done)
     }
 
     async fn sweep(
@@ -270,7 +275,12 @@ impl Store for InMemory {
         acked: Positions,
         now_ms: u64,
     ) -> Result<Result<Vec<InboxTail>, Fenced>, StoreError> {
-        self.on_device(device, |shelf, _| rules::sweep(shelf, session, &acked, now_ms))
+        let found =
+            self.on_device(device, |shelf, _| rules::sweep(shelf, session, &acked, now_ms))?;
+        if found.is_ok() {
+            self.held.lock().register(device, &session.owner);
+        }
+        Ok(found)
     }
 
     async fn describe(&self, device: &Key, business: BusinessNo) -> Result<Described, StoreError> {
@@ -392,13 +402,13 @@ impl Store for InMemory {
         boot: BootId,
         now_ms: u64,
     ) -> Result<bool, StoreError> {
-        self.held.lock().mark(device, now_ms);
         let ended =
             self.on_device(device, |shelf, _| rules::end_lost(shelf, node, boot, now_ms))?;
         let of = (node.to_string(), boot.0);
         if let Some(devices) = self.held.lock().sessions.get_mut(&of) {
             devices.remove(device.as_bytes());
         }
+        self.held.lock().mark_if_due(device, now_ms);
         Ok(ended)
     }
 
@@ -422,9 +432,11 @@ impl Store for InMemory {
         device: &Key,
         business: BusinessNo,
         heard: Heard,
-        _now_ms: u64,
+        now_ms: u64,
     ) -> Result<(), StoreError> {
-        self.on_device(device, |shelf, _| rules::event_heard(shelf, business, heard))
+        self.on_device(device, |shelf, _| rules::event_heard(shelf, business, heard))?;
+        self.held.lock().mark_if_due(device, now_ms);
+        Ok(())
     }
 
     async fn unmark(&self, _shard: u16, seen: &Marked) -> Result<(), StoreError> {

@@ -114,7 +114,8 @@ pub(super) async fn a_takeover_is_due_in_order(desk: &mut Desk<'_>) {
     let due = desk.due(&device).await;
     desk.hear(&device, &due).await;
     let second = desk.log_in(&device, watched(2, 2, &[CHAT])).await;
-    let right = [(CHAT, first.epoch, EventCause::Superseded), (CHAT, second.epoch, EventCause::None)];
+    let right =
+        [(CHAT, first.epoch, EventCause::Superseded), (CHAT, second.epoch, EventCause::None)];
     assert_eq!(desk.due_in_short(&device).await, right);
     let due = desk.due(&device).await;
     desk.hear(&device, &due[..1]).await;
@@ -218,8 +219,13 @@ pub(super) async fn marks_come_in_order_and_in_pages(desk: &mut Desk<'_>) {
         let of_shard = |device: &&Key| event_shard(device.as_bytes()) == shard;
         let right: Vec<&[u8]> = devices.iter().filter(of_shard).map(Key::as_bytes).collect();
         let mut found = Vec::new();
-        while let Some(last) =
-            desk.store.marked(shard, found.last().map_or(0, |it: &Marked| it.at), 2).await.unwrap().into_iter().next()
+        while let Some(last) = desk
+            .store
+            .marked(shard, found.last().map_or(0, |it: &Marked| it.at), 2)
+            .await
+            .unwrap()
+            .into_iter()
+            .next()
         {
             found.push(last);
         }

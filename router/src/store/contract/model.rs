@@ -5,7 +5,7 @@
 
 use super::Harness;
 use super::desk::{BEGIN_MS, CHAT, DAY_MS, HOUR_MS, SHOP, login};
-use crate::inbox::{Caps, Limits, NewEntry, Owner, Priority, Session};
+use crate::inbox::{Caps, Heard, Limits, Login, NewEntry, Owner, Priority, Session};
 use crate::key::Key;
 use crate::store::memory::InMemory;
 use crate::store::{Durability, GroupChange, GroupMeta, HistoryCaps, Positions, Store};
@@ -42,34 +42,106 @@ impl Dice {
 /// One operation, with everything it needs; it is made twice.
 #[derive(Clone, Debug)]
 enum Operation {
-    Claim { device: Key, slot: u32, instance: u8, attempt: u64, cursors: Positions },
-    Announce { device: Key, epoch: u64, slot: u32, instance: u8, attempt: u64, sent: Positions },
-    Release { device: Key, session: Session, sent: Positions },
-    Append { device: Key, business: BusinessNo, new: NewEntry, caps: Caps },
-    Fetch { device: Key, session: Session, business: BusinessNo, after: Position, limits: Limits },
-    Ack { device: Key, session: Session, upto: Positions },
-    Sweep { device: Key, session: Session, acked: Positions },
-    Describe { device: Key, business: BusinessNo },
-    Purge { device: Key, business: BusinessNo },
-    Publish { group: Key, new: NewEntry, caps: Caps },
-    History { group: Key, after: Position, limits: Limits },
-    ChangeGroup { change: GroupChange },
-    Group { group: Key },
-    GroupsOf { owner: u32 },
-    EndLost { device: Key, owner: Owner },
-    Route { device: Key },
+    Claim {
+        device: Key,
+        slot: u32,
+        instance: u8,
+        attempt: u64,
+        cursors: Positions,
+        watchers: Vec<BusinessNo>,
+    },
+    Announce {
+        device: Key,
+        epoch: u64,
+        slot: u32,
+        instance: u8,
+        attempt: u64,
+        sent: Positions,
+        watchers: Vec<BusinessNo>,
+    },
+    Release {
+        device: Key,
+        session: Session,
+        sent: Positions,
+    },
+    Append {
+        device: Key,
+        business: BusinessNo,
+        new: NewEntry,
+        caps: Caps,
+    },
+    Fetch {
+        device: Key,
+        session: Session,
+        business: BusinessNo,
+        after: Position,
+        limits: Limits,
+    },
+    Ack {
+        device: Key,
+        session: Session,
+        upto: Positions,
+    },
+    Sweep {
+        device: Key,
+        session: Session,
+        acked: Positions,
+    },
+    Describe {
+        device: Key,
+        business: BusinessNo,
+    },
+    Purge {
+        device: Key,
+        business: BusinessNo,
+    },
+    Publish {
+        group: Key,
+        new: NewEntry,
+        caps: Caps,
+    },
+    History {
+        group: Key,
+        after: Position,
+        limits: Limits,
+    },
+    ChangeGroup {
+        change: GroupChange,
+    },
+    Group {
+        group: Key,
+    },
+    GroupsOf {
+        owner: u32,
+    },
+    EndLost {
+        device: Key,
+        owner: Owner,
+    },
+    Route {
+        device: Key,
+    },
+    Due {
+        device: Key,
+    },
+    /// Some of what is due is heard, and something that was due once.
+    Hear {
+        device: Key,
+        count: usize,
+        old: Option<(BusinessNo, Heard)>,
+    },
 }
 
 /// The answer as text: whatever differs, differs there. Durability is the engine's own affair.
 async fn make(store: &dyn Store, app: &str, operation: Operation, now_ms: u64) -> String {
     let memory = Some(Durability::Memory);
     match operation {
-        Operation::Claim { device, slot, instance, attempt, cursors } => {
-            let login = login(slot, instance, attempt);
+        Operation::Claim { device, slot, instance, attempt, cursors, watchers } => {
+            let login = Login { watchers, ..login(slot, instance, attempt) };
             format!("{:?}", store.claim(&device, login, cursors, now_ms).await)
         }
-        Operation::Announce { device, epoch, slot, instance, attempt, sent } => {
-            let login = login(slot, instance, attempt);
+        Operation::Announce { device, epoch, slot, instance, attempt, sent, watchers } => {
+            let login = Login { watchers, ..login(slot, instance, attempt) };
             format!("{:?}", store.announce(&device, epoch, login, sent, now_ms).await)
         }
         Operation::Release { device, session, sent } => {
@@ -113,6 +185,22 @@ async fn make(store: &dyn Store, app: &str, operation: Operation, now_ms: u64) -
             format!("{:?}", store.end_lost(&device, &owner.node, owner.boot, now_ms).await)
         }
         Operation::Route { device } => format!("{:?}", store.route(&device, now_ms).await),
+        Operation::Due { device } => {
+            format!("{:?}", store.events_due(&device, now_ms).await)
+        }
+        Operation::Hear { device, count, old } => {
+            let due = store.events_due(&device, now_ms).await;
+            for event in due.iter().flatten().take(count) {
+                let heard = event.heard.clone();
+                let done = store.event_heard(&device, event.business, heard, now_ms).await;
+                done.expect("the store is there");
+            }
+            if let Some((business, heard)) = old {
+                let done = store.event_heard(&device, business, heard, now_ms).await;
+                done.expect("the store is there");
+            }
+            format!("{due:?}")
+        }
     }
 }
 
@@ -227,6 +315,22 @@ impl Player {
         }
     }
 
+    fn watchers(&mut self) -> Vec<BusinessNo> {
+        self.dice.one_of(&[vec![], vec![CHAT], vec![CHAT, SHOP], vec![CHAT, SHOP]])
+    }
+
+    fn event(&mut self) -> Operation {
+        let device = self.device();
+        if self.dice.chance(50) {
+            return Operation::Due { device };
+        }
+        let (_, Session { owner, epoch }) = self.session();
+        let heard = Heard { epoch, is_online: self.dice.chance(50), owner };
+        let old = (self.business(), heard);
+        let old = Some(old).filter(|_| self.dice.chance(20));
+        Operation::Hear { device, count: self.dice.below(4) as usize, old }
+    }
+
     fn operation(&mut self) -> Operation {
         match self.dice.below(100) {
             0..10 => {
@@ -236,15 +340,15 @@ impl Player {
                 }
                 let (device, slot) = (self.device(), self.dice.below(4) as u32);
                 let attempt = self.attempt.saturating_sub(self.dice.below(2));
-                let cursors = self.positions();
-                Operation::Claim { device, slot, instance, attempt, cursors }
+                let (cursors, watchers) = (self.positions(), self.watchers());
+                Operation::Claim { device, slot, instance, attempt, cursors, watchers }
             }
             10..14 => {
                 let (device, session) = self.session();
                 let epoch = session.epoch + self.dice.below(2);
                 let (slot, instance) = (self.dice.below(4) as u32, self.dice.below(2) as u8);
-                let (attempt, sent) = (self.attempt, self.positions());
-                Operation::Announce { device, epoch, slot, instance, attempt, sent }
+                let (attempt, sent, watchers) = (self.attempt, self.positions(), self.watchers());
+                Operation::Announce { device, epoch, slot, instance, attempt, sent, watchers }
             }
             14..17 => {
                 let (device, session) = self.session();
@@ -257,7 +361,8 @@ impl Player {
                     _ => Operation::EndLost { device, owner },
                 }
             }
-            18..50 => Operation::Append {
+            18..26 => self.event(),
+            26..50 => Operation::Append {
                 device: self.device(),
                 business: self.business(),
                 new: self.new_entry(),

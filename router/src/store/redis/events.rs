@@ -97,8 +97,7 @@ impl Redis {
                 let business = BusinessNo(business.ok_or(StoreError::Value)?);
                 let (epoch, owner) = value.split_first_chunk().ok_or(StoreError::Value)?;
                 let owner = answer::read_owner(owner).ok_or(StoreError::Value)?;
-                let heard =
-                    Heard { epoch: u64::from_be_bytes(*epoch), is_online: true, owner };
+                let heard = Heard { epoch: u64::from_be_bytes(*epoch), is_online: true, owner };
                 shelf.set_heard(business, Some(heard));
             }
         }
@@ -120,11 +119,7 @@ impl Redis {
         self.caller.call(&SCRIPTS.heard, tag.slot(), &[tag.heard()], &args).await.map(drop)
     }
 
-    pub(super) async fn due(
-        &self,
-        device: &Key,
-        now_ms: u64,
-    ) -> Result<Vec<Event>, StoreError> {
+    pub(super) async fn due(&self, device: &Key, now_ms: u64) -> Result<Vec<Event>, StoreError> {
         let (_, shelf) = self.look(device).await?;
         let Ok(due) = rules::events_due(&shelf, now_ms);
         Ok(due)

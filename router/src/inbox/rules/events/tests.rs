@@ -138,7 +138,7 @@ const STORIES: &[Story] = &[
             it.login(&[CHAT]);
             it.tell();
         },
-        &["chat+200", "chat-200 superseded", "chat+100300"],
+        &["chat+200", "chat-200 superseded", "chat+101300"],
     ),
     (
         "a device that flapped and is gone",
@@ -217,7 +217,10 @@ const STORIES: &[Story] = &[
             it.tell();
             it.hears(&old);
             it.tell();
-            let ended = Event { heard: Heard { is_online: false, ..old[0].heard.clone() }, ..old[0].clone() };
+            let ended = Event {
+                heard: Heard { is_online: false, ..old[0].heard.clone() },
+                ..old[0].clone()
+            };
             it.hears(&[ended]);
             it.tell();
             it.end(&session);
