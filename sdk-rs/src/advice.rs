@@ -4,6 +4,7 @@
 //! ([`crate::Builder::pinned`]). Nothing here dials or reads a clock.
 
 use crate::backoff::Settings;
+use hawser_proto::params;
 use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -12,6 +13,8 @@ use std::time::{Duration, Instant};
 pub(crate) const TOKEN_BYTES_MAX: usize = 2 * 1024;
 /// Access points kept of one answer; the rest is cut.
 pub(crate) const ACCESS_POINTS_MAX: usize = 32;
+/// The longest name of DNS.
+const HOST_BYTES_MAX: usize = 253;
 
 /// How an access point is spoken to. The frames are the same on all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,6 +81,26 @@ impl AccessPoint {
     pub fn new(protocol: Protocol, host: &str, port: u16) -> Self {
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         Self { protocol, host, port, server_name: None, node: None }
+    }
+
+    /// One that an access node has named; `None`: nothing that could be dialled.
+    pub(crate) fn named(told: params::AccessPoint) -> Option<Self> {
+        let is_host = |text: &str| {
+            let known = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+            text.len() <= HOST_BYTES_MAX && text.bytes().all(known)
+        };
+        let port = u16::try_from(told.port).ok().filter(|port| *port != 0)?;
+        let point = Self::new(told.protocol.parse().ok()?, &told.host, port);
+        let server_name = (!told.server_name.is_empty()).then_some(told.server_name);
+        let is_sane = !point.host.is_empty()
+            && is_host(&point.host)
+            && server_name.as_deref().is_none_or(is_host);
+        is_sane.then_some(Self { server_name, ..point })
+    }
+
+    /// Whether both are the same address.
+    pub(crate) fn is_at(&self, other: &Self) -> bool {
+        self.protocol == other.protocol && self.host == other.host && self.port == other.port
     }
 
     /// The name the certificate is checked against.
@@ -183,6 +206,37 @@ mod tests {
         }
         for bad in ["", "tcp://", "tcp://:1", "tcp://a", "udp://a:1", "tcp://a:99999", "a:1"] {
             assert!(bad.parse::<AccessPoint>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_a_node_names_is_checked() {
+        let told = |protocol: &str, host: &str, port, server_name: &str| params::AccessPoint {
+            protocol: protocol.into(),
+            host: host.into(),
+            port,
+            server_name: server_name.into(),
+        };
+        for (good, text) in [
+            (told("tcp", "127.0.0.1", 1, ""), "tcp://127.0.0.1:1"),
+            (told("wss", "a.example", 65_535, "b.example"), "wss://a.example:65535?name=b.example"),
+            (told("quic", "[::1]", 7003, ""), "quic://[::1]:7003"),
+        ] {
+            assert_eq!(AccessPoint::named(good).unwrap().to_string(), text);
+        }
+        for bad in [
+            told("", "a", 1, ""),
+            told("udp", "a", 1, ""),
+            told("tcp", "", 1, ""),
+            told("tcp", "[]", 1, ""),
+            told("tcp", "a", 0, ""),
+            told("tcp", "a", 65_536, ""),
+            told("ws", "a\r\nX: y", 1, ""),
+            told("ws", "a/b", 1, ""),
+            told("tls", &"a".repeat(300), 1, ""),
+            told("tls", "a", 1, "b c"),
+        ] {
+            assert_eq!(AccessPoint::named(bad), None);
         }
     }
 

@@ -1,8 +1,8 @@
 //! When to come back. Pure: the caller brings the failures, this brings the delays.
 //!
-//! The first delay after a session that held is spread over the reconnect window that control gave,
-//! so that the devices of a lost node do not return in one instant; later ones grow, and each is
-//! jittered. Source: WIRE.md, "Coming back".
+//! The first delay after a session that held is spread over the reconnect window that the node, or
+//! else control, gave, so that the devices of a lost node do not return in one instant; later ones
+//! grow, and each is jittered. Source: WIRE.md, "Coming back".
 
 use std::time::Duration;
 
@@ -58,17 +58,26 @@ impl Settings {
 #[derive(Clone, Debug)]
 pub(crate) struct Backoff {
     settings: Settings,
+    /// The window that the node of the last login told.
+    told_window: Option<Duration>,
     failures: u32,
     random: u64,
 }
 
 impl Backoff {
     pub(crate) fn new(settings: Settings, seed: u64) -> Self {
-        Self { settings: settings.sane(), failures: 0, random: seed }
+        Self { settings: settings.sane(), told_window: None, failures: 0, random: seed }
     }
 
+    /// Control's answer. It is newer than what a node said of the window.
     pub(crate) fn set(&mut self, settings: Settings) {
         self.settings = settings.sane();
+        self.told_window = None;
+    }
+
+    /// The login answer's window; zero: as control said.
+    pub(crate) fn set_window(&mut self, told: Duration) {
+        self.told_window = (!told.is_zero()).then_some(told.min(DELAY_MAX));
     }
 
     /// A session held: the next delay is a first one again.
@@ -81,7 +90,7 @@ impl Backoff {
     pub(crate) fn now(&mut self, told: Duration) -> Duration {
         let delay = if self.failures == 0 {
             self.failures = 1;
-            let window = self.settings.window;
+            let window = self.told_window.unwrap_or(self.settings.window);
             (if window.is_zero() { ALONE } else { window }).mul_f64(self.fraction())
         } else {
             self.failures -= 1;
@@ -173,6 +182,29 @@ mod tests {
             assert!(backoff.now(told) >= told);
         }
         assert!(backoff.later(Duration::from_secs(u64::from(u32::MAX))) <= DELAY_MAX * 2);
+    }
+
+    #[test]
+    fn the_nodes_window_stands_for_controls_until_control_speaks_again() {
+        let farthest = |change: &dyn Fn(&mut Backoff)| {
+            let firsts = (0..2000).map(|seed| {
+                let mut backoff = Backoff::new(SETTINGS, seed);
+                change(&mut backoff);
+                backoff.now(Duration::ZERO)
+            });
+            firsts.max().unwrap_or_default().as_secs_f64().ceil() as u64
+        };
+        let ms = Duration::from_millis;
+        assert_eq!(farthest(&|it| it.set_window(ms(40_000))), 40);
+        assert_eq!(farthest(&|it| it.set_window(ms(3_000))), 3);
+        assert_eq!(farthest(&|it| it.set_window(Duration::ZERO)), 15, "as control said");
+        let day = ms(24 * 3600 * 1000);
+        assert!((3500..=3600).contains(&farthest(&|it| it.set_window(day))), "capped");
+        let answered_again = |it: &mut Backoff| {
+            it.set_window(ms(40_000));
+            it.set(SETTINGS);
+        };
+        assert_eq!(farthest(&answered_again), 15, "the newest word");
     }
 
     #[test]

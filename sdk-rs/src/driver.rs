@@ -1,4 +1,5 @@
-//! The one task of a client: it owns the link, feeds the session and does what the session decides.
+//! The one task of a client: it owns the link, and a second one while the device moves, feeds the
+//! session and does what the session decides.
 
 use crate::access::Control;
 use crate::advice::{AccessPoint, Advice};
@@ -34,7 +35,14 @@ const LAST_KEEP_TIMEOUT: Duration = Duration::from_secs(2);
 
 enum Done {
     Advised(Result<Advice, Refusal>),
-    Dialled(Result<Link, String>),
+    Dialled(Place, Result<Link, String>),
+}
+
+/// What a link is dialled for.
+#[derive(Clone, Copy)]
+enum Place {
+    InUse,
+    Beside,
 }
 
 enum Reply {
@@ -46,6 +54,7 @@ enum Reply {
 enum Wake {
     Done(Done),
     Heard(Heard),
+    Beside(Heard),
     Kept(io::Result<()>),
     Called,
     Due,
@@ -91,6 +100,7 @@ async fn run_inner(shared: &Arc<Shared>) -> State {
         session: Session::new(shared.setup.clone(), installation, inboxes, rand::random()),
         shared: shared.clone(),
         link: None,
+        beside: None,
         task: None,
         keeping: None,
         is_keep_failing: false,
@@ -108,6 +118,7 @@ struct Driver {
     session: Session,
     shared: Arc<Shared>,
     link: Option<Link>,
+    beside: Option<Link>,
     task: Option<Task>,
     keeping: Option<Keeping>,
     /// The app was told that its cursors cannot be kept, and since then they could not.
@@ -134,6 +145,7 @@ impl Driver {
                 // Unbiased on purpose: neither a chatty node nor a busy app may starve the other.
                 done = finished(&mut self.task) => Wake::Done(done),
                 heard = heard(&mut self.link) => Wake::Heard(heard),
+                heard = heard(&mut self.beside) => Wake::Beside(heard),
                 kept = kept(&mut self.keeping) => Wake::Kept(kept),
                 () = self.shared.wake.notified() => Wake::Called,
                 () = timer.as_mut(), if armed.is_some() => Wake::Due,
@@ -143,12 +155,15 @@ impl Driver {
                     self.task = None;
                     self.feed(Event::Advised(answer), &mut actions);
                 }
-                Wake::Done(Done::Dialled(Ok(link))) => {
+                Wake::Done(Done::Dialled(place, Ok(link))) => {
                     self.task = None;
-                    self.link = Some(link);
+                    match place {
+                        Place::InUse => self.link = Some(link),
+                        Place::Beside => self.beside = Some(link),
+                    }
                     self.feed(Event::Dialled(Ok(())), &mut actions);
                 }
-                Wake::Done(Done::Dialled(Err(failure))) => {
+                Wake::Done(Done::Dialled(_, Err(failure))) => {
                     self.task = None;
                     self.feed(Event::Dialled(Err(failure)), &mut actions);
                 }
@@ -157,6 +172,12 @@ impl Driver {
                 Wake::Heard(Heard::Ended(code)) => {
                     self.link = None;
                     self.feed(Event::Ended(code), &mut actions);
+                }
+                Wake::Beside(heard) => {
+                    if let Heard::Ended(_) = heard {
+                        self.beside = None;
+                    }
+                    self.feed(Event::Beside(heard), &mut actions);
                 }
                 Wake::Kept(kept) => self.kept(&kept, &mut actions),
                 Wake::Called => {
@@ -239,11 +260,27 @@ impl Driver {
                 self.task = Some(Box::pin(ask(self.shared.clone(), self.session.device_key())));
             }
             Action::Dial(point, installation) => {
-                self.task = Some(Box::pin(dial(self.shared.clone(), point, installation)));
+                let dial = dial(self.shared.clone(), Place::InUse, point, installation);
+                self.task = Some(Box::pin(dial));
+            }
+            Action::DialBeside(point, installation) => {
+                debug!(device = %self.shared.setup.device, %point, "moving");
+                let dial = dial(self.shared.clone(), Place::Beside, point, installation);
+                self.task = Some(Box::pin(dial));
             }
             Action::HangUp => {
                 self.task = None;
                 self.link = None;
+            }
+            Action::HangUpBeside => {
+                self.task = None;
+                self.beside = None;
+            }
+            Action::Swap => std::mem::swap(&mut self.link, &mut self.beside),
+            Action::SendBeside(frame) => {
+                if let Some(link) = &mut self.beside {
+                    link.send(frame);
+                }
             }
             Action::Send(frame) => {
                 if let Some(link) = &mut self.link {
@@ -334,7 +371,12 @@ async fn ask(shared: Arc<Shared>, device_key: Option<[u8; 32]>) -> Done {
     Done::Advised(answer)
 }
 
-async fn dial(shared: Arc<Shared>, point: AccessPoint, installation: Installation) -> Done {
+async fn dial(
+    shared: Arc<Shared>,
+    place: Place,
+    point: AccessPoint,
+    installation: Installation,
+) -> Done {
     let Shared { dialer, storage, .. } = &*shared;
     match storage {
         Some(storage) => {
@@ -346,7 +388,7 @@ async fn dial(shared: Arc<Shared>, point: AccessPoint, installation: Installatio
         None => *shared.installation.lock() = Some(installation),
     }
     let link = Dialer::dial(dialer, &point).await;
-    Done::Dialled(link.map_err(|failure| format!("{point}: {}", chain(&failure))))
+    Done::Dialled(place, link.map_err(|failure| format!("{point}: {}", chain(&failure))))
 }
 
 /// Prints an error with its causes.

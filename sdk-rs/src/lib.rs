@@ -94,6 +94,7 @@ pub use storage::{FileStorage, Installation, MemoryStorage, Storage};
 #[doc(hidden)]
 pub mod cores {
     pub use crate::advice::{Advice, Token};
+    pub use crate::link::Heard;
     pub use crate::session::calls::Ask;
     pub use crate::session::inbox::Inboxes;
     pub use crate::session::{Action, Event, Refusal, Session, Setup};

@@ -19,7 +19,8 @@ use websocket::WebSocketLink;
 
 /// What a link tells.
 #[derive(Debug)]
-pub(crate) enum Heard {
+pub enum Heard {
+    /// A whole frame.
     Frame(RawFrame),
     /// What came is no frame; nothing more can be read.
     Broken(FrameError),

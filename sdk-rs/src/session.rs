@@ -10,16 +10,20 @@
 //!            │   the next access point │
 //!            └─────────────────────────┴── refused, ended: never; stop ─► Closed
 //! ```
+//!
+//! A node that will close has the session move while it is online: see [`moving`].
 
 pub(crate) mod calls;
 mod connecting;
 mod event;
 pub(crate) mod groups;
 pub(crate) mod inbox;
+mod moving;
 mod online;
 mod route;
 #[cfg(test)]
 mod tests;
+mod ticket;
 
 pub use event::{Action, Event, Refusal, Setup};
 
@@ -32,14 +36,19 @@ use crate::storage::Installation;
 use calls::Calls;
 use groups::{Groups, Outcome};
 use hawser_proto::code::Retry;
-use hawser_proto::frame::{DeviceFrame, NodeFrame};
+use hawser_proto::frame::{DeviceFrame, NodeFrame, ability};
 use hawser_proto::params;
 use inbox::Inboxes;
+use moving::{Going, Old};
 use online::Online;
 use route::Route;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use ticket::Ticket;
 
+/// The optional features this device understands.
+pub(crate) const DEVICE_ABILITIES: u32 =
+    ability::INBOX | ability::HISTORY | ability::GO_AWAY | ability::RESUME;
 /// One access call, with all its waiting.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// One access point: name look-up, connect, handshake and upgrade. Then the next one is tried.
@@ -97,6 +106,15 @@ pub struct Session {
     calls: Calls,
     groups: Groups,
     inboxes: Inboxes,
+    ticket: Ticket,
+    /// Where the last CLOSE said to go.
+    named: Vec<AccessPoint>,
+    /// While online: the move that the node asked for.
+    going: Option<Going>,
+    /// While online: the link that the last move has left.
+    old: Option<Old>,
+    /// When the last move began.
+    moved_at: Option<Instant>,
     last_id: u64,
 }
 
@@ -117,6 +135,11 @@ impl Session {
             calls: Calls::default(),
             groups: Groups::default(),
             inboxes,
+            ticket: Ticket::default(),
+            named: Vec::new(),
+            going: None,
+            old: None,
+            moved_at: None,
             last_id: 0,
         }
     }
@@ -180,6 +203,10 @@ impl Session {
                 }
             }
             (S::Leaving { .. }, E::Broken(_) | E::Ended(_)) => self.close(Reason::Asked, now, out),
+
+            (S::Online(_), E::Advised(answer)) => self.move_advised(answer, now, out),
+            (S::Online(_), E::Dialled(dialled)) => self.move_dialled(dialled, now, out),
+            (S::Online(_), E::Beside(heard)) => self.beside(heard, now, out),
 
             // In every state: the app and the storage go on whatever the link does.
             (
@@ -252,7 +279,6 @@ impl Session {
                 S::Idle
                 | S::Dialling { .. }
                 | S::LoggingIn { .. }
-                | S::Online(_)
                 | S::Waiting { .. }
                 | S::Leaving { .. }
                 | S::Closed,
@@ -262,11 +288,20 @@ impl Session {
                 S::Idle
                 | S::Asking { .. }
                 | S::LoggingIn { .. }
-                | S::Online(_)
                 | S::Waiting { .. }
                 | S::Leaving { .. }
                 | S::Closed,
                 E::Dialled(_),
+            )
+            | (
+                S::Idle
+                | S::Asking { .. }
+                | S::Dialling { .. }
+                | S::LoggingIn { .. }
+                | S::Waiting { .. }
+                | S::Leaving { .. }
+                | S::Closed,
+                E::Beside(_),
             )
             | (
                 S::Idle | S::Asking { .. } | S::Dialling { .. } | S::Waiting { .. } | S::Closed,
@@ -287,59 +322,58 @@ impl Session {
             State::Online(online) => Some(online.wake_at()),
         };
         let inboxes = self.inboxes.wake_at().filter(|_| !matches!(self.state, State::Closed));
-        [own, self.calls.wake_at(), self.groups.wake_at(), inboxes].into_iter().flatten().min()
+        let moving = self.moving_wake_at();
+        let all = [own, self.calls.wake_at(), self.groups.wake_at(), inboxes, moving];
+        all.into_iter().flatten().min()
     }
 
     fn closed_by_node(&mut self, close: params::Close, now: Instant, out: &mut Vec<Action>) {
         let number = u16::try_from(close.code).unwrap_or(0);
         let reason = Reason::Code { number, message: close.reason };
+        self.named = self.named(close.alternatives);
         self.lost(reason, Duration::from_millis(u64::from(close.retry_after_ms)), now, out);
     }
 
-    /// The link is over, and its end said why.
+    /// The link in use is over, and its end said why.
     fn lost(&mut self, reason: Reason, told: Duration, now: Instant, out: &mut Vec<Action>) {
+        let named = std::mem::take(&mut self.named);
+        if self.falls_forward(&reason, now, out) {
+            return;
+        }
+        let is_own_login = self.is_own_login(&reason);
+        self.end_move(now, out);
         out.push(Action::HangUp);
-        let (point, was_online) = match std::mem::replace(&mut self.state, State::Idle) {
-            State::LoggingIn { point, .. } => (point, false),
-            State::Online(online) => {
-                if now >= online.since + HELD {
-                    self.backoff.reset();
-                    self.token_strike = false;
-                }
-                (online.point, true)
-            }
-            State::Idle
-            | State::Asking { .. }
-            | State::Dialling { .. }
-            | State::Waiting { .. }
-            | State::Leaving { .. }
-            | State::Closed => return,
-        };
-        let lost = self.calls.take_in_flight();
-        out.extend(
-            lost.into_iter().map(|id| Action::Answer(id, Err(RequestError::ConnectionLost))),
-        );
-        self.with_groups(out, Groups::offline);
-        self.inboxes.offline();
-        let retry = reason.retry();
+        let Some((point, was_online)) = self.link_over(now, out) else { return };
+        let retry = if is_own_login { Retry::Now } else { reason.retry() };
         match retry {
             Retry::Never => return self.close(reason, now, out),
+            Retry::NewToken if !was_online && self.ticket.is_to_blame() => {
+                return self.dial(point, now, out);
+            }
             Retry::NewToken if self.setup.pinned.is_some() => {
                 return self.close(reason, now, out);
             }
-            Retry::NewToken => self.token_refused = true,
+            Retry::NewToken => {
+                self.token_refused = true;
+                self.ticket.forget();
+            }
             // The point that worked is tried first; one that gave no login, after the others.
             Retry::Now | Retry::Later => {
                 if was_online || matches!(reason, Reason::Code { .. }) {
                     self.route.restart(Some(&point), now);
                 }
+                self.route.prefer(&named, point.protocol, now);
             }
             Retry::Elsewhere => {
+                let like = point.protocol;
                 self.route.avoid(point, told, now);
-                if was_online || self.route.is_over() {
+                self.route.prefer(&named, like, now);
+                let is_over = self.route.is_over();
+                if was_online || is_over {
                     self.route.restart(None, now);
+                    self.route.prefer(&named, like, now);
                 }
-                if !self.route.has_better(now) {
+                if !self.route.has_better(now) || (is_over && !was_online) {
                     self.must_ask = true;
                     let retry_in = self.backoff.later(told);
                     return self.wait(reason, retry, retry_in, now, out);
@@ -367,6 +401,33 @@ impl Session {
         self.wait(reason, retry, retry_in, now, out);
     }
 
+    /// What ends with the link in use. Its point, and whether it was logged in there.
+    fn link_over(&mut self, now: Instant, out: &mut Vec<Action>) -> Option<(AccessPoint, bool)> {
+        let over = match std::mem::replace(&mut self.state, State::Idle) {
+            State::LoggingIn { point, .. } => (point, false),
+            State::Online(online) => {
+                if now >= online.since + HELD {
+                    self.backoff.reset();
+                    self.token_strike = false;
+                }
+                (online.point, true)
+            }
+            State::Idle
+            | State::Asking { .. }
+            | State::Dialling { .. }
+            | State::Waiting { .. }
+            | State::Leaving { .. }
+            | State::Closed => return None,
+        };
+        let lost = self.calls.take_in_flight();
+        out.extend(
+            lost.into_iter().map(|id| Action::Answer(id, Err(RequestError::ConnectionLost))),
+        );
+        self.with_groups(out, Groups::offline);
+        self.inboxes.offline();
+        Some(over)
+    }
+
     fn wait(
         &mut self,
         reason: Reason,
@@ -380,6 +441,7 @@ impl Session {
     }
 
     fn leave(&mut self, now: Instant, out: &mut Vec<Action>) {
+        self.end_move(now, out);
         self.state = State::Leaving { until: now + LEAVE_TIMEOUT, is_said: false };
         self.say_goodbye(now, out);
         self.end_calls(out);
@@ -398,6 +460,8 @@ impl Session {
     }
 
     fn close(&mut self, reason: Reason, now: Instant, out: &mut Vec<Action>) {
+        self.end_move(now, out);
+        self.ticket.forget();
         out.push(Action::HangUp);
         self.end_calls(out);
         self.inboxes.offline();
@@ -434,7 +498,10 @@ impl Session {
             }
             State::Waiting { until } if *until <= now => self.connect(now, out),
             State::Leaving { until, .. } if *until <= now => self.close(Reason::Asked, now, out),
-            State::Online(_) => self.online_due(now, out),
+            State::Online(_) => {
+                self.moving_due(now, out);
+                self.online_due(now, out);
+            }
             State::Idle
             | State::Closed
             | State::Asking { .. }
@@ -468,6 +535,7 @@ impl Session {
             | Event::Frame(_)
             | Event::Broken(_)
             | Event::Ended(_)
+            | Event::Beside(_)
             | Event::Due
             | Event::Handled(..)
             | Event::Kept(_) => {}
@@ -504,6 +572,10 @@ impl Session {
         {
             online.last_sent = now;
         }
+    }
+
+    fn token(&self) -> Option<&Token> {
+        self.advice.as_ref().map(|advice| &advice.token)
     }
 
     fn token_mut(&mut self) -> Option<&mut Token> {

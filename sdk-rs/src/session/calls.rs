@@ -1,7 +1,8 @@
 //! Requests of one client: those that wait for a connection or for room, and those in flight.
 //!
 //! A request is written at most once. It waits while offline, within its deadline; once written it
-//! ends with its answer, its deadline or the link, whichever comes first.
+//! ends with its answer, its deadline or the link, whichever comes first. What was written on a link
+//! that the session has moved from is *behind*, and ends with that link.
 
 use crate::request::RequestError;
 use bytes::Bytes;
@@ -35,6 +36,7 @@ pub struct Ask {
 pub(crate) struct Calls {
     waiting: VecDeque<(u64, Ask)>,
     in_flight: HashMap<u64, Instant>,
+    behind: HashMap<u64, Instant>,
     deadlines: BTreeSet<(Instant, u64)>,
 }
 
@@ -76,7 +78,7 @@ impl Calls {
                 break;
             }
             self.deadlines.pop_first();
-            if self.in_flight.remove(&id).is_none() {
+            if self.in_flight.remove(&id).is_none() && self.behind.remove(&id).is_none() {
                 self.waiting.retain(|(waiting, _)| *waiting != id);
             }
             over.push(id);
@@ -84,23 +86,55 @@ impl Calls {
         over
     }
 
+    /// Whether nothing is in flight on the link in use.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
     /// Takes out what was written: its answer cannot come any more.
     pub(crate) fn take_in_flight(&mut self) -> Vec<u64> {
-        let lost: Vec<u64> = self
-            .in_flight
-            .drain()
-            .map(|(id, deadline)| {
-                self.deadlines.remove(&(deadline, id));
-                id
-            })
-            .collect();
-        lost
+        let lost = std::mem::take(&mut self.in_flight);
+        self.end(lost)
+    }
+
+    /// Another link is in use from now on; what was written on the one before may still be answered.
+    pub(crate) fn leave_behind(&mut self) {
+        self.behind.extend(self.in_flight.drain());
+    }
+
+    /// Whether the link left behind owes no answer.
+    pub(crate) fn is_quiet_behind(&self) -> bool {
+        self.behind.is_empty()
+    }
+
+    /// Ends a request that was left behind. False: it had ended before.
+    pub(crate) fn finish_behind(&mut self, id: u64) -> bool {
+        match self.behind.remove(&id) {
+            Some(deadline) => self.deadlines.remove(&(deadline, id)),
+            None => false,
+        }
+    }
+
+    /// Takes out what was left behind: its answer cannot come any more.
+    pub(crate) fn take_behind(&mut self) -> Vec<u64> {
+        let lost = std::mem::take(&mut self.behind);
+        self.end(lost)
+    }
+
+    fn end(&mut self, lost: HashMap<u64, Instant>) -> Vec<u64> {
+        for (id, deadline) in &lost {
+            self.deadlines.remove(&(*deadline, *id));
+        }
+        let mut ids: Vec<u64> = lost.into_keys().collect();
+        ids.sort_unstable();
+        ids
     }
 
     /// Takes out everything.
     pub(crate) fn take_all(&mut self) -> Vec<u64> {
         self.waiting.clear();
         self.in_flight.clear();
+        self.behind.clear();
         std::mem::take(&mut self.deadlines).into_iter().map(|(_, id)| id).collect()
     }
 
@@ -152,6 +186,27 @@ mod tests {
         calls.next(1).unwrap();
         assert_eq!(calls.take_in_flight(), [1]);
         assert_eq!(calls.next(1).unwrap().0, 2);
+    }
+
+    #[test]
+    fn what_is_left_behind_ends_once_too() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1);
+        let mut calls = Calls::default();
+        for id in 1..=4 {
+            calls.push(id, ask(later)).unwrap();
+        }
+        calls.next(2).unwrap();
+        calls.next(2).unwrap();
+        calls.leave_behind();
+        assert!(calls.is_quiet() && !calls.is_quiet_behind());
+        assert_eq!(calls.next(2).unwrap().0, 3, "the new link has room of its own");
+        assert!(!calls.finish(1), "the answer of another link");
+        assert!(calls.finish_behind(1) && !calls.finish_behind(1) && !calls.finish_behind(3));
+        assert_eq!(calls.take_behind(), [2]);
+        calls.leave_behind();
+        assert_eq!(calls.expire(later), [3, 4]);
+        assert!(calls.is_quiet_behind() && calls.wake_at().is_none());
     }
 
     #[test]

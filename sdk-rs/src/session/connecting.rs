@@ -1,13 +1,15 @@
 //! A session on its way in: control, access points in turn, login.
 
 use super::online::Online;
-use super::{ASK_TIMEOUT, Action, DIAL_TIMEOUT, LOGIN_TIMEOUT, Refusal, Session, State};
-use crate::advice::Advice;
+use super::{
+    ASK_TIMEOUT, Action, DEVICE_ABILITIES, DIAL_TIMEOUT, LOGIN_TIMEOUT, Refusal, Session, State,
+};
+use crate::advice::{AccessPoint, Advice};
 use crate::state::{Reason, State as Seen};
 use bytes::Bytes;
 use hawser_proto::code::Retry;
 use hawser_proto::codec::RawFrame;
-use hawser_proto::frame::{DeviceFrame, NodeFrame, ability};
+use hawser_proto::frame::{DeviceFrame, NodeFrame};
 use hawser_proto::limits::LOGIN_FRAME_BYTES_MAX;
 use hawser_proto::params;
 use std::time::{Duration, Instant};
@@ -54,19 +56,25 @@ impl Session {
     }
 
     fn take_advice(&mut self, advice: Advice, now: Instant, out: &mut Vec<Action>) {
-        self.must_ask = false;
-        self.token_refused = false;
-        if self.setup.pinned.is_none() {
-            self.backoff.set(advice.backoff);
-        }
-        self.route.set(advice.points.clone(), now);
         let start_after = advice.start_after;
-        self.advice = Some(advice);
+        self.adopt(advice, now);
         if start_after.is_zero() {
             self.dial_next(now, out);
         } else {
             self.state = State::Waiting { until: now + start_after };
         }
+    }
+
+    /// Goes by this answer from now on. A ticket of an earlier token is worth nothing beside it.
+    pub(super) fn adopt(&mut self, advice: Advice, now: Instant) {
+        self.must_ask = false;
+        self.token_refused = false;
+        self.ticket.forget();
+        if self.setup.pinned.is_none() {
+            self.backoff.set(advice.backoff);
+        }
+        self.route.set(advice.points.clone(), now);
+        self.advice = Some(advice);
     }
 
     pub(super) fn refused(&mut self, refusal: Refusal, now: Instant, out: &mut Vec<Action>) {
@@ -99,6 +107,10 @@ impl Session {
             let retry_in = self.backoff.failed();
             return self.wait(reason, Retry::Later, retry_in, now, out);
         };
+        self.dial(point, now, out);
+    }
+
+    pub(super) fn dial(&mut self, point: AccessPoint, now: Instant, out: &mut Vec<Action>) {
         self.installation.attempt += 1;
         out.push(Action::Dial(point.clone(), self.installation.clone()));
         self.state = State::Dialling { point, until: now + DIAL_TIMEOUT };
@@ -114,7 +126,19 @@ impl Session {
     pub(super) fn log_in(&mut self, now: Instant, out: &mut Vec<Action>) {
         let State::Dialling { point, .. } = &self.state else { return };
         let point = point.clone();
-        let token = self.advice.as_ref().map(|it| it.token.text.clone()).unwrap_or_default();
+        let (frame, cursors) = self.login(now);
+        self.inboxes.logging_in(&cursors);
+        out.push(Action::Send(frame));
+        self.state = State::LoggingIn { point, until: now + LOGIN_TIMEOUT };
+    }
+
+    /// A LOGIN, and the cursors that it names.
+    pub(super) fn login(&mut self, now: Instant) -> (Bytes, Vec<params::Cursor>) {
+        let resume_ticket = self.ticket.show(now);
+        let token = match resume_ticket.is_empty() {
+            true => self.token().map(|token| token.text.clone()).unwrap_or_default(),
+            false => String::new(),
+        };
         let mut login = params::Login {
             app: self.setup.app.clone(),
             device: self.setup.device.clone(),
@@ -123,9 +147,9 @@ impl Session {
             attempt: self.installation.attempt,
             businesses: self.setup.businesses.iter().map(ToString::to_string).collect(),
             client: Some(self.setup.client.clone()),
-            abilities: ability::ALL,
+            abilities: DEVICE_ABILITIES,
             cursors: self.inboxes.cursors(&self.setup.businesses),
-            ..params::Login::default()
+            resume_ticket,
         };
         // A cursor that finds no room costs a few pushes that come twice and are dropped here.
         let mut cursors = login.cursors.clone();
@@ -134,9 +158,7 @@ impl Session {
             login.cursors.clone_from(&cursors);
             frame = DeviceFrame::Login(login.clone()).encode();
         }
-        self.inboxes.logging_in(&cursors);
-        out.push(Action::Send(frame));
-        self.state = State::LoggingIn { point, until: now + LOGIN_TIMEOUT };
+        (frame, cursors)
     }
 
     pub(super) fn login_frame(&mut self, raw: RawFrame, now: Instant, out: &mut Vec<Action>) {

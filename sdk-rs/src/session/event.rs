@@ -4,6 +4,7 @@ use crate::advice::{AccessPoint, Advice, Protocol};
 use crate::backoff::Settings;
 use crate::business::GroupError;
 use crate::incoming::{GroupReset, Incoming, Left, Push};
+use crate::link::Heard;
 use crate::request::{RequestError, Response};
 use crate::session::calls::Ask;
 use crate::state::{Reason, State};
@@ -63,6 +64,8 @@ pub enum Event {
     Broken(FrameError),
     /// The link ended, with the transport's own close code if it had one.
     Ended(Option<u16>),
+    /// The other link of a move: the one under way, and then the one that is left.
+    Beside(Heard),
     /// The time of [`super::Session::wake_at`] has come.
     Due,
     /// The app asks a business: id, request.
@@ -84,9 +87,17 @@ pub enum Action {
     Ask,
     /// Keep the attempt, then dial; answer with [`Event::Dialled`].
     Dial(AccessPoint, Installation),
-    /// Drop the link, and the call or dial under way.
+    /// The same for a second link, beside the one in use.
+    DialBeside(AccessPoint, Installation),
+    /// Drop the link in use, and the call or dial under way.
     HangUp,
-    /// Queue on the link.
+    /// Drop the other link, and the call or dial under way.
+    HangUpBeside,
+    /// The link beside is the one in use from now on, and the one in use the other.
+    Swap,
+    /// Queue on the other link.
+    SendBeside(Bytes),
+    /// Queue on the link in use.
     Send(Bytes),
     /// The largest frame the node may send from now on.
     Limit(usize),

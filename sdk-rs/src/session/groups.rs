@@ -7,11 +7,14 @@
 //! join names it: the node sends what came since. A push that leaves something out is dropped, and
 //! asked for again (RECOVER), so that positions only grow.
 
+mod behind;
+mod echo;
 mod history;
 mod membership;
 
 use crate::business::GroupError;
 use crate::incoming::{GroupReset, Left, LeftReason, Push};
+use echo::Echoes;
 use hawser_proto::code::ErrorCode;
 use hawser_proto::frame::DeviceFrame;
 use hawser_proto::id::Position;
@@ -81,6 +84,10 @@ pub(crate) struct Groups {
     max: usize,
     /// The node of this link understands positions.
     has_history: bool,
+    /// Number of the link in use.
+    line: u32,
+    /// While two links are in use, and a little longer.
+    echoes: Option<Echoes>,
 }
 
 impl Default for Groups {
@@ -93,6 +100,8 @@ impl Default for Groups {
             on_wire: HashMap::new(),
             max: GROUPS_PER_CONNECTION_MAX,
             has_history: false,
+            line: 0,
+            echoes: None,
         }
     }
 }
@@ -159,6 +168,7 @@ impl Groups {
 
     /// A connection begins with none of the memberships of the last one.
     pub(crate) fn online(&mut self, groups_max: usize, has_history: bool) {
+        self.line = self.line.wrapping_add(1);
         self.max = groups_max;
         self.has_history = has_history;
     }
@@ -265,13 +275,7 @@ impl Groups {
             }
             return;
         }
-        let reason = match left.reason() {
-            params::LeftReason::Kicked => LeftReason::Kicked,
-            params::LeftReason::GroupDeleted => LeftReason::Deleted,
-            params::LeftReason::Removed
-            | params::LeftReason::Asked
-            | params::LeftReason::Unspecified => LeftReason::Removed,
-        };
+        let reason = left_reason(&left);
         // While a JOIN is under way its own answer decides, or the next one's where it has none.
         if self.wanted.get(&left.group).is_some_and(|it| it.stage == Stage::In)
             && let Some(member) = self.wanted.remove(&left.group)
@@ -282,6 +286,7 @@ impl Groups {
 
     /// Ends what is past its deadline, and takes up again what was refused for now or never answered.
     pub(crate) fn expire(&mut self, now: Instant, out: &mut Vec<Outcome>) {
+        self.forget_echoes(now);
         let late: Vec<_> = self.on_wire.extract_if(|_, it| it.until <= now).collect();
         for id in self.ids(|waiter| waiter.deadline() <= now) {
             let waiter = self.waiters.remove(&id);
@@ -358,6 +363,16 @@ impl Groups {
 
     fn ids(&self, wanted: impl Fn(&Waiter) -> bool) -> Vec<u64> {
         self.waiters.iter().filter(|(_, waiter)| wanted(waiter)).map(|(id, _)| *id).collect()
+    }
+}
+
+fn left_reason(left: &params::Left) -> LeftReason {
+    match left.reason() {
+        params::LeftReason::Kicked => LeftReason::Kicked,
+        params::LeftReason::GroupDeleted => LeftReason::Deleted,
+        params::LeftReason::Removed
+        | params::LeftReason::Asked
+        | params::LeftReason::Unspecified => LeftReason::Removed,
     }
 }
 

@@ -2,7 +2,8 @@
 //! be written.
 
 use super::inbox::Place;
-use super::{Action, Session, State};
+use super::moving::Going;
+use super::{Action, DEVICE_ABILITIES, Session, State};
 use crate::advice::{AccessPoint, TOKEN_BYTES_MAX};
 use crate::incoming::Push;
 use crate::request::{RequestError, Response};
@@ -43,7 +44,10 @@ pub(super) struct Online {
     epoch: u64,
     /// Number, name, and the error when it is not served.
     businesses: Vec<(u32, Arc<str>, u32)>,
-    abilities: u32,
+    pub(super) abilities: u32,
+    /// Over how long the first try after a loss is to be spread; zero: as control said.
+    window: Duration,
+    ticket: Bytes,
     frame_bytes_max: usize,
     in_flight_max: usize,
     groups_max: usize,
@@ -78,7 +82,9 @@ impl Online {
             connection: ok.connection,
             epoch: ok.epoch,
             businesses,
-            abilities: ok.abilities & ability::ALL,
+            abilities: ok.abilities & DEVICE_ABILITIES,
+            window: Duration::from_millis(u64::from(ok.reconnect_window_ms)),
+            ticket: ok.resume_ticket,
             frame_bytes_max: limit(ok.frame_bytes_max, FRAME_BYTES_MAX_DEFAULT)
                 .min(FRAME_BYTES_MAX),
             in_flight_max: limit(ok.requests_in_flight_max, REQUESTS_IN_FLIGHT_MAX),
@@ -142,7 +148,7 @@ impl Online {
         }
     }
 
-    fn name(&self, number: u32) -> Option<&Arc<str>> {
+    pub(super) fn name(&self, number: u32) -> Option<&Arc<str>> {
         let found = self.businesses.iter().find(|(it, ..)| *it == number && number != 0);
         found.map(|(_, name, _)| name)
     }
@@ -152,12 +158,16 @@ impl Session {
     /// `told`: what LOGIN_OK says of the inboxes.
     pub(super) fn go_online(
         &mut self,
-        online: Online,
+        mut online: Online,
         told: Vec<params::Inbox>,
         now: Instant,
         out: &mut Vec<Action>,
     ) {
         out.push(Action::Limit(online.frame_bytes_max));
+        self.backoff.set_window(online.window);
+        let has_ticket = online.abilities & ability::RESUME != 0;
+        let ticket = std::mem::take(&mut online.ticket);
+        self.ticket.given(if has_ticket { ticket } else { Bytes::new() }, now);
         self.groups.online(online.groups_max, online.abilities & ability::HISTORY != 0);
         let times = online.token_times;
         let (refresh_at, expires_at) = (online.our_time(times.0), online.our_time(times.1));
@@ -183,12 +193,14 @@ impl Session {
         online.pinged_at = None;
         let bytes = raw.params.len() + raw.body.len();
         match NodeFrame::parse(raw) {
-            Ok(NodeFrame::Pong(_) | NodeFrame::Ignored(_) | NodeFrame::GoAway(_)) => {}
+            Ok(NodeFrame::Pong(_) | NodeFrame::Ignored(_)) => {}
+            Ok(NodeFrame::GoAway(told)) => self.go_away(told, now, out),
             Ok(NodeFrame::Response(response, body)) => {
                 let id = response.request_id;
                 if self.calls.finish(id) {
                     out.push(Action::Answer(id, answer(response, body)));
                 }
+                self.move_if_quiet(now, out);
                 self.pump(now, out);
             }
             Ok(NodeFrame::Push(push, body)) => {
@@ -196,18 +208,7 @@ impl Session {
                 let number = push.business;
                 let at = Position::new(push.term, push.seq);
                 let place = Place { at, prev: Position::new(push.prev_term, push.prev_seq) };
-                let push = Push {
-                    id: push.push_id,
-                    body,
-                    metadata: push.metadata,
-                    traceparent: push.traceparent,
-                    position: (at != Position::START).then_some(at),
-                    redelivered: push.redelivered,
-                    expires_at: (push.expires_at_ms != 0)
-                        .then(|| UNIX_EPOCH.checked_add(Duration::from_millis(push.expires_at_ms)))
-                        .flatten(),
-                    ..Push::default()
-                };
+                let push = device_push(push, body);
                 match push.position {
                     None => out.push(Action::Push(name, push)),
                     Some(_) => self.with_inboxes(now, out, |inboxes, out| {
@@ -219,15 +220,7 @@ impl Session {
                 let Some(name) = online.name(push.business).cloned() else { return };
                 let at = Position::new(push.term, push.seq);
                 let place = Place { at, prev: Position::new(push.prev_term, push.prev_seq) };
-                let push = Push {
-                    id: push.push_id,
-                    group: Some(push.group),
-                    body,
-                    metadata: push.metadata,
-                    traceparent: push.traceparent,
-                    position: (at != Position::START).then_some(at),
-                    ..Push::default()
-                };
+                let push = group_push(push, body);
                 self.with_groups(out, |groups, outcomes| {
                     groups.push(&name, place, push, now, outcomes);
                 });
@@ -249,6 +242,7 @@ impl Session {
                     groups.joined(joined, name.as_ref(), now, outcomes);
                 });
                 self.pump(now, out);
+                self.leave_old(now, out);
             }
             Ok(NodeFrame::Left(left)) => {
                 self.with_groups(out, |groups, outcomes| groups.left(left, outcomes));
@@ -287,6 +281,7 @@ impl Session {
             // The node will close; until then there is nothing to ask for.
             online.refresh_at = None;
             self.token_refused = true;
+            self.ticket.forget();
         } else {
             online.refresh_at = Some(now + REFRESH_AGAIN);
         }
@@ -319,7 +314,9 @@ impl Session {
     /// Writes what waits, as far as there is room on the wire.
     pub(super) fn pump(&mut self, now: Instant, out: &mut Vec<Action>) {
         let State::Online(online) = &mut self.state else { return };
-        while let Some((id, ask)) = self.calls.next(online.in_flight_max) {
+        let is_held = self.going.as_ref().is_some_and(Going::holds_requests);
+        let in_flight_max = if is_held { 0 } else { online.in_flight_max };
+        while let Some((id, ask)) = self.calls.next(in_flight_max) {
             let number = match online.number(&ask.business) {
                 Ok(number) => number,
                 Err(status) => {
@@ -363,7 +360,36 @@ impl Session {
     }
 }
 
-fn answer(response: params::Response, body: Bytes) -> Result<Response, RequestError> {
+pub(super) fn device_push(push: params::Push, body: Bytes) -> Push {
+    let at = Position::new(push.term, push.seq);
+    Push {
+        id: push.push_id,
+        body,
+        metadata: push.metadata,
+        traceparent: push.traceparent,
+        position: (at != Position::START).then_some(at),
+        redelivered: push.redelivered,
+        expires_at: (push.expires_at_ms != 0)
+            .then(|| UNIX_EPOCH.checked_add(Duration::from_millis(push.expires_at_ms)))
+            .flatten(),
+        ..Push::default()
+    }
+}
+
+pub(super) fn group_push(push: params::GroupPush, body: Bytes) -> Push {
+    let at = Position::new(push.term, push.seq);
+    Push {
+        id: push.push_id,
+        group: Some(push.group),
+        body,
+        metadata: push.metadata,
+        traceparent: push.traceparent,
+        position: (at != Position::START).then_some(at),
+        ..Push::default()
+    }
+}
+
+pub(super) fn answer(response: params::Response, body: Bytes) -> Result<Response, RequestError> {
     match response.status {
         0 => Ok(Response { body, metadata: response.metadata }),
         status => Err(RequestError::Refused { status, message: response.message }),

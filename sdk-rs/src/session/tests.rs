@@ -1,16 +1,18 @@
 //! The session as tables: every event in every state, every close code, and the stories between.
 
 mod history;
+mod moving;
+mod simulation;
 
 use super::*;
 use crate::advice::Protocol;
 use crate::backoff::Settings;
 use crate::incoming::LeftReason;
+use crate::link::Heard;
 use crate::session::calls::Ask;
 use bytes::{Bytes, BytesMut};
 use hawser_proto::code::CloseCode;
 use hawser_proto::codec::{self, FrameError, RawFrame};
-use hawser_proto::frame::ability;
 use hawser_proto::limits::FRAME_BYTES_MAX;
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -62,7 +64,7 @@ fn login_ok() -> params::LoginOk {
         requests_in_flight_max: 64,
         token_refresh_at_ms: 1_000_000 + 1_800_000,
         token_expires_at_ms: 1_000_000 + 3_600_000,
-        abilities: ability::ALL,
+        abilities: DEVICE_ABILITIES,
         ..params::LoginOk::default()
     }
 }
@@ -160,23 +162,14 @@ fn print(action: &Action) -> String {
     match action {
         Action::Ask => "ask".into(),
         Action::Dial(point, installation) => format!("dial {point} #{}", installation.attempt),
-        Action::HangUp => "hang up".into(),
-        Action::Send(frame) => {
-            let raw = codec::decode_message(frame.clone(), FRAME_BYTES_MAX).unwrap();
-            match DeviceFrame::parse(raw).unwrap() {
-                DeviceFrame::Login(login) => format!("send LOGIN {}", login.token),
-                DeviceFrame::Ping(_) => "send PING".into(),
-                DeviceFrame::Refresh(_) => "send REFRESH".into(),
-                DeviceFrame::Bye(_) => "send BYE".into(),
-                DeviceFrame::Request(request, _) => format!("send REQUEST {}", request.request_id),
-                DeviceFrame::Join(join) => format!("send JOIN {}", join.group),
-                DeviceFrame::Leave(leave) => format!("send LEAVE {}", leave.group),
-                DeviceFrame::Ack(_) => "send ACK".into(),
-                DeviceFrame::Resync(_) => "send RESYNC".into(),
-                DeviceFrame::Recover(recover) => format!("send RECOVER {}", recover.group),
-                DeviceFrame::Ignored(_) => unreachable!("never sent"),
-            }
+        Action::DialBeside(point, installation) => {
+            format!("dial beside {point} #{}", installation.attempt)
         }
+        Action::HangUp => "hang up".into(),
+        Action::HangUpBeside => "hang up beside".into(),
+        Action::Swap => "swap".into(),
+        Action::Send(frame) => format!("send {}", print_frame(frame)),
+        Action::SendBeside(frame) => format!("beside: send {}", print_frame(frame)),
         Action::Limit(_) => "limit".into(),
         Action::Tell(Seen::Connecting) => "tell connecting".into(),
         Action::Tell(Seen::Online { .. }) => "tell online".into(),
@@ -198,6 +191,38 @@ fn print(action: &Action) -> String {
         Action::Reset(business, reset) => format!("reset {business} {}", reset.group),
         Action::Shelve(business, number, _) => format!("shelve {business} {number}"),
         Action::Keep(cursors, _) => format!("keep {cursors:?}"),
+    }
+}
+
+fn print_frame(frame: &Bytes) -> String {
+    let raw = codec::decode_message(frame.clone(), FRAME_BYTES_MAX).unwrap();
+    match DeviceFrame::parse(raw).unwrap() {
+        DeviceFrame::Login(login) if login.resume_ticket.is_empty() => {
+            format!("LOGIN {}", login.token)
+        }
+        DeviceFrame::Login(login) => {
+            assert_eq!(login.token, "", "a ticket or a token");
+            format!("LOGIN by {}", String::from_utf8_lossy(&login.resume_ticket))
+        }
+        DeviceFrame::Ping(_) => "PING".into(),
+        DeviceFrame::Refresh(_) => "REFRESH".into(),
+        DeviceFrame::Bye(_) => "BYE".into(),
+        DeviceFrame::Request(request, _) => format!("REQUEST {}", request.request_id),
+        DeviceFrame::Join(join) => format!("JOIN {}", join.group),
+        DeviceFrame::Leave(leave) => format!("LEAVE {}", leave.group),
+        DeviceFrame::Ack(_) => "ACK".into(),
+        DeviceFrame::Resync(_) => "RESYNC".into(),
+        DeviceFrame::Recover(recover) => format!("RECOVER {}", recover.group),
+        DeviceFrame::Ignored(_) => unreachable!("never sent"),
+    }
+}
+
+/// The state, and how far a move is.
+fn stage(session: &Session) -> &'static str {
+    match (&session.going, &session.old) {
+        (Some(going), _) => going.name(),
+        (None, Some(_)) => "moved",
+        (None, None) => name(&session.state),
     }
 }
 
@@ -226,12 +251,27 @@ fn in_state(wanted: &str) -> Rig {
         "waiting" => &["start", "advised", "dialled", "login ok", "ended"],
         "leaving" => &["start", "advised", "dialled", "login ok", "stop"],
         "closed" => &["stop"],
+        "moving: dialling" => &["start", "advised", "dialled", "login ok", "go away"],
+        "moving: settling" => {
+            &["start", "advised", "dialled", "login ok", "request", "go away", "dialled"]
+        }
+        "moving: logging in" => &["start", "advised", "dialled", "login ok", "go away", "dialled"],
+        "moving: asking" => &["start", "advised", "dialled", "login ok", "go away", "not reached"],
+        "moving: waiting" => {
+            &["start", "advised", "dialled", "login ok", "go away", "not reached", "refused later"]
+        }
+        "moving: given up" => {
+            &["start", "advised", "dialled", "login ok", "go away", "not reached", "refused never"]
+        }
+        "moved" => {
+            &["start", "advised", "dialled", "login ok", "go away", "dialled", "beside login ok"]
+        }
         other => panic!("{other}"),
     };
     for step in steps {
         rig.feed(event(step, rig.now, POINTS));
     }
-    assert_eq!(name(&rig.session.state), wanted);
+    assert_eq!(stage(&rig.session), wanted);
     rig
 }
 
@@ -278,15 +318,45 @@ fn event(name: &str, now: Instant, points: &[&str]) -> Event {
         "request" => Event::Request(1_000, ask),
         "join" => Event::Join(1_001, "chat".into(), "g".into(), now + SECOND),
         "leave" => Event::Leave(1_002, "g".into(), now + SECOND),
+        "go away" => Event::Frame(raw(&NodeFrame::GoAway(params::GoAway {
+            deadline_ms: 30_000,
+            ..params::GoAway::default()
+        }))),
+        "beside login ok" => {
+            Event::Beside(Heard::Frame(raw(&NodeFrame::LoginOk(params::LoginOk {
+                epoch: 8,
+                ..login_ok()
+            }))))
+        }
+        "beside close elsewhere" => Event::Beside(Heard::Frame(close(CloseCode::NodeFull))),
+        "beside close new token" => Event::Beside(Heard::Frame(close(CloseCode::TokenInvalid))),
+        "beside close never" => Event::Beside(Heard::Frame(close(CloseCode::Superseded))),
+        "beside broken" => Event::Beside(Heard::Broken(FrameError::Magic)),
+        "beside ended" => Event::Beside(Heard::Ended(None)),
         "handled" => Event::Handled("chat".into(), 1),
         "kept" => Event::Kept(true),
         other => panic!("{other}"),
     }
 }
 
-const STATES: [&str; 8] =
-    ["idle", "asking", "dialling", "logging in", "online", "waiting", "leaving", "closed"];
-const EVENTS: [&str; 24] = [
+const STATES: [&str; 15] = [
+    "idle",
+    "asking",
+    "dialling",
+    "logging in",
+    "online",
+    "waiting",
+    "leaving",
+    "closed",
+    "moving: dialling",
+    "moving: settling",
+    "moving: logging in",
+    "moving: asking",
+    "moving: waiting",
+    "moving: given up",
+    "moved",
+];
+const EVENTS: [&str; 31] = [
     "start",
     "stop",
     "advised",
@@ -311,6 +381,13 @@ const EVENTS: [&str; 24] = [
     "leave",
     "handled",
     "kept",
+    "go away",
+    "beside login ok",
+    "beside close elsewhere",
+    "beside close new token",
+    "beside close never",
+    "beside broken",
+    "beside ended",
 ];
 
 /// `tests/table.txt` is reviewed like code: a changed line is changed behaviour.
@@ -323,7 +400,7 @@ fn every_event_in_every_state() {
             let mut rig = in_state(state);
             let seen = rig.feed(event(what, rig.now, &["tcp://h:3"]));
             let seen = if seen.is_empty() { "nothing" } else { &seen };
-            let after = name(&rig.session.state);
+            let after = stage(&rig.session);
             let arrow = if after == state { String::new() } else { format!(" ⇒ {after}") };
             writeln!(table, "  {what}{arrow}: {seen}").unwrap();
         }
@@ -795,7 +872,9 @@ fn junk_from_the_node_never_panics() {
     let mut random = Backoff::new(settings(), 7);
     let mut byte = move || (random.fraction() * 256.0) as u8;
     for round in 0..20_000u32 {
-        let mut rig = in_state(["logging in", "online", "leaving"][round as usize % 3]);
+        const STATES: [&str; 6] =
+            ["logging in", "online", "leaving", "moving: settling", "moving: logging in", "moved"];
+        let mut rig = in_state(STATES[round as usize % STATES.len()]);
         for _ in 0..4 {
             let kind = if byte() < 200 { 0x80 | byte() } else { byte() };
             let bytes = |byte: &mut dyn FnMut() -> u8| -> Bytes {
@@ -808,7 +887,10 @@ fn junk_from_the_node_never_panics() {
                 params: bytes(&mut byte),
                 body: bytes(&mut byte),
             };
-            rig.feed(Event::Frame(frame));
+            rig.feed(match byte() < 128 {
+                true => Event::Frame(frame),
+                false => Event::Beside(Heard::Frame(frame)),
+            });
             if rig.session.wake_at().is_some() && byte() < 128 {
                 rig.due();
             }

@@ -435,6 +435,9 @@ impl Ours {
                 }
             }
             A::Ask | A::Limit(_) | A::Answer(..) | A::Left(..) => {}
+            A::DialBeside(..) | A::HangUpBeside | A::Swap | A::SendBeside(_) => {
+                unreachable!("no node here says GO_AWAY")
+            }
         }
     }
 

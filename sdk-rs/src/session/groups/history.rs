@@ -25,6 +25,9 @@ impl Groups {
         if self.is_leaving(&group) {
             return;
         }
+        if push.position.is_none() && self.is_echo(self.line, &group, &push.id) {
+            return;
+        }
         let has_history = self.has_history;
         let is_known = self.wanted.contains_key(&group) || self.put_in.contains_key(&group);
         let Some(member) = (match push.position {
@@ -57,7 +60,7 @@ impl Groups {
 
     /// The app has left, and the node may not have heard: what is still on its way is for nobody, and
     /// must not look as if the business had put this device in.
-    fn is_leaving(&self, group: &str) -> bool {
+    pub(super) fn is_leaving(&self, group: &str) -> bool {
         !self.wanted.contains_key(group)
             && (self.on_wire.values().any(|it| it.group == group)
                 || self.leaves.iter().any(|(_, it)| it == group))
