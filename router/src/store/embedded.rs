@@ -370,8 +370,14 @@ impl Store for Embedded {
         now_ms: u64,
     ) -> Result<Result<(), Fenced>, StoreError> {
         let (device, session) = (*device, session.clone());
-        self.write(0, move |step| rules::ack(&mut step.device(&device), &session, &upto, now_ms))
-            .await
+        self.write(0, move |step| {
+            let done = rules::ack(&mut step.device(&device), &session, &upto, now_ms)?;
+            if done.is_ok() {
+                sessions::used(step, &device, &session, now_ms)?;
+            }
+            Ok(done)
+        })
+        .await
     }
 
     async fn sweep(
@@ -382,8 +388,14 @@ impl Store for Embedded {
         now_ms: u64,
     ) -> Result<Result<Vec<InboxTail>, Fenced>, StoreError> {
         let (device, session) = (*device, session.clone());
-        self.write(0, move |step| rules::sweep(&mut step.device(&device), &session, &acked, now_ms))
-            .await
+        self.write(0, move |step| {
+            let found = rules::sweep(&mut step.device(&device), &session, &acked, now_ms)?;
+            if found.is_ok() {
+                sessions::used(step, &device, &session, now_ms)?;
+            }
+            Ok(found)
+        })
+        .await
     }
 
     async fn describe(&self, device: &Key, business: BusinessNo) -> Result<Described, StoreError> {

@@ -300,6 +300,7 @@ impl Store for Redis {
         let mut fixed = session_args(session);
         fixed.push(number(0));
         let answer = self.on_inboxes(&SCRIPTS.ack, device, now_ms, fixed, &upto, None).await?;
+        self.used_session(device, session, &answer).await;
         Ok(answer::tails_or_fenced(&answer)?.map(drop))
     }
 
@@ -313,6 +314,7 @@ impl Store for Redis {
         let mut fixed = session_args(session);
         fixed.push(number(1));
         let answer = self.on_inboxes(&SCRIPTS.ack, device, now_ms, fixed, &acked, None).await?;
+        self.used_session(device, session, &answer).await;
         answer::tails_or_fenced(&answer)
     }
 

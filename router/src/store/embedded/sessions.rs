@@ -4,6 +4,7 @@
 use super::disk::{Source, Space, end_of};
 use super::form;
 use super::writer::Step;
+use crate::inbox::shelf::View as _;
 use crate::inbox::{Owner, Session};
 use crate::key::Key;
 use crate::store::{KeyBytes, StoreError};
@@ -23,6 +24,20 @@ pub(super) fn took(
     let key = form::session(&owner.node, owner.boot, device.as_bytes());
     step.overlay().set(Space::Sessions, key, form::write_slot(owner.at));
     Ok(())
+}
+
+/// The session is in use. Where that was noted just now it is registered again: it may have been claimed by
+/// a release that did not.
+pub(super) fn used(
+    step: &mut Step<'_, '_>,
+    device: &Key,
+    session: &Session,
+    now_ms: u64,
+) -> Result<(), StoreError> {
+    match step.device(device).route()? {
+        Some(route) if route.at_ms == now_ms => took(step, device, &session.owner, None),
+        _ => Ok(()),
+    }
 }
 
 /// This connection has no session any more; another one of its boot may have it.

@@ -1,5 +1,6 @@
 -- KEYS: as of a claim. ARGV: now, owner, epoch, is a sweep, keys brought, how far the device has handled.
--- Answer: 0, and the inboxes if this is a sweep; why the session may not; or 3 and what is missing.
+-- Answer: 0, or 5 if its use was noted just now, and the inboxes if this is a sweep; why the session may not; or
+-- 3 and what is missing.
 local r, b = KEYS[1], KEYS[2]
 local route, why = check(r, tonumber(ARGV[3]), ARGV[2])
 if why then return {why} end
@@ -15,12 +16,16 @@ else
     found[business] = raw and read_meta(raw) or nil
   end
 end
-if route.at + TOUCH_INTERVAL <= now then write_route(r, route) end
+local done = 0
+if route.at + TOUCH_INTERVAL <= now then
+  done = 5
+  write_route(r, route)
+end
 local brought = {}
 positions(function(business, term, seq, s, c)
   local state = take(b, found, business, term, seq, s, c)
   brought[#brought + 1] = {business, term, seq, state}
 end)
-if not is_sweep then return {0} end
+if not is_sweep then return {done} end
 look_everywhere(b, found)
-return add_tails({0}, found, brought)
+return add_tails({done}, found, brought)

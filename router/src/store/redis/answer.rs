@@ -212,10 +212,13 @@ pub(super) fn announced(answer: &[Value]) -> Answer<Announced> {
     }
 }
 
+/// The first number, where the use of the session was noted just now.
+pub(super) const NOTED: i64 = 5;
+
 /// What came of a sweep; of an acknowledgement, without rows.
 pub(super) fn tails_or_fenced(answer: &[Value]) -> Answer<Result<Vec<InboxTail>, Fenced>> {
     match answer {
-        [Value::Int(0), rows @ ..] => tails(rows).map(Ok),
+        [Value::Int(0 | NOTED), rows @ ..] => tails(rows).map(Ok),
         [Value::Int(why)] => fenced(*why).map(Err),
         _ => Err(StoreError::Value),
     }

@@ -18,11 +18,14 @@ use crate::store::{
     GroupChange, GroupChanged, GroupMeta, GroupNews, KeyBytes, LogMark, StoreError,
 };
 use futures_util::future::try_join_all;
+use hawser_proto::id::AppId;
 use redis::Value;
 use std::collections::HashMap;
 
 /// Groups read at a time.
 const PAGE: usize = 1_000;
+/// Groups looked up at a time.
+const LOOKED_UP_MAX: usize = 256;
 /// Changes that the log keeps, about: at a thousand a second, those of the last ten seconds.
 const LOG_MAX: u64 = 10_000;
 
@@ -266,9 +269,7 @@ pub(super) async fn all(caller: &Caller) -> Result<Vec<(KeyBytes, GroupMeta)>, S
         let mut after = String::new();
         loop {
             let (ids, listed) = page(caller, app, owner, &after, PAGE).await?;
-            let looked_up =
-                ids.iter().zip(listed).map(|(id, listed)| look_up(caller, app, owner, id, listed));
-            found.extend(try_join_all(looked_up).await?.into_iter().flatten());
+            found.extend(look_up(caller, app, owner, &ids, listed).await?.into_iter().flatten());
             match ids.last() {
                 Some(last) if ids.len() == PAGE => after.clone_from(last),
                 _ => break,
@@ -291,9 +292,7 @@ pub(super) async fn ids(
         let wanted = (max - found.len()).min(PAGE);
         let (ids, listed) = page(caller, app, owner, &after, wanted).await?;
         let is_last = ids.len() < wanted;
-        let looked_up =
-            ids.iter().zip(listed).map(|(id, listed)| look_up(caller, app, owner, id, listed));
-        let known = try_join_all(looked_up).await?;
+        let known = look_up(caller, app, owner, &ids, listed).await?;
         for (id, known) in ids.into_iter().zip(known) {
             after.clone_from(&id);
             if known.is_some() {
@@ -307,16 +306,37 @@ pub(super) async fn ids(
     Ok(found)
 }
 
-/// A group that a list names, if it is one of this owner's. One that is known in the list alone is moved.
+/// Groups that a list names: each, if it is one of this owner's.
 async fn look_up(
     caller: &Caller,
     app: &str,
     owner: u32,
+    ids: &[String],
+    listed: Vec<Value>,
+) -> Result<Vec<Option<(KeyBytes, GroupMeta)>>, StoreError> {
+    let app = AppId::new(app).map_err(|_| StoreError::Value)?;
+    let mut known = Vec::with_capacity(ids.len());
+    let mut listed = listed.into_iter();
+    // Other calls want room, too.
+    for some in ids.chunks(LOOKED_UP_MAX) {
+        let looked_up = some
+            .iter()
+            .zip(&mut listed)
+            .map(|(id, listed)| look_up_one(caller, &app, owner, id, listed));
+        known.extend(try_join_all(looked_up).await?);
+    }
+    Ok(known)
+}
+
+/// One that is known in the list alone is moved.
+async fn look_up_one(
+    caller: &Caller,
+    app: &AppId,
+    owner: u32,
     id: &str,
     listed: Value,
 ) -> Result<Option<(KeyBytes, GroupMeta)>, StoreError> {
-    let app = hawser_proto::id::AppId::new(app).map_err(|_| StoreError::Value)?;
-    let key = Key::group(&app, id).map_err(|_| StoreError::Value)?;
+    let key = Key::group(app, id).map_err(|_| StoreError::Value)?;
     if let Value::BulkString(listed) = listed
         && let Some(meta) = read_first_meta(&listed, owner)
     {

@@ -1,15 +1,16 @@
 //! Which sessions a boot of a node has, so that they can be ended when it dies.
 //!
 //! They are registered before a claim and let go of after the end, in steps of their own: a script may touch
-//! one slot. What is registered and was never claimed does no harm. Sessions that an earlier release claimed
-//! are not registered; they end as they did then, with the next login or in thirty days.
+//! one slot. What is registered and was never claimed does no harm. What a failover lost, and sessions that an
+//! earlier release claimed, are registered when their use is noted, once an hour.
 
+use super::answer::NOTED;
 use super::call::Caller;
 use super::keys::{Lone, REGIONS, Tag, region};
 use super::nodes;
 use super::script::SCRIPTS;
 use super::{Redis, number};
-use crate::inbox::{Owner, rules};
+use crate::inbox::{Owner, Session, rules};
 use crate::key::Key;
 use crate::store::{KeyBytes, StoreError};
 use futures_util::future::{join, join_all};
@@ -86,6 +87,17 @@ impl Redis {
             (Err(failure), Ok(_)) if failure.is_refusal() => Err(StoreError::Timeout),
             (Err(failure), _) => Err(failure),
         }
+    }
+
+    /// The session is in use, by what an acknowledgement or a sweep answered.
+    pub(super) async fn used_session(&self, device: &Key, session: &Session, answer: &[Value]) {
+        if answer.first() != Some(&Value::Int(NOTED)) {
+            return;
+        }
+        let (caller, device, owner) = (self.caller.clone(), *device, session.owner.clone());
+        let key = place(&Tag::device(&device), &owner.node, owner.boot);
+        let again = async move { drop(register(&caller, key, &device, owner.at).await) };
+        self.behind(again).await;
     }
 
     /// A connection has no session of this device any more.

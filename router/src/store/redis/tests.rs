@@ -7,5 +7,6 @@ mod contract;
 mod durability;
 mod failures;
 mod house;
+mod routers;
 mod sentinel;
 mod settings;
