@@ -1,6 +1,8 @@
 //! Logs to standard error and the count of panics.
 
-use prometheus::{IntCounter, Registry};
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{IntCounter, IntGauge, Registry};
 use std::io::IsTerminal as _;
 use std::sync::OnceLock;
 use tracing_subscriber::EnvFilter;
@@ -43,12 +45,35 @@ pub fn init(filter: &str, format: LogFormat) {
     }));
 }
 
-/// A registry that holds what every process has: CPU, memory, descriptors and panics.
+/// Tasks alive in the runtime of whoever asks. What only grows is a leak.
+struct AliveTasks(IntGauge);
+
+impl Collector for AliveTasks {
+    fn desc(&self) -> Vec<&Desc> {
+        self.0.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            self.0.set(i64::try_from(runtime.metrics().num_alive_tasks()).unwrap_or(i64::MAX));
+        }
+        self.0.collect()
+    }
+}
+
+fn tasks() -> AliveTasks {
+    AliveTasks(
+        IntGauge::new("hawser_tasks", "Tasks alive in this process.")
+            .expect("the name is a valid metric name"),
+    )
+}
+
+/// A registry that holds what every process has: CPU, memory, descriptors, tasks and panics.
 pub fn registry() -> Registry {
     let registry = Registry::new();
     let process = prometheus::process_collector::ProcessCollector::for_self();
     for collector in
-        [Box::new(process) as Box<dyn prometheus::core::Collector>, Box::new(panics().clone())]
+        [Box::new(process) as Box<dyn Collector>, Box::new(panics().clone()), Box::new(tasks())]
     {
         registry.register(collector).expect("a new registry holds no other metric of this name");
     }

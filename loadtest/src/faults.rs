@@ -4,30 +4,71 @@
 //! Each row starts its own cluster, warms up, injects, heals, waits until the inboxes are empty, and is
 //! judged. It passes when the judge finds nothing and its own figure holds.
 
-mod cluster;
+mod arrivals;
+mod businesses;
+mod certificate;
+pub(crate) mod cluster;
+pub(crate) mod crowds;
+mod datagrams;
 pub(crate) mod device;
 pub(crate) mod devices;
+mod done;
 mod history;
+mod leaks;
+mod links;
+mod net;
+mod presence;
+pub(crate) mod probe;
 mod proxy;
 mod pushes;
+mod requests;
+mod road;
 mod rows;
 mod scene;
+mod windows;
 
 use crate::Faults;
 use crate::system;
 use anyhow::{Context, ensure};
-use comfy_table::Table;
-use rows::Row;
+use comfy_table::{ContentArrangement, Table};
+use rows::{Row, SHORT};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// No row takes this long: one that does hangs.
+const ROW_PATIENCE: Duration = Duration::from_mins(15);
+
+/// What this machine, or this call, does not offer a row.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot run here: {0}")]
+pub(crate) struct CannotRun(pub(crate) String);
 
 /// What came of one row.
 struct Report {
     name: &'static str,
     verdict: String,
+    timers: String,
     figure: String,
     seconds: f64,
-    passed: bool,
+    outcome: Outcome,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Passed,
+    Failed,
+    NotRun,
+}
+
+impl Outcome {
+    fn shown(self) -> &'static str {
+        match self {
+            Self::Passed => "yes",
+            Self::Failed => "NO",
+            Self::NotRun => "not run",
+        }
+    }
 }
 
 /// Runs the wanted rows, one after the other, and prints the table.
@@ -38,73 +79,120 @@ pub(crate) async fn run(wanted: &Faults) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    ensure!(
+        wanted.all || wanted.short || !wanted.rows.is_empty(),
+        "name rows, or say --all or --short; --list names them"
+    );
     rlimit::increase_nofile_limit(u64::MAX).context("cannot raise the descriptor limit")?;
     let binary = system::binary(wanted.hawser.as_deref())?;
-    let rows: Vec<Row> = if wanted.rows.is_empty() {
-        Row::ALL.to_vec()
-    } else {
-        let named = wanted.rows.iter().map(|name| {
-            let found = Row::ALL.iter().copied().find(|row| row.name() == name);
-            found.with_context(|| format!("no row {name}: --list names them"))
-        });
-        named.collect::<anyhow::Result<_>>()?
-    };
+    let rows = named(wanted)?;
     let place = match &wanted.keep {
-        Some(folder) => folder.clone(),
+        Some(folder) => std::path::absolute(folder)?,
         None => std::env::temp_dir().join(format!("hawser-faults-{}", std::process::id())),
     };
+    let wanted = Faults { scaled: wanted.scaled || wanted.short, ..wanted.clone() };
     let mut reports = Vec::new();
     for row in rows {
-        let started = Instant::now();
         eprintln!("{}: {}", row.name(), row.about());
-        let folder = place.join(row.name());
-        std::fs::create_dir_all(&folder)?;
-        let done = row.run(wanted, &binary, &folder).await;
-        let seconds = started.elapsed().as_secs_f64();
-        let report = match done {
-            Ok(done) => Report {
-                name: row.name(),
-                passed: done.verdict.is_clean() && done.shortfall.is_none(),
-                verdict: done.zeros(),
-                figure: match done.shortfall {
-                    Some(why) => format!("{}; MISSED: {why}", done.figure),
-                    None => done.figure,
-                },
-                seconds,
-            },
-            Err(broke) => Report {
-                name: row.name(),
-                verdict: "-".to_owned(),
-                figure: format!("did not run: {broke:#}"),
-                seconds,
-                passed: false,
-            },
+        // Whatever a row has started ends with it, also when it is dropped half done.
+        let report = tokio::select! {
+            report = one(row, &wanted, &binary, &place) => report?,
+            _ = tokio::signal::ctrl_c() => {
+                eprintln!("  stopped");
+                print(&reports);
+                return Ok(ExitCode::from(130));
+            }
         };
-        eprintln!("  {} {}", if report.passed { "passed:" } else { "FAILED:" }, report.figure);
+        eprintln!("  {} in {:.0} s: {}", report.outcome.shown(), report.seconds, report.figure);
         reports.push(report);
     }
     print(&reports);
-    let all_passed = reports.iter().all(|report| report.passed);
-    if all_passed && wanted.keep.is_none() {
+    let good = |report: &Report| match report.outcome {
+        Outcome::Passed => true,
+        Outcome::NotRun => wanted.allow_skip,
+        Outcome::Failed => false,
+    };
+    let all_good = reports.iter().all(good);
+    if all_good && wanted.keep.is_none() {
         std::fs::remove_dir_all(&place)?;
     } else {
         println!("histories and logs: {}", place.display());
     }
-    ensure!(!reports.is_empty(), "nothing was run");
-    Ok(if all_passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if all_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn named(wanted: &Faults) -> anyhow::Result<Vec<Row>> {
+    if wanted.all {
+        return Ok(Row::ALL.to_vec());
+    }
+    let names: Vec<&str> = if wanted.short {
+        SHORT.to_vec()
+    } else {
+        wanted.rows.iter().map(String::as_str).collect()
+    };
+    let find = |name: &str| {
+        let found = Row::ALL.iter().copied().find(|row| row.name() == name);
+        found.with_context(|| format!("no row {name}: --list names them"))
+    };
+    names.into_iter().map(find).collect()
+}
+
+async fn one(row: Row, wanted: &Faults, binary: &Path, place: &PathBuf) -> anyhow::Result<Report> {
+    let started = Instant::now();
+    let folder = place.join(row.name());
+    if folder.exists() {
+        // What an earlier run left is not this one's history.
+        std::fs::remove_dir_all(&folder)?;
+    }
+    std::fs::create_dir_all(&folder)?;
+    let done = tokio::time::timeout(ROW_PATIENCE, row.run(wanted, binary, &folder)).await;
+    let done = done.unwrap_or_else(|_| Err(anyhow::anyhow!("it hangs: {ROW_PATIENCE:?} are over")));
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(match done {
+        Ok(done) => Report {
+            name: row.name(),
+            outcome: if done.passed() { Outcome::Passed } else { Outcome::Failed },
+            verdict: done.zeros(),
+            timers: done.timers.clone(),
+            figure: done.figures(),
+            seconds,
+        },
+        Err(broke) => Report {
+            name: row.name(),
+            outcome: match broke.downcast_ref::<CannotRun>() {
+                Some(_) => Outcome::NotRun,
+                None => Outcome::Failed,
+            },
+            verdict: "-".to_owned(),
+            timers: "-".to_owned(),
+            figure: format!("{broke:#}"),
+            seconds,
+        },
+    })
 }
 
 fn print(reports: &[Report]) {
     let mut table = Table::new();
-    table.set_header(["fault", "passed", "lost / wrong / doubled / crossed", "figures", "seconds"]);
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(180);
+    table.set_header([
+        "fault",
+        "passed",
+        "lost / wrong / doubled / crossed",
+        "figures (what is asked of them)",
+        "clocks",
+        "s",
+    ]);
     for report in reports {
         table.add_row([
             report.name,
-            if report.passed { "yes" } else { "NO" },
+            report.outcome.shown(),
             &report.verdict,
             &report.figure,
+            &report.timers,
             &format!("{:.0}", report.seconds),
         ]);
     }
     println!("{table}");
+    let failed = reports.iter().filter(|report| report.outcome != Outcome::Passed).count();
+    println!("{} rows, {} passed, {failed} did not", reports.len(), reports.len() - failed);
 }

@@ -1,7 +1,9 @@
 //! What `hawser-loadtest` shares with tests and benches: the judge of histories, and what measuring takes.
 
 pub mod bare_store;
+pub mod delays;
 pub mod judge;
 pub mod process;
 pub mod redis;
 pub mod report;
+pub mod stamp;

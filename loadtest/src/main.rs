@@ -3,10 +3,13 @@
 
 mod bare;
 mod bench;
+mod crowd;
 mod faults;
 mod fleet;
+mod hold;
 mod stored;
 mod system;
+mod wire;
 
 use clap::{Parser, Subcommand};
 use hawser_loadtest::{judge, process, report};
@@ -39,12 +42,25 @@ enum Command {
     /// Each row starts a cluster of its own on free ports, device processes and backends, injects its
     /// fault, heals it, and waits until everything has arrived. Ends with 0 when every row passes. Rows
     /// with Redis need redis-server and redis-cli.
-    #[command(after_help = "Example:\n  cargo build --release --workspace --bins\n  \
+    ///
+    /// Rows that cut networks need root and iproute2; the one about clocks needs libfaketime. A row that
+    /// cannot run here has failed, unless --allow-skip.
+    #[command(after_help = "Examples:\n  cargo build --release --workspace --bins\n  \
+                      target/release/hawser-loadtest faults --all\n  \
                       target/release/hawser-loadtest faults router-killed redis-killed-synced")]
     Faults(Faults),
+    /// Hold as many devices as this machine carries, with everything at work, and say what each costs.
+    ///
+    /// Starts Redis, control, two routers, and as many access and device processes as it takes.
+    #[command(after_help = "Example:\n  cargo build --release --workspace --bins\n  \
+                      target/release/hawser-loadtest hold --devices 200000")]
+    Hold(hold::Hold),
     /// A few devices with their cursors in files, and a history. Run by `faults`.
     #[command(hide = true)]
     Device(faults::device::Device),
+    /// Devices by the ten thousand on the bare wire. Run by `faults` and `hold`.
+    #[command(hide = true)]
+    Crowd(crowd::Crowd),
     /// The bare loop: a single-threaded epoll server that does one write per delivery. Run by `bench`.
     #[command(hide = true)]
     Bare,
@@ -100,13 +116,34 @@ impl Bench {
 }
 
 /// What to break, and under which load.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub(crate) struct Faults {
-    /// Rows to run, by name; none: all.
+    /// Rows to run, by name.
     rows: Vec<String>,
     /// Print the rows, and what each breaks.
     #[arg(long)]
     list: bool,
+    /// Run every row.
+    #[arg(long, conflicts_with_all = ["rows", "short"])]
+    all: bool,
+    /// Run the few rows of every day, with scaled clocks.
+    #[arg(long, conflicts_with = "rows")]
+    short: bool,
+    /// Clocks of the cluster are scaled down, and each row says how its figures carry over.
+    #[arg(long)]
+    scaled: bool,
+    /// Share of a row's full number of devices, where it has one.
+    #[arg(long, default_value_t = 1.0)]
+    size: f64,
+    /// A row that cannot run on this machine has not failed.
+    #[arg(long)]
+    allow_skip: bool,
+    /// The hawser binary of an earlier release, for the row that mixes releases; see scripts/build-older.
+    #[arg(long, env = "HAWSER_OLD_BIN")]
+    old_hawser: Option<PathBuf>,
+    /// The device process built against the SDK of that release.
+    #[arg(long, env = "HAWSER_OLD_SDK")]
+    old_sdk: Option<PathBuf>,
     /// The hawser binary; default: the one beside this program.
     #[arg(long, env = "HAWSER_BIN")]
     hawser: Option<PathBuf>,
@@ -147,13 +184,26 @@ struct Judge {
     json: bool,
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
+fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
+        // One thread and its own loop: no runtime.
+        Command::Crowd(wanted) => crowd::run(wanted)?,
+        command => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            return runtime.block_on(run(command));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
         Command::Bench(wanted) => bench::run(wanted).await?,
         Command::Judge(wanted) => return pass_judgement(&wanted),
         Command::Faults(wanted) => return faults::run(&wanted).await,
+        Command::Hold(wanted) => return hold::run(&wanted).await,
         Command::Device(wanted) => faults::device::run(wanted).await?,
+        Command::Crowd(wanted) => crowd::run(wanted)?,
         Command::Bare => bare::run()?,
     }
     Ok(ExitCode::SUCCESS)

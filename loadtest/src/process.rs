@@ -1,7 +1,8 @@
-//! What the kernel says of a process: CPU used, memory resident.
+//! What the kernel says of a process: CPU used, memory resident, descriptors open.
 
 use anyhow::Context;
-use std::process::{Child, Command, Stdio};
+use rustix::process::{Pid, Signal, kill_process};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 /// CPU that a process has used so far, user and system, in seconds.
 pub fn cpu_seconds(process: u32) -> anyhow::Result<f64> {
@@ -13,6 +14,24 @@ pub fn cpu_seconds(process: u32) -> anyhow::Result<f64> {
     };
     // utime and stime, in ticks; Linux reports 100 a second to user space everywhere.
     Ok((field(11)? + field(12)?) / 100.0)
+}
+
+/// Resident memory of a process, in bytes.
+pub fn resident_bytes(process: u32) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
+    let kib: u64 = line.split_whitespace().nth(1).context("VmRSS has a value")?.parse()?;
+    Ok(kib * 1024)
+}
+
+/// Descriptors that a process has open.
+pub fn descriptors(process: u32) -> anyhow::Result<u64> {
+    Ok(std::fs::read_dir(format!("/proc/{process}/fd"))?.count() as u64)
+}
+
+/// Threads of a process.
+pub fn threads(process: u32) -> anyhow::Result<u64> {
+    Ok(std::fs::read_dir(format!("/proc/{process}/task"))?.count() as u64)
 }
 
 /// A child that ends with its owner.
@@ -33,6 +52,21 @@ impl Guarded {
         self.0.stdout.take().context("standard output was taken before")
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Sends it a signal. An error means that it has ended.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        Ok(kill_process(Pid::from_child(&self.0), signal)?)
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.0.try_wait().ok().flatten()
+    }
+
     /// Whether it has ended by itself.
     pub fn has_ended(&mut self) -> bool {
         !matches!(self.0.try_wait(), Ok(None))
@@ -45,10 +79,7 @@ impl Guarded {
 
     /// Resident memory, in bytes.
     pub fn resident_bytes(&self) -> anyhow::Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
-        let kib: u64 = line.split_whitespace().nth(1).context("VmRSS has a value")?.parse()?;
-        Ok(kib * 1024)
+        resident_bytes(self.0.id())
     }
 }
 

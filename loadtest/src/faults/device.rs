@@ -5,22 +5,15 @@
 use super::cluster::BUSINESSES;
 use super::devices::Point;
 use super::history::History;
-use super::proxy::{Proxy, Way};
+use super::links::Journal;
+use super::requests::{self, Asked};
+use super::road::Road;
 use anyhow::Context;
-use bytes::Bytes;
 use hawser_loadtest::judge::{Event, Kind};
-use hawser_sdk::{
-    AccessPoint, Backoff, Client, CursorStorage, Cursors, FileCursors, FileStorage, Incoming,
-    Protocol,
-};
-use http_body_util::{BodyExt, Full};
-use hyper_util::client::legacy::Client as Http;
-use hyper_util::rt::TokioExecutor;
+use hawser_sdk::{Backoff, Client, CursorStorage, Cursors, FileCursors, FileStorage, Incoming};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rustix::process::{Signal, getpid, kill_process};
-use serde_json::{Value, json};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -57,6 +50,23 @@ pub(crate) struct Device {
     /// Then all ways stay open.
     #[arg(long, default_value_t = 10_000)]
     moves_for_ms: u64,
+    /// The ways are also slowed, torn and muted, not only cut.
+    #[arg(long)]
+    torn: bool,
+    /// Where it is written when each device is online, and over which link.
+    #[arg(long)]
+    links: PathBuf,
+    /// Requests to the businesses, over all devices, and where their ends are written.
+    #[arg(long, default_value_t = 0)]
+    requests_per_second: u32,
+    #[arg(long)]
+    requests: Option<PathBuf>,
+    /// Devices start one after the other over this long.
+    #[arg(long, default_value_t = 0)]
+    over_ms: u64,
+    /// The certificate that access nodes are trusted by.
+    #[arg(long)]
+    trust: Option<PathBuf>,
     devices: Vec<String>,
 }
 
@@ -116,12 +126,31 @@ pub(crate) async fn run(wanted: Device) -> anyhow::Result<()> {
     let left = AtomicU64::new(random.random_range(1..=2 * every));
     let end = Arc::new(End { point: wanted.die_at, left });
     let wanted = Arc::new(wanted);
+    let journal = Arc::new(Journal::open(&wanted.links)?);
     let mut all = JoinSet::new();
-    for device in wanted.devices.clone() {
+    let clients = requests::Clients::default();
+    let count = wanted.devices.len().max(1) as u64;
+    for (number, device) in wanted.devices.clone().into_iter().enumerate() {
         let start = Event::new(0, Kind::Start).of(&wanted.app, &device, "");
         history.write(Event { process: wanted.process, ..start });
-        let seed = random.random();
-        all.spawn(live(wanted.clone(), device, history.clone(), end.clone(), seed));
+        let life = Life {
+            wanted: wanted.clone(),
+            device,
+            history: history.clone(),
+            journal: journal.clone(),
+            end: end.clone(),
+            seed: random.random(),
+            clients: clients.clone(),
+        };
+        let wait = Duration::from_millis(wanted.over_ms * number as u64 / count);
+        all.spawn(async move {
+            tokio::time::sleep(wait).await;
+            live(life).await
+        });
+    }
+    if let Some(file) = &wanted.requests {
+        let asked = Asked::open(file)?;
+        all.spawn(requests::ask(clients, asked, wanted.requests_per_second, wanted.seed));
     }
     while let Some(ended) = all.join_next().await {
         ended.context("a device broke")??;
@@ -129,15 +158,21 @@ pub(crate) async fn run(wanted: Device) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn live(
+/// What one device lives with.
+struct Life {
     wanted: Arc<Device>,
     device: String,
     history: Arc<History>,
+    journal: Arc<Journal>,
     end: Arc<End>,
     seed: u64,
-) -> anyhow::Result<()> {
+    clients: requests::Clients,
+}
+
+async fn live(life: Life) -> anyhow::Result<()> {
+    let Life { wanted, device, history, journal, end, seed, clients } = life;
     let (builder, road) = if wanted.moves_ms.is_some() {
-        let (token, road) = Road::pave(&wanted, &device).await?;
+        let (token, road) = Road::pave(&wanted.control, &wanted.app, &device, seed).await?;
         let points = road.points();
         let backoff = Backoff {
             base: MOVE_BACKOFF,
@@ -158,13 +193,19 @@ async fn live(
             end: end.clone(),
             process: wanted.process,
         });
+    if let Some(trust) = &wanted.trust {
+        builder = builder.root_certificate(std::fs::read(trust)?);
+    }
     for business in BUSINESSES {
         builder = builder.business(business);
     }
-    let client = builder.build()?;
+    let name = device.clone();
+    let client = builder.on_state(move |state| journal.write(&name, state)).build()?;
     let mut tasks = JoinSet::new();
     for business in BUSINESSES {
-        let mut listener = client.business(business).listen();
+        let handle = client.business(business);
+        let mut listener = handle.listen();
+        clients.add(&device, business, handle);
         let (wanted, history, end) = (wanted.clone(), history.clone(), end.clone());
         let device = device.clone();
         tasks.spawn(async move {
@@ -180,10 +221,11 @@ async fn live(
     client.start();
     let mut states = client.states();
     if let (Some(road), Some(moves)) = (road, wanted.moves_ms) {
-        let moves_for = Duration::from_millis(wanted.moves_for_ms);
+        let (moves_for, torn) = (Duration::from_millis(wanted.moves_for_ms), wanted.torn);
         tasks.spawn(async move {
             // Cut off in the middle of a wait, it leaves one way open: all of them after that.
-            let _ = tokio::time::timeout(moves_for, road.cut_again_and_again(moves, seed)).await;
+            let _ = tokio::time::timeout(moves_for, road.break_again_and_again(moves, seed, torn))
+                .await;
             road.open();
             // The proxies end with the road.
             std::future::pending::<()>().await;
@@ -197,7 +239,8 @@ async fn live(
 fn heard(item: Incoming) -> Option<Event> {
     match item {
         Incoming::Push(push) => {
-            let mut event = Event::new(0, Kind::RecvApp).at(push.position?);
+            let mut event = Event::new(0, Kind::RecvApp).at(push.position.unwrap_or_default());
+            event.volatile = push.position.is_none();
             event.push = String::from_utf8_lossy(&push.id).into_owned();
             event.body = String::from_utf8_lossy(&push.body).into_owned();
             event.redelivered = push.redelivered;
@@ -212,63 +255,5 @@ fn heard(item: Incoming) -> Option<Event> {
             Some(Event::new(0, Kind::TermChanged).at(changed.to).behind(changed.from))
         }
         _ => None,
-    }
-}
-
-/// The ways from one device to all access points, each through a proxy of its own.
-struct Road {
-    lanes: Vec<(Protocol, SocketAddr, Proxy)>,
-}
-
-impl Road {
-    /// Asks control for a token and the access points, and puts a proxy before each.
-    async fn pave(wanted: &Device, device: &str) -> anyhow::Result<(String, Self)> {
-        let body = json!({"app": wanted.app, "device": device, "proof": {"type": "open"}});
-        let request = http::Request::post(format!("{}/v1/access", wanted.control))
-            .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(body.to_string())))?;
-        let answer = Http::builder(TokioExecutor::new()).build_http().request(request).await?;
-        let answer: Value =
-            serde_json::from_slice(&answer.into_body().collect().await?.to_bytes())?;
-        let token = answer["token"].as_str().context("control gave no token")?.to_owned();
-        let mut lanes = Vec::new();
-        for point in answer["access_points"].as_array().context("no access points")? {
-            let protocol: Protocol = point["protocol"].as_str().unwrap_or_default().parse()?;
-            let port = u16::try_from(point["port"].as_u64().unwrap_or_default())?;
-            let address = SocketAddr::from(([127, 0, 0, 1], port));
-            lanes.push((protocol, address, Proxy::start(Way::To(address)).await?));
-        }
-        Ok((token, Self { lanes }))
-    }
-
-    fn points(&self) -> Vec<AccessPoint> {
-        let point = |(protocol, _, proxy): &(Protocol, SocketAddr, Proxy)| {
-            AccessPoint::new(*protocol, "127.0.0.1", proxy.address.port())
-        };
-        self.lanes.iter().map(point).collect()
-    }
-
-    /// Every way is open.
-    fn open(&self) {
-        self.lanes.iter().for_each(|(_, address, proxy)| proxy.set(Way::To(*address)));
-    }
-
-    /// Leaves one lane open at a time; sometimes the node does not hear of the old link's end, so that the
-    /// new one takes over from a link that the node believes in.
-    async fn cut_again_and_again(&self, moves_ms: u64, seed: u64) {
-        let mut random = SmallRng::seed_from_u64(seed);
-        loop {
-            let open = random.random_range(0..self.lanes.len());
-            let quietly = random.random_bool(0.3);
-            for (number, (_, address, proxy)) in self.lanes.iter().enumerate() {
-                proxy.set(match (number == open, quietly) {
-                    (true, _) => Way::To(*address),
-                    (false, true) => Way::Abandoned,
-                    (false, false) => Way::Cut,
-                });
-            }
-            let wait = random.random_range(moves_ms / 4..=moves_ms.max(4));
-            tokio::time::sleep(Duration::from_millis(wait)).await;
-        }
     }
 }

@@ -27,9 +27,16 @@ pub(super) struct Plan {
     pub(super) control: String,
     pub(super) devices: Vec<String>,
     pub(super) folder: PathBuf,
+    /// Where installations and cursors lie.
+    pub(super) state: PathBuf,
     pub(super) die: Option<(Point, u32)>,
     /// Moves to another transport and node after a random time up to the first, for as long as the second.
     pub(super) moves: Option<(Duration, Duration)>,
+    pub(super) torn: bool,
+    pub(super) requests_per_second: u32,
+    /// Its devices start over this long.
+    pub(super) over: Duration,
+    pub(super) trust: Option<PathBuf>,
     pub(super) seed: u64,
 }
 
@@ -51,6 +58,16 @@ impl Keeper {
         self.plan.folder.join(format!("device-{}.jsonl", self.number))
     }
 
+    /// When its devices were online.
+    pub(super) fn links(&self) -> PathBuf {
+        self.plan.folder.join(format!("links-{}.jsonl", self.number))
+    }
+
+    /// What became of its requests.
+    pub(super) fn requests(&self) -> PathBuf {
+        self.plan.folder.join(format!("requests-{}.jsonl", self.number))
+    }
+
     /// Lives so far.
     pub(super) fn lives(&self) -> u64 {
         self.lives
@@ -68,7 +85,7 @@ impl Keeper {
         let mut command = Command::new(std::env::current_exe()?);
         let plan = &self.plan;
         command.args(["device", "--control", &plan.control, "--app", APP, "--folder"]);
-        command.arg(&plan.folder).arg("--history").arg(self.history());
+        command.arg(&plan.state).arg("--history").arg(self.history());
         command.args(["--process", &(self.number as u64 * 1_000_000 + self.lives).to_string()]);
         command.args(["--seed", &(plan.seed + self.lives).to_string()]);
         if let Some((point, every)) = plan.die.filter(|_| die) {
@@ -80,10 +97,27 @@ impl Keeper {
             command.args(["--moves-ms", &moves.0.as_millis().to_string()]);
             command.args(["--moves-for-ms", &moves.1.as_millis().to_string()]);
         }
-        command.args(&plan.devices);
+        if plan.torn {
+            command.arg("--torn");
+        }
+        command.arg("--links").arg(self.links());
+        if plan.requests_per_second > 0 {
+            command.arg("--requests").arg(self.requests());
+            command.args(["--requests-per-second", &plan.requests_per_second.to_string()]);
+        }
+        if let Some(trust) = &plan.trust {
+            command.arg("--trust").arg(trust);
+        }
+        command.args(["--over-ms", &plan.over.as_millis().to_string()]);
+        command.arg("--").args(&plan.devices);
         command.stderr(log(&plan.folder, self.number)?);
         self.process = Some(Guarded::start(&mut command)?);
         Ok(())
+    }
+
+    /// The devices it is for.
+    pub(super) fn devices(&self) -> &[String] {
+        &self.plan.devices
     }
 
     /// SIGKILL.

@@ -3,16 +3,11 @@
 
 use anyhow::Context;
 use hawser_loadtest::judge::Event;
-use rustix::time::{ClockId, clock_gettime};
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
 
-/// Monotonic nanoseconds of this machine: one clock for all processes.
-pub(crate) fn now() -> u64 {
-    let time = clock_gettime(ClockId::Monotonic);
-    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
-}
+pub(crate) use hawser_loadtest::stamp::now;
 
 /// One file of events.
 #[derive(Debug)]

@@ -1,9 +1,10 @@
 //! A TCP proxy under our thumb: it stands at one address for as long as the harness lives, and what is
-//! behind it may be switched, stalled or cut. That is how a store becomes unreachable, a replica lags,
-//! or another server takes a primary's place, without any server knowing.
+//! behind it may be switched, slowed, stalled, torn or cut. That is how a store becomes unreachable, a
+//! replica lags, or another server takes a primary's place, without any server knowing. For QUIC see
+//! [`super::datagrams`].
 
 use anyhow::Context;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -21,12 +22,55 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
 pub(super) enum Way {
     /// Bytes go to this server and back.
     To(SocketAddr),
+    /// As [`Way::To`], and everything takes this much longer, each way.
+    Slow(SocketAddr, Duration),
     /// Connections stay, and nothing passes: as a network that drops everything.
     Stalled(SocketAddr),
+    /// What the server says does not come back; what it is told arrives.
+    Mute(SocketAddr),
+    /// What the server is told does not arrive; what it says comes back.
+    Deaf(SocketAddr),
+    /// What is sent seems to arrive, and is thrown away: as a server behind a dead tunnel.
+    Swallowed(SocketAddr),
+    /// Each connection passes this many bytes either way, and ends in the middle of whatever is next.
+    Torn(SocketAddr, usize),
     /// Connections are cut, new ones too.
     Cut,
+    /// As [`Way::Cut`], by a reset instead of an end.
+    Reset,
     /// As [`Way::Cut`] for whoever connected; the server believes in its end for a while longer.
     Abandoned,
+}
+
+impl Way {
+    /// Where it leads.
+    pub(super) fn target(self) -> Option<SocketAddr> {
+        match self {
+            Self::To(to)
+            | Self::Slow(to, _)
+            | Self::Stalled(to)
+            | Self::Mute(to)
+            | Self::Deaf(to)
+            | Self::Swallowed(to)
+            | Self::Torn(to, _) => Some(to),
+            Self::Cut | Self::Reset | Self::Abandoned => None,
+        }
+    }
+
+    fn passes(self, direction: Direction) -> bool {
+        match self {
+            Self::To(_) | Self::Slow(..) | Self::Swallowed(_) | Self::Torn(..) => true,
+            Self::Mute(_) => direction == Direction::There,
+            Self::Deaf(_) => direction == Direction::Back,
+            Self::Stalled(_) | Self::Cut | Self::Reset | Self::Abandoned => false,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    There,
+    Back,
 }
 
 /// One proxy. Dropped, it ends with all its connections.
@@ -40,7 +84,12 @@ pub(super) struct Proxy {
 impl Proxy {
     /// Listens on a free port of loopback.
     pub(super) async fn start(way: Way) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.context("no port for a proxy")?;
+        Self::start_on(IpAddr::V4(Ipv4Addr::LOCALHOST), way).await
+    }
+
+    /// Listens on a free port of this address.
+    pub(super) async fn start_on(address: IpAddr, way: Way) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind((address, 0)).await.context("no port for a proxy")?;
         let address = listener.local_addr()?;
         let (way, seen) = watch::channel(way);
         let mut task = JoinSet::new();
@@ -70,9 +119,12 @@ async fn accept(listener: TcpListener, way: watch::Receiver<Way>) {
 
 /// One connection: until either side ends it, or the way leads elsewhere.
 async fn link(near: TcpStream, mut way: watch::Receiver<Way>) {
-    let target = match *way.borrow_and_update() {
-        Way::To(target) | Way::Stalled(target) => target,
-        Way::Cut | Way::Abandoned => return,
+    let now = *way.borrow_and_update();
+    let Some(target) = now.target() else {
+        if now == Way::Reset {
+            let _ = near.set_zero_linger();
+        }
+        return;
     };
     let Ok(Ok(far)) = tokio::time::timeout(CONNECT_PATIENCE, TcpStream::connect(target)).await
     else {
@@ -83,31 +135,55 @@ async fn link(near: TcpStream, mut way: watch::Receiver<Way>) {
     let ((mut near_in, mut near_out), (mut far_in, mut far_out)) =
         (near.into_split(), far.into_split());
     let leaves = async {
-        let gone = |now: &Way| !matches!(now, Way::To(to) | Way::Stalled(to) if *to == target);
-        let _ = way.clone().wait_for(gone).await;
+        let _ = way.clone().wait_for(|now| now.target() != Some(target)).await.map(|now| *now);
     };
     tokio::select! {
-        () = pass(&mut near_in, &mut far_out, way.clone()) => {}
-        () = pass(&mut far_in, &mut near_out, way.clone()) => {}
+        () = pass(&mut near_in, &mut far_out, Direction::There, way.clone()) => {}
+        () = pass(&mut far_in, &mut near_out, Direction::Back, way.clone()) => {}
         () = leaves => {}
     }
-    if *way.borrow() == Way::Abandoned {
-        drop((near_in, near_out));
-        tokio::time::sleep(ABANDONED).await;
+    let last = *way.borrow();
+    match last {
+        Way::Abandoned => {
+            drop((near_in, near_out));
+            tokio::time::sleep(ABANDONED).await;
+        }
+        Way::Reset => {
+            let _ = near_in.as_ref().set_zero_linger();
+            let _ = far_in.as_ref().set_zero_linger();
+        }
+        _ => {}
     }
 }
 
-async fn pass(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, mut way: watch::Receiver<Way>) {
+async fn pass(
+    from: &mut OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
+    direction: Direction,
+    mut way: watch::Receiver<Way>,
+) {
     let mut buffer = vec![0; BUFFER_BYTES];
+    let mut passed = 0;
     loop {
-        let open = |now: &Way| matches!(now, Way::To(_));
+        let open = |now: &Way| now.passes(direction);
         if way.wait_for(open).await.is_err() {
             return;
         }
         let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
+        let now = *way.borrow();
+        if let Way::Slow(_, delay) = now {
+            tokio::time::sleep(delay).await;
+        }
         // What came in just as the way was stalled waits with the rest.
-        if way.wait_for(open).await.is_err() || to.write_all(&buffer[..read]).await.is_err() {
+        let Ok(now) = way.wait_for(open).await.map(|now| *now) else { return };
+        let left = match now {
+            Way::Swallowed(_) => continue,
+            Way::Torn(_, most) => most.saturating_sub(passed).min(read),
+            _ => read,
+        };
+        if to.write_all(&buffer[..left]).await.is_err() || left < read {
             return;
         }
+        passed += read;
     }
 }

@@ -3,6 +3,7 @@
 
 use super::cluster::{APP, BUSINESSES};
 use super::history::{History, now};
+use super::probe;
 use anyhow::Context;
 use bytes::Bytes;
 use hawser_loadtest::judge::{Durability, Event, Kind, Payload};
@@ -18,7 +19,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 /// Pushes without an answer yet.
@@ -49,7 +50,8 @@ pub(super) struct Backends {
 /// What to push, and where.
 #[derive(Clone, Debug)]
 pub(super) struct Load {
-    pub(super) push: String,
+    /// The push API of each router; a call that fails goes to the next.
+    pub(super) push: Vec<String>,
     /// By the order of [`BUSINESSES`].
     pub(super) keys: Vec<String>,
     pub(super) devices: Vec<String>,
@@ -64,13 +66,12 @@ pub(super) struct Load {
 impl Backends {
     /// Begins to push.
     pub(super) fn start(load: Load, history: Arc<History>) -> anyhow::Result<Self> {
-        let channel = Endpoint::from_shared(load.push.clone())?
-            .connect_timeout(Duration::from_secs(1))
-            .connect_lazy();
-        let client = PushClient::new(channel);
+        let clients: anyhow::Result<Vec<_>> =
+            load.push.iter().map(|at| probe::client(at)).collect();
+        let clients = clients?;
         let (stop, count) = (Arc::<AtomicBool>::default(), Arc::<Count>::default());
         let mut task = JoinSet::new();
-        task.spawn(run(load, client, history, count.clone(), stop.clone()));
+        task.spawn(run(load, clients, history, count.clone(), stop.clone()));
         Ok(Self { count, stop, task })
     }
 
@@ -86,7 +87,7 @@ impl Backends {
 
 async fn run(
     load: Load,
-    client: PushClient<Channel>,
+    clients: Vec<PushClient<Channel>>,
     history: Arc<History>,
     count: Arc<Count>,
     stop: Arc<AtomicBool>,
@@ -110,9 +111,11 @@ async fn run(
             key: load.keys[business].clone(),
             durability: load.durabilities[number as usize % load.durabilities.len()],
         };
-        let (client, history, count) = (client.clone(), history.clone(), count.clone());
+        let (mut clients, history, count) = (clients.clone(), history.clone(), count.clone());
         under_way.spawn(async move {
-            one.push(client, &history, &count).await;
+            let first = number as usize % clients.len();
+            clients.rotate_left(first);
+            one.push(clients, &history, &count).await;
             drop(turn);
         });
     }
@@ -136,7 +139,7 @@ enum Said {
 }
 
 impl One {
-    async fn push(&self, mut client: PushClient<Channel>, history: &History, count: &Count) {
+    async fn push(&self, mut clients: Vec<PushClient<Channel>>, history: &History, count: &Count) {
         let begun = now();
         let event = |kind| Event {
             push: self.id.clone(),
@@ -147,7 +150,9 @@ impl One {
         let mut doubtful = false;
         loop {
             count.tries.fetch_add(1, Ordering::Relaxed);
-            let answer = tokio::time::timeout(CALL_PATIENCE, client.unicast(self.request())).await;
+            let called = clients[0].unicast(self.request());
+            let answer = tokio::time::timeout(CALL_PATIENCE, called).await;
+            clients.rotate_left(1);
             match answer.map_or(Said::Nothing, read) {
                 Said::Stored(answer) => {
                     count.stored.fetch_add(1, Ordering::Relaxed);

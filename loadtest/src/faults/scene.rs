@@ -1,15 +1,22 @@
-//! One row's stage: a cluster, device processes that are kept alive, backends that push, and their
-//! histories; and how it ends.
+//! One row's stage: a cluster, device processes that are kept alive, businesses, backends that push, and
+//! their histories; and how it ends.
 
-use super::cluster::{Cluster, Service};
+use super::arrivals::Arrivals;
+use super::businesses::Office;
+use super::certificate;
+use super::cluster::{BUSINESSES, Cluster, Shape};
 use super::devices::{Keeper, Plan, Point};
+use super::done::Done;
 use super::history::{History, now};
-use super::pushes::{Backends, Count, Load};
+use super::leaks::Holdings;
+use super::links::Links;
+use super::probe;
+use super::pushes::{Backends, Load};
+use super::requests::Requests;
 use crate::Faults;
 use anyhow::{Context, ensure};
-use hawser_loadtest::judge::{self, Event, Kind, Options, Verdict};
-use hawser_proto::rpc::push::Durability;
-use std::collections::HashMap;
+use hawser_loadtest::judge::{self, Event, Kind, Options};
+use hawser_proto::rpc::push::{Durability, InboxRequest};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,108 +28,155 @@ const ARRIVAL_PATIENCE: Duration = Duration::from_mins(1);
 const STANDSTILL: Duration = Duration::from_secs(15);
 /// How often it is looked whether a device process still runs, and whether all has arrived.
 const LOOK: Duration = Duration::from_millis(100);
+/// Device processes with more devices keep their cursors in memory that outlives them: a sync each would
+/// measure the disk.
+const DEVICES_ON_DISK_MAX: usize = 500;
+/// Devices start at this rate.
+const STARTS_PER_SECOND: usize = 300;
 
-/// How a row wants its devices.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Devices {
+/// What a row wants on its stage.
+#[derive(Clone, Debug)]
+pub(super) struct Staging {
+    pub(super) shape: Shape,
+    pub(super) devices: usize,
+    pub(super) processes: usize,
+    /// Stored pushes a second, and how they are to be kept.
+    pub(super) rate: u32,
+    pub(super) durabilities: Vec<Durability>,
+    /// Requests of all devices a second.
+    pub(super) requests: u32,
     pub(super) die: Option<(Point, u32)>,
     pub(super) moves: Option<(Duration, Duration)>,
+    pub(super) torn: bool,
 }
 
 /// The stage.
 pub(super) struct Scene {
     pub(super) cluster: Cluster,
     pub(super) faults: Arc<History>,
+    pub(super) offices: Vec<Office>,
+    pub(super) devices: Vec<String>,
+    /// When the warm-up was over.
+    pub(super) begun: u64,
     folder: PathBuf,
+    state: PathBuf,
     keepers: Vec<Keeper>,
     backends: Backends,
+    before: Holdings,
     /// When the fault was healed, on the histories' clock.
     healed: Option<u64>,
     logins_before: f64,
-}
-
-/// How a row ended.
-pub(super) struct Done {
-    pub(super) verdict: Verdict,
-    pub(super) figure: String,
-    pub(super) shortfall: Option<String>,
-}
-
-impl Done {
-    /// The four zeros, as a line.
-    pub(super) fn zeros(&self) -> String {
-        let zeros = self.verdict.zeros();
-        let others = self.verdict.convictions.len();
-        let line = format!(
-            "{} / {} / {} / {}",
-            zeros.lost, zeros.wrong_device, zeros.duplicates, zeros.cross_tenant
-        );
-        if self.verdict.is_clean() { line } else { format!("{line} ({others} convictions)") }
-    }
+    timers: String,
 }
 
 impl Scene {
-    /// Starts everything and warms up: each device has been handed something.
+    /// Starts everything and warms up: each device is connected, and something was handed over.
     pub(super) async fn start(
         wanted: &Faults,
         binary: &Path,
         folder: &Path,
-        store: &str,
-        durabilities: &[Durability],
-        devices: Devices,
+        staging: Staging,
     ) -> anyhow::Result<Self> {
-        let (cluster, keys) = Cluster::start(binary, folder, store).await?;
-        let names: Vec<String> = (0..wanted.devices).map(|n| format!("d-{n}")).collect();
-        let processes = wanted.processes.clamp(1, wanted.devices.max(1));
+        let faults = Arc::new(History::open(&folder.join("harness.jsonl"))?);
+        let mut offices = Vec::new();
+        for number in 0..BUSINESSES.len() {
+            offices.push(Office::open(number, faults.clone()).await?);
+        }
+        let mut shape = staging.shape.clone();
+        let apart = shape.apart;
+        shape.endpoints = offices.iter().map(|office| office.endpoint(apart)).collect();
+        let cluster = Cluster::start(binary, folder, shape).await?;
+        let state = state_folder(folder, staging.devices)?;
+        let devices: Vec<String> = (0..staging.devices).map(|n| format!("d-{n}")).collect();
+        let processes = staging.processes.clamp(1, staging.devices.max(1));
+        let over = Duration::from_secs_f64(staging.devices as f64 / STARTS_PER_SECOND as f64);
         let mut keepers = Vec::new();
         for number in 0..processes {
-            let own = names.iter().skip(number).step_by(processes).cloned().collect();
+            let own = devices.iter().skip(number).step_by(processes).cloned().collect();
             let plan = Plan {
                 control: cluster.control.clone(),
                 devices: own,
                 folder: folder.to_owned(),
-                die: devices.die,
-                moves: devices.moves,
+                state: state.clone(),
+                die: staging.die,
+                moves: staging.moves,
+                torn: staging.torn,
+                requests_per_second: staging.requests.div_ceil(processes as u32),
+                over,
+                trust: staging.shape.secure_doors.then(|| certificate::authority(folder)),
                 seed: wanted.seed.wrapping_mul(1_000).wrapping_add(number as u64),
             };
             let mut keeper = Keeper::new(plan, number);
             keeper.keep(false)?;
             keepers.push(keeper);
         }
-        let faults = Arc::new(History::open(&folder.join("harness.jsonl"))?);
         let load = Load {
-            push: cluster.push.clone(),
-            keys,
-            devices: names,
-            per_second: wanted.rate,
-            durabilities: durabilities.to_vec(),
+            push: cluster.push_routers(),
+            keys: cluster.keys.clone(),
+            devices: devices.clone(),
+            per_second: staging.rate,
+            durabilities: staging.durabilities.clone(),
             prefix: "p".to_owned(),
             seed: wanted.seed,
         };
         let backends = Backends::start(load, faults.clone())?;
-        let folder = folder.to_owned();
-        let mut scene =
-            Self { cluster, faults, folder, keepers, backends, healed: None, logins_before: 0.0 };
-        scene.pass(Duration::from_secs(3), false).await?;
-        ensure!(
-            scene.backends.count.stored.load(Ordering::Relaxed) > 0,
-            "nothing could be stored in the first seconds: see the logs in {}",
-            scene.folder.display()
-        );
-        scene.logins_before = scene.logins().await;
+        let mut scene = Self {
+            timers: cluster.shape.timers.shown(),
+            cluster,
+            faults,
+            offices,
+            devices,
+            begun: 0,
+            folder: folder.to_owned(),
+            state,
+            keepers,
+            backends,
+            before: Holdings::default(),
+            healed: None,
+            logins_before: 0.0,
+        };
+        scene.warm_up(over).await?;
         Ok(scene)
+    }
+
+    async fn warm_up(&mut self, over: Duration) -> anyhow::Result<()> {
+        let started = Instant::now();
+        self.pass(Duration::from_secs(3), false).await?;
+        let patience = 4 * over + Duration::from_secs(30);
+        loop {
+            let online = self.links()?.at(now()).values().filter(|word| word.is_online()).count();
+            let stored = self.backends.count.stored.load(Ordering::Relaxed);
+            if online == self.devices.len() && stored > 0 {
+                break;
+            }
+            ensure!(
+                started.elapsed() < patience,
+                "after {patience:.0?} {online} of {} devices are online and {stored} pushes are \
+                 stored: see the logs in {}",
+                self.devices.len(),
+                self.folder.display()
+            );
+            self.pass(Duration::from_millis(300), false).await?;
+        }
+        self.pass(Duration::from_secs(1), false).await?;
+        self.before = Holdings::of(&self.cluster).await;
+        self.logins_before = self.logins().await;
+        self.begun = now();
+        Ok(())
     }
 
     /// Lets time go by with everything at work. `die`: device processes may kill themselves.
     pub(super) async fn pass(&mut self, time: Duration, die: bool) -> anyhow::Result<()> {
         let until = Instant::now() + time;
         while Instant::now() < until {
-            for keeper in &mut self.keepers {
-                keeper.keep(die)?;
-            }
+            self.keep(die)?;
             tokio::time::sleep(LOOK).await;
         }
         Ok(())
+    }
+
+    fn keep(&mut self, die: bool) -> anyhow::Result<()> {
+        self.keepers.iter_mut().try_for_each(|keeper| keeper.keep(die))
     }
 
     /// Kills all device processes; [`Scene::pass`] starts them again.
@@ -130,14 +184,98 @@ impl Scene {
         self.keepers.iter_mut().for_each(Keeper::kill);
     }
 
+    /// Kills one device process; returns its devices.
+    pub(super) fn kill_process(&mut self, number: usize) -> Vec<String> {
+        self.keepers[number].kill();
+        self.keepers[number].devices().to_vec()
+    }
+
     /// Device processes that were started, all in all.
     pub(super) fn lives(&self) -> u64 {
         self.keepers.iter().map(Keeper::lives).sum()
     }
 
+    /// Tries of stored pushes so far that were not answered with a position.
+    pub(super) fn refusals(&self) -> u64 {
+        let count = &self.backends.count;
+        count.tries.load(Ordering::Relaxed).saturating_sub(count.stored.load(Ordering::Relaxed))
+    }
+
+    /// Whether an inbox can be looked at.
+    pub(super) async fn can_read(&self) -> bool {
+        let Ok(mut client) = probe::client(&self.cluster.push[0]) else { return false };
+        let mut request = tonic::Request::new(InboxRequest { device: self.devices[0].clone() });
+        let Ok(key) = probe::bearer(&self.cluster.keys[0]) else { return false };
+        request.metadata_mut().insert("authorization", key);
+        let asked = client.describe_inbox(request);
+        tokio::time::timeout(Duration::from_secs(2), asked).await.is_ok_and(|it| it.is_ok())
+    }
+
+    /// How long stored pushes that were begun since then waited for their answer, every retry counted, in
+    /// milliseconds, sorted.
+    pub(super) fn answer_delays(&self, from: u64) -> anyhow::Result<Vec<u64>> {
+        let events = judge::read(&self.folder.join("harness.jsonl"))?;
+        let mut begun = std::collections::HashMap::new();
+        let mut delays = Vec::new();
+        for event in &events {
+            match event.kind {
+                Kind::PushCall => drop(begun.insert(event.push.as_str(), event.t)),
+                Kind::PushOk => {
+                    // Those that were under way when it happened were held up by it, too.
+                    if let Some(call) = begun.get(event.push.as_str())
+                        && event.t >= from
+                    {
+                        delays.push(event.t.saturating_sub((*call).max(from)) / 1_000_000);
+                    }
+                }
+                _ => {}
+            }
+        }
+        delays.sort_unstable();
+        Ok(delays)
+    }
+
+    /// The 99th percentile, in milliseconds, of what arrived after a healing so far.
+    pub(super) fn arrivals_after(&self, healed: u64) -> anyhow::Result<u64> {
+        Ok(Arrivals::of(&self.events()?, healed).p99_ms())
+    }
+
+    /// Every word of the history so far.
+    pub(super) fn events(&self) -> anyhow::Result<Vec<Event>> {
+        gather(&self.folder, &self.keepers)
+    }
+
+    /// When devices were connected, and where.
+    pub(super) fn links(&self) -> anyhow::Result<Links> {
+        Links::read(self.keepers.iter().map(Keeper::links))
+    }
+
+    /// What became of requests since then.
+    pub(super) fn requests(&self, from: u64) -> anyhow::Result<Requests> {
+        Requests::read(self.keepers.iter().map(Keeper::requests), from)
+    }
+
+    /// Waits until every device is online, and was for a moment.
+    pub(super) async fn until_all_online(&mut self, patience: Duration) -> anyhow::Result<bool> {
+        let started = Instant::now();
+        loop {
+            let links = self.links()?;
+            let online = links.at(now()).values().filter(|word| word.is_online()).count();
+            if online == self.devices.len() {
+                return Ok(true);
+            }
+            if started.elapsed() > patience {
+                return Ok(false);
+            }
+            self.pass(Duration::from_millis(300), false).await?;
+        }
+    }
+
     /// A fault begins.
-    pub(super) fn fault(&self, name: &str) {
-        self.faults.write(Event { fault: name.to_owned(), ..Event::new(0, Kind::FaultOn) });
+    pub(super) fn fault(&self, name: &str) -> u64 {
+        let t = now();
+        self.faults.write(Event { fault: name.to_owned(), ..Event::new(t, Kind::FaultOn) });
+        t
     }
 
     /// The store may have lost what it took since then, at this durability and below.
@@ -151,19 +289,16 @@ impl Scene {
     }
 
     /// The fault is over: from here on, time is taken.
-    pub(super) fn healed(&mut self) {
-        self.healed = Some(now());
-        self.faults.write(Event::new(0, Kind::FaultOff));
+    pub(super) fn healed(&mut self) -> u64 {
+        let t = now();
+        self.healed = Some(t);
+        self.faults.write(Event::new(t, Kind::FaultOff));
+        t
     }
 
-    /// Logins taken by both access nodes; a node that is down or new counts from 0.
+    /// Logins taken by all access nodes; a node that is down or new counts from 0.
     async fn logins(&self) -> f64 {
-        let mut sum = 0.0;
-        for number in 0..2 {
-            let name = "hawser_access_logins_total";
-            sum += self.cluster.metric(Service::Access(number), name).await.unwrap_or(0.0);
-        }
-        sum
+        self.cluster.access_metric("hawser_access_logins_total").await
     }
 
     /// Logins since the warm-up: each is a connection that was lost before.
@@ -171,8 +306,8 @@ impl Scene {
         self.logins().await - self.logins_before
     }
 
-    /// Ends the load, waits until all that was stored has been handed over, stops the devices and asks
-    /// the judge. `figure` and `shortfall` are for the row to fill in.
+    /// Ends the load, waits until all that was stored has been handed over, looks for leaks, stops the
+    /// devices and asks the judge.
     pub(super) async fn end(mut self) -> anyhow::Result<(Done, Arrivals)> {
         let healed = self.healed.unwrap_or_else(now);
         let stop = Box::pin(self.backends.stop());
@@ -183,18 +318,14 @@ impl Scene {
                     count = &mut stop => break count?,
                     () = tokio::time::sleep(LOOK) => {}
                 }
-                for keeper in &mut self.keepers {
-                    keeper.keep(false)?;
-                }
+                self.keepers.iter_mut().try_for_each(|keeper| keeper.keep(false))?;
             }
         };
         let started = Instant::now();
         let mut arrivals;
         let (mut least, mut moved) = (usize::MAX, started);
         loop {
-            for keeper in &mut self.keepers {
-                keeper.keep(false)?;
-            }
+            self.keepers.iter_mut().try_for_each(|keeper| keeper.keep(false))?;
             let events = gather(&self.folder, &self.keepers)?;
             arrivals = Arrivals::of(&events, healed);
             if arrivals.missing < least {
@@ -208,14 +339,36 @@ impl Scene {
         }
         // What was handled last is acknowledged a moment later.
         tokio::time::sleep(Duration::from_millis(500)).await;
+        let leaks = self.before.leaks(&self.cluster).await;
+        let panics = panics(&self.cluster)?;
         self.keepers.iter_mut().for_each(Keeper::kill);
         let events = gather(&self.folder, &self.keepers)?;
         let verdict = judge::judge(&events, Options::default());
         std::fs::write(self.folder.join("verdict.txt"), verdict.to_string())?;
         arrivals.counted(&count);
-        let done = Done { verdict, figure: arrivals.to_string(), shortfall: None };
+        let mut done = Done::new(verdict, self.timers);
+        done.say(arrivals.to_string());
+        done.looked_for_leaks(self.before.count(), &leaks);
+        done.must(panics.is_empty(), format!("panics: {}", panics.join("; ")));
+        if self.state != self.folder {
+            let _ = std::fs::remove_dir_all(&self.state);
+        }
         Ok((done, arrivals))
     }
+}
+
+/// What panicked, by the logs.
+fn panics(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
+    let mut all = Vec::new();
+    for service in cluster.services() {
+        let log = cluster.log(service)?;
+        all.extend(
+            log.lines()
+                .filter(|line| line.contains("panicked at"))
+                .map(|it| format!("{service}: {it}")),
+        );
+    }
+    Ok(all)
 }
 
 fn gather(folder: &Path, keepers: &[Keeper]) -> anyhow::Result<Vec<Event>> {
@@ -225,79 +378,13 @@ fn gather(folder: &Path, keepers: &[Keeper]) -> anyhow::Result<Vec<Event>> {
     Ok(judge::merge(histories.context("a history cannot be read")?))
 }
 
-/// What arrived, and when.
-#[derive(Debug, Default)]
-pub(super) struct Arrivals {
-    pub(super) acknowledged: usize,
-    pub(super) missing: usize,
-    /// From being answered, or the healing if that was later, to the app; in milliseconds, sorted.
-    delays_ms: Vec<u64>,
-    redelivered: usize,
-    /// Words to apps that something is or may be lost.
-    declared: usize,
-    tries: u64,
-    unknown: u64,
-}
-
-impl Arrivals {
-    fn of(events: &[Event], healed: u64) -> Self {
-        let mut answered: HashMap<&str, u64> = HashMap::new();
-        let mut arrived: HashMap<&str, u64> = HashMap::new();
-        let (mut redelivered, mut declared) = (0, 0);
-        for event in events {
-            match event.kind {
-                Kind::PushOk => drop(answered.entry(&event.push).or_insert(event.t)),
-                Kind::RecvApp => {
-                    redelivered += usize::from(event.redelivered);
-                    arrived.entry(&event.push).or_insert(event.t);
-                }
-                Kind::Gap | Kind::TermChanged => declared += 1,
-                _ => {}
-            }
-        }
-        let mut delays_ms = Vec::new();
-        let mut missing = 0;
-        for (push, answered) in &answered {
-            match arrived.get(push) {
-                // Only what the fault held up tells how fast it was over.
-                Some(arrived) if *arrived >= healed => {
-                    let since = healed.max(*answered);
-                    delays_ms.push(arrived.saturating_sub(since) / 1_000_000);
-                }
-                Some(_) => {}
-                None => missing += 1,
-            }
-        }
-        delays_ms.sort_unstable();
-        let acknowledged = answered.len();
-        Self { acknowledged, missing, delays_ms, redelivered, declared, ..Self::default() }
+fn state_folder(folder: &Path, devices: usize) -> anyhow::Result<PathBuf> {
+    let memory = Path::new("/dev/shm");
+    if devices <= DEVICES_ON_DISK_MAX || !memory.is_dir() {
+        return Ok(folder.to_owned());
     }
-
-    fn counted(&mut self, count: &Count) {
-        self.tries = count.tries.load(Ordering::Relaxed);
-        self.unknown = count.unknown.load(Ordering::Relaxed);
-    }
-
-    /// The 99th percentile of what arrived after the healing, in milliseconds.
-    pub(super) fn p99_ms(&self) -> u64 {
-        let at = (self.delays_ms.len() * 99 / 100).min(self.delays_ms.len().saturating_sub(1));
-        self.delays_ms.get(at).copied().unwrap_or(0)
-    }
-}
-
-impl std::fmt::Display for Arrivals {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{} stored in {} tries, {} unknown, {} not arrived, {} redelivered, {} words of loss; \
-             after healing p99 {} ms",
-            self.acknowledged,
-            self.tries,
-            self.unknown,
-            self.missing,
-            self.redelivered,
-            self.declared,
-            self.p99_ms()
-        )
-    }
+    let name = folder.file_name().context("a row's folder has a name")?;
+    let state = memory.join(format!("hawser-{}-{}", std::process::id(), name.display()));
+    std::fs::create_dir_all(&state)?;
+    Ok(state)
 }

@@ -1,0 +1,111 @@
+//! What a crowd knows of one device.
+
+use super::link::Link;
+use super::passes::Pass;
+use rand::RngExt as _;
+use rand::rngs::SmallRng;
+use std::time::{Duration, Instant};
+
+const BACKOFF_BASE: Duration = Duration::from_millis(500);
+const BACKOFF_MAX: Duration = Duration::from_secs(15);
+/// Tries with one pass before control is asked again: it may know better access points.
+const TRIES_MAX: u8 = 3;
+
+/// Where a device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It has no pass yet.
+    New,
+    /// It will dial at its time.
+    Waiting,
+    Dialing,
+    LoggingIn,
+    Online,
+    /// Its link has just ended.
+    Lost,
+    /// For good.
+    Gone,
+}
+
+/// One device; about 150 bytes, and 100 more of those that keep a pass.
+pub(super) struct Device {
+    pub(super) phase: Phase,
+    /// It has just come online.
+    pub(super) is_new: bool,
+    /// Its next login shows a ticket.
+    pub(super) has_ticket: bool,
+    failures: u8,
+    /// Number of its businesses on the wire.
+    pub(super) business: u32,
+    pub(super) attempt: u32,
+    pub(super) window_ms: u32,
+    pub(super) retry_after_ms: u32,
+    pub(super) request: u32,
+    /// Of the phase.
+    pub(super) since: Instant,
+    /// When its link was lost.
+    pub(super) lost: Option<Instant>,
+    pub(super) link: Option<Box<Link>>,
+    pub(super) pass: Option<Box<Pass>>,
+    pub(super) term: u64,
+    pub(super) seq: u64,
+}
+
+impl Device {
+    pub(super) fn new() -> Self {
+        Self {
+            phase: Phase::New,
+            is_new: false,
+            has_ticket: false,
+            failures: 0,
+            business: 0,
+            attempt: 0,
+            window_ms: 0,
+            retry_after_ms: 0,
+            request: 0,
+            since: Instant::now(),
+            lost: None,
+            link: None,
+            pass: None,
+            term: 0,
+            seq: 0,
+        }
+    }
+
+    /// Nothing to log in with, or nowhere.
+    pub(super) fn needs_pass(&self) -> bool {
+        self.pass.is_none()
+    }
+
+    pub(super) fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.since = Instant::now();
+    }
+
+    pub(super) fn is_online_now(&mut self) {
+        self.enter(Phase::Online);
+        self.is_new = true;
+        self.failures = 0;
+    }
+
+    /// Until the next try. The first after a loss is spread over the window, later ones back off; what a
+    /// node said comes first. `at_will`: it left because it wanted to.
+    pub(super) fn next_delay(&mut self, dice: &mut SmallRng, at_will: bool) -> Duration {
+        let told = Duration::from_millis(u64::from(std::mem::take(&mut self.retry_after_ms)));
+        let failures = self.failures;
+        self.failures = failures.saturating_add(1);
+        if self.failures > TRIES_MAX {
+            self.pass = None;
+            self.failures = 1;
+        }
+        let delay = if at_will && failures == 0 {
+            Duration::ZERO
+        } else if failures == 0 {
+            Duration::from_millis(u64::from(self.window_ms)).mul_f64(dice.random())
+        } else {
+            let grown = BACKOFF_BASE * 2u32.saturating_pow(u32::from(failures - 1));
+            grown.min(BACKOFF_MAX).mul_f64(0.5 + 0.5 * dice.random::<f64>())
+        };
+        delay.max(told.mul_f64(1.0 + 0.5 * dice.random::<f64>()))
+    }
+}

@@ -1,0 +1,145 @@
+//! The businesses' side: they answer requests, or are slow, or silent, or gone; and they hear of devices
+//! that come and go, and write down each word.
+
+use super::cluster::{APP, BUSINESSES};
+use super::history::History;
+use super::proxy::{Proxy, Way};
+use hawser_loadtest::judge::{Event, Kind};
+use hawser_proto::rpc::business::business_server::{Business, BusinessServer};
+use hawser_proto::rpc::business::connection_event;
+use hawser_proto::rpc::business::{
+    ConnectionEvents, ConnectionsHeard, HandleRequest, HandleResponse,
+};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status};
+
+/// How a business does its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mood {
+    /// It answers at once, with the bytes it was given.
+    Well,
+    /// It takes this long for each.
+    Slow(Duration),
+    /// It never answers.
+    Silent,
+    /// It does not hear of connections: each call fails.
+    Deaf,
+}
+
+/// One business's server, behind a proxy, so that it can die as a host does.
+pub(super) struct Office {
+    front: Proxy,
+    at: SocketAddr,
+    mood: watch::Sender<Mood>,
+    pub(super) handled: Arc<AtomicU64>,
+    pub(super) heard: Arc<AtomicU64>,
+    /// Aborted with it.
+    _task: JoinSet<()>,
+}
+
+impl Office {
+    /// Opens the business with this number on a free port.
+    pub(super) async fn open(number: usize, history: Arc<History>) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let at = listener.local_addr()?;
+        let front = Proxy::start_on(IpAddr::V4(Ipv4Addr::UNSPECIFIED), Way::To(at)).await?;
+        let (mood, seen) = watch::channel(Mood::Well);
+        let (handled, heard) = <(Arc<AtomicU64>, Arc<AtomicU64>)>::default();
+        let name = BUSINESSES[number];
+        let desk =
+            Desk { name, mood: seen, handled: handled.clone(), heard: heard.clone(), history };
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            // It ends with its owner; a listener that breaks is seen as a business that is gone.
+            let service = BusinessServer::new(desk);
+            let _ = Server::builder().add_service(service).serve_with_incoming(incoming).await;
+        });
+        Ok(Self { front, at, mood, handled, heard, _task: task })
+    }
+
+    /// Where it answers; `apart`: for callers in namespaces, as a pattern for the harness's address.
+    pub(super) fn endpoint(&self, apart: bool) -> String {
+        let port = self.front.address.port();
+        if apart { format!("http://0.0.0.0:{port}") } else { format!("http://127.0.0.1:{port}") }
+    }
+
+    /// From now on.
+    pub(super) fn set(&self, mood: Mood) {
+        self.mood.send_replace(mood);
+    }
+
+    /// Gone: its connections are reset, and so is whoever tries.
+    pub(super) fn die(&self) {
+        self.front.set(Way::Reset);
+    }
+
+    /// Back where it was.
+    pub(super) fn come_back(&self) {
+        self.front.set(Way::To(self.at));
+    }
+}
+
+#[derive(Clone)]
+struct Desk {
+    name: &'static str,
+    mood: watch::Receiver<Mood>,
+    handled: Arc<AtomicU64>,
+    heard: Arc<AtomicU64>,
+    history: Arc<History>,
+}
+
+impl Desk {
+    async fn work(&self) {
+        let mood = *self.mood.borrow();
+        match mood {
+            Mood::Well | Mood::Deaf => {}
+            Mood::Slow(time) => tokio::time::sleep(time).await,
+            Mood::Silent => {
+                let _ = self.mood.clone().wait_for(|now| *now != Mood::Silent).await;
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Business for Desk {
+    async fn handle(
+        &self,
+        request: Request<HandleRequest>,
+    ) -> Result<Response<HandleResponse>, Status> {
+        self.work().await;
+        self.handled.fetch_add(1, Ordering::Relaxed);
+        let body = request.into_inner().body;
+        Ok(Response::new(HandleResponse { body, ..HandleResponse::default() }))
+    }
+
+    async fn connections(
+        &self,
+        request: Request<ConnectionEvents>,
+    ) -> Result<Response<ConnectionsHeard>, Status> {
+        self.work().await;
+        if *self.mood.borrow() == Mood::Deaf {
+            return Err(Status::unavailable("deaf"));
+        }
+        for one in request.into_inner().events {
+            let kind = match one.kind() {
+                connection_event::Kind::Online => Kind::Online,
+                connection_event::Kind::Offline => Kind::Offline,
+                connection_event::Kind::Unspecified => continue,
+            };
+            self.heard.fetch_add(1, Ordering::Relaxed);
+            let event = Event::new(0, kind).of(APP, &one.device, self.name);
+            self.history.write(Event { epoch: one.epoch, node: one.connection_id, ..event });
+        }
+        Ok(Response::new(ConnectionsHeard {}))
+    }
+}

@@ -1,0 +1,186 @@
+//! One device on the bare wire, for what must be seen frame by frame: who wins of two logins, what comes
+//! late, what is written to whom.
+
+use anyhow::{Context, bail};
+use bytes::{Bytes, BytesMut};
+use hawser_loadtest::stamp;
+use hawser_proto::codec;
+use hawser_proto::frame::{DeviceFrame, NodeFrame, ability};
+use hawser_proto::limits::FRAME_BYTES_MAX;
+use hawser_proto::params::{Ack, Close, InboxPosition, Login, LoginOk, Ping, Request};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Who logs in as what.
+#[derive(Clone, Debug)]
+pub(crate) struct Credential {
+    pub(crate) app: String,
+    pub(crate) device: String,
+    pub(crate) token: String,
+}
+
+impl Credential {
+    /// A token from control's public API.
+    pub(crate) async fn get(control: &str, app: &str, device: &str) -> anyhow::Result<Self> {
+        let answer = access(control, app, device).await?;
+        let token = answer["token"].as_str().context("an answer without a token")?.to_owned();
+        Ok(Self { app: app.to_owned(), device: device.to_owned(), token })
+    }
+}
+
+/// What control says to a device that wants in.
+pub(crate) async fn access(control: &str, app: &str, device: &str) -> anyhow::Result<Value> {
+    let body = json!({"app": app, "device": device, "proof": {"type": "open"}}).to_string();
+    let request = http::Request::post(format!("{control}/v1/access"))
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from(body)))?;
+    let http = Client::builder(TokioExecutor::new()).build_http();
+    let answer = tokio::time::timeout(STEP_TIMEOUT, http.request(request)).await??;
+    let status = answer.status();
+    let body = answer.into_body().collect().await?.to_bytes();
+    if !status.is_success() {
+        bail!("control answers {status}: {}", String::from_utf8_lossy(&body));
+    }
+    Ok(serde_json::from_slice(&body)?)
+}
+
+/// A link, logged in or not.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    stream: TcpStream,
+    buffer: BytesMut,
+    /// Of the first business of the login.
+    pub(crate) business: u32,
+}
+
+/// What came of a login.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    In(Box<LoginOk>),
+    Refused(Close),
+}
+
+impl Answer {
+    /// It is in, or that is an error.
+    pub(crate) fn welcome(self) -> anyhow::Result<LoginOk> {
+        match self {
+            Self::In(ok) => Ok(*ok),
+            Self::Refused(close) => bail!("login refused: {} {}", close.code, close.reason),
+        }
+    }
+}
+
+impl Wire {
+    /// Dials.
+    pub(crate) async fn dial(address: SocketAddr) -> anyhow::Result<Self> {
+        let dialled = tokio::time::timeout(STEP_TIMEOUT, TcpStream::connect(address)).await;
+        let stream = dialled.context("the dial was not answered")??;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, buffer: BytesMut::new(), business: 0 })
+    }
+
+    /// Dials and logs in, as this try of this installation.
+    pub(crate) async fn log_in(
+        address: SocketAddr,
+        credential: &Credential,
+        business: &str,
+        (instance, attempt): ([u8; 16], u64),
+    ) -> anyhow::Result<(Self, LoginOk)> {
+        let mut wire = Self::dial(address).await?;
+        let ok = wire.try_login(credential, business, (instance, attempt)).await?.welcome()?;
+        Ok((wire, ok))
+    }
+
+    /// Says LOGIN, without waiting for its answer.
+    pub(crate) async fn say_login(
+        &mut self,
+        credential: &Credential,
+        business: &str,
+        (instance, attempt): ([u8; 16], u64),
+    ) -> anyhow::Result<()> {
+        self.say(&DeviceFrame::Login(Login {
+            app: credential.app.clone(),
+            device: credential.device.clone(),
+            token: credential.token.clone(),
+            instance: Bytes::copy_from_slice(&instance),
+            attempt,
+            businesses: vec![business.to_owned()],
+            abilities: ability::INBOX,
+            ..Login::default()
+        }))
+        .await
+    }
+
+    /// Says LOGIN and hears the answer.
+    pub(crate) async fn try_login(
+        &mut self,
+        credential: &Credential,
+        business: &str,
+        tries: ([u8; 16], u64),
+    ) -> anyhow::Result<Answer> {
+        self.say_login(credential, business, tries).await?;
+        self.login_answer().await
+    }
+
+    /// Hears the answer to a LOGIN.
+    pub(crate) async fn login_answer(&mut self) -> anyhow::Result<Answer> {
+        match self.hear_within(STEP_TIMEOUT).await? {
+            NodeFrame::LoginOk(ok) => {
+                self.business = ok.businesses.first().map_or(0, |it| it.number);
+                Ok(Answer::In(Box::new(ok)))
+            }
+            NodeFrame::Close(close) => Ok(Answer::Refused(close)),
+            other => bail!("unexpected answer to a login: {other:?}"),
+        }
+    }
+
+    pub(crate) async fn say(&mut self, frame: &DeviceFrame) -> anyhow::Result<()> {
+        Ok(self.stream.write_all(&frame.encode()).await?)
+    }
+
+    pub(crate) async fn ping(&mut self) -> anyhow::Result<()> {
+        self.say(&DeviceFrame::Ping(Ping { nonce: 1 })).await
+    }
+
+    /// Asks the business for a stamped echo.
+    pub(crate) async fn request(&mut self, id: u64, device: &str) -> anyhow::Result<()> {
+        let request = Request {
+            request_id: id,
+            business: self.business,
+            method: "echo".to_owned(),
+            deadline_ms: 10_000,
+            ..Request::default()
+        };
+        self.say(&DeviceFrame::Request(request, stamp::body(device, 64))).await
+    }
+
+    /// Acknowledges up to here.
+    pub(crate) async fn ack(&mut self, term: u64, seq: u64) -> anyhow::Result<()> {
+        let upto = InboxPosition { business: self.business, term, seq };
+        self.say(&DeviceFrame::Ack(Ack { inboxes: vec![upto] })).await
+    }
+
+    /// The next frame. Cancel-safe.
+    pub(crate) async fn hear(&mut self) -> anyhow::Result<NodeFrame> {
+        loop {
+            if let Some(raw) = codec::decode(&mut self.buffer, FRAME_BYTES_MAX)? {
+                return Ok(NodeFrame::parse(raw)?);
+            }
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                bail!("the link was cut");
+            }
+        }
+    }
+
+    pub(crate) async fn hear_within(&mut self, patience: Duration) -> anyhow::Result<NodeFrame> {
+        tokio::time::timeout(patience, self.hear()).await.context("no answer in time")?
+    }
+}
