@@ -65,6 +65,7 @@ fn message_of(kind: u8) -> &'static str {
         Some(Kind::Push) => "Push",
         Some(Kind::GroupPush) => "GroupPush",
         Some(Kind::Gap) => "Gap",
+        Some(Kind::GoAway) => "GoAway",
         Some(Kind::Missed) => "Missed",
         Some(Kind::GroupReset) => "GroupReset",
         None => "",

@@ -131,11 +131,17 @@ fn kinds() -> Vec<Case> {
             raw(Kind::Push as u8, 0, &[0xff], b"hello"),
         ),
         from_node(refused(
-            "bad_kind_go_away",
-            "the kind reserved for GO_AWAY, at a device that never asked for it",
+            "bad_kind_at_device",
+            "a kind of nodes that is not assigned",
             UnknownKind,
-            head(0x85, 0, 0, 0),
+            head(0x86, 0, 0, 0),
         )),
+        refused(
+            "bad_direction_go_away",
+            "a GO_AWAY from a device",
+            UnexpectedFrame,
+            head(Kind::GoAway as u8, 0, 0, 0),
+        ),
         refused(
             "bad_direction_gap",
             "a GAP from a device",

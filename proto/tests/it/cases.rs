@@ -89,9 +89,19 @@ fn login_ok() -> params::LoginOk {
         requests_in_flight_max: 64,
         token_refresh_at_ms: NOW_MS + 2_700_000,
         token_expires_at_ms: NOW_MS + 3_600_000,
-        abilities: 0,
-        inboxes: Vec::new(),
+        ..Default::default()
     }
+}
+
+/// The abilities of the release before tickets and moves.
+const ABILITIES_BEFORE: u32 = ability::INBOX | ability::HISTORY;
+const ABILITIES: u32 = ABILITIES_BEFORE | ability::GO_AWAY | ability::RESUME;
+/// Opaque to all but the nodes that make and check it.
+const TICKET: &[u8] = b"\x00\x00\x00\x01 opaque, and as long as its node likes";
+
+fn access_point(protocol: &str, host: &str, port: u32) -> params::AccessPoint {
+    let server_name = if protocol == "tcp" { String::new() } else { host.to_owned() };
+    params::AccessPoint { protocol: protocol.into(), host: host.into(), port, server_name }
 }
 
 /// The newest position of the examples, a few days after the term began.
@@ -135,12 +145,36 @@ fn from_devices() -> Vec<Case> {
     let back = params::Login {
         attempt: 301,
         businesses: vec!["chat".into(), "live".into()],
-        abilities: ability::ALL,
+        abilities: ABILITIES_BEFORE,
         cursors: vec![params::Cursor { business: "chat".into(), term: TERM, seq: 41 }],
         ..login()
     };
+    let resumed = params::Login {
+        token: String::new(),
+        attempt: 302,
+        abilities: ABILITIES,
+        resume_ticket: Bytes::from_static(TICKET),
+        ..login()
+    };
+    let both = params::Login { token: tokens::example(), attempt: 303, ..resumed.clone() };
     let join = params::Join { request_id: 3, group: "lobby".into(), ..Default::default() };
     vec![
+        Case {
+            limit: LOGIN_FRAME_BYTES_MAX,
+            ..device(
+                "login_ticket",
+                "LOGIN with a resume ticket in place of the token",
+                DeviceFrame::Login(resumed),
+            )
+        },
+        Case {
+            limit: LOGIN_FRAME_BYTES_MAX,
+            ..device(
+                "login_ticket_and_token",
+                "LOGIN with a resume ticket, and the token for the case that it is refused",
+                DeviceFrame::Login(both),
+            )
+        },
         Case {
             limit: LOGIN_FRAME_BYTES_MAX,
             ..device(
@@ -178,7 +212,7 @@ fn from_devices() -> Vec<Case> {
             DeviceFrame::Bye(params::Close {
                 code: CloseCode::Goodbye.number().into(),
                 reason: "the app was closed".into(),
-                retry_after_ms: 0,
+                ..Default::default()
             }),
         ),
         device(
@@ -247,7 +281,7 @@ fn from_nodes() -> Vec<Case> {
             "login_ok_inboxes",
             "LOGIN_OK with stored pushes that wait, and a store that went back in time",
             NodeFrame::LoginOk(params::LoginOk {
-                abilities: ability::ALL,
+                abilities: ABILITIES_BEFORE,
                 businesses: vec![business("chat", 1, None), business("live", 2, None)],
                 inboxes: vec![
                     inbox(1, 43, 41, params::InboxState::Unspecified),
@@ -260,8 +294,18 @@ fn from_nodes() -> Vec<Case> {
             "login_ok_refused",
             "LOGIN_OK that does not believe the device's cursor",
             NodeFrame::LoginOk(params::LoginOk {
-                abilities: ability::ALL,
+                abilities: ABILITIES_BEFORE,
                 inboxes: vec![inbox(1, 43, 40, params::InboxState::CursorRefused)],
+                ..login_ok()
+            }),
+        ),
+        node(
+            "login_ok_ticket",
+            "LOGIN_OK with a resume ticket, and how long to spread the way back",
+            NodeFrame::LoginOk(params::LoginOk {
+                abilities: ABILITIES,
+                resume_ticket: Bytes::from_static(TICKET),
+                reconnect_window_ms: 15_000,
                 ..login_ok()
             }),
         ),
@@ -291,6 +335,33 @@ fn from_nodes() -> Vec<Case> {
             "close",
             "CLOSE with a time to come back",
             NodeFrame::close(CloseCode::Overloaded, "too many logins", 1500),
+        ),
+        node(
+            "close_alternatives",
+            "CLOSE of a node that is full, and where to go instead",
+            NodeFrame::Close(params::Close {
+                code: CloseCode::NodeFull.number().into(),
+                reason: "full".into(),
+                alternatives: vec![access_point("tls", "a2.example.com", 7002)],
+                ..Default::default()
+            }),
+        ),
+        node(
+            "go_away",
+            "GO_AWAY: half a minute to be elsewhere, and where",
+            NodeFrame::GoAway(params::GoAway {
+                deadline_ms: 30_000,
+                reason: "an upgrade".into(),
+                alternatives: vec![
+                    access_point("quic", "a2.example.com", 7003),
+                    access_point("tcp", "10.0.0.3", 7001),
+                ],
+            }),
+        ),
+        node(
+            "go_away_anywhere",
+            "GO_AWAY that names no place",
+            NodeFrame::GoAway(params::GoAway { deadline_ms: 30_000, ..Default::default() }),
         ),
         node(
             "response",

@@ -31,14 +31,17 @@ fn login() -> impl Strategy<Value = params::Login> {
         (text(), text(), text(), text()).prop_map(|(sdk, platform, network, app_version)| {
             params::Client { sdk, platform, network, app_version }
         });
-    let names = (text(), text(), text());
+    let names = (text(), text(), text(), vec(any::<u8>(), 0..=64));
     let businesses = vec(text(), 0..=32);
     let cursor = (text(), any::<u64>(), any::<u64>())
         .prop_map(|(business, term, seq)| params::Cursor { business, term, seq });
     let rest = (any::<[u8; 16]>(), 1u64.., businesses, proptest::option::of(client), any::<u32>());
     let rest = (rest, vec(cursor, 0..=32));
     (names, rest).prop_map(
-        |((app, device, token), ((instance, attempt, businesses, client, bits), cursors))| {
+        |(
+            (app, device, token, ticket),
+            ((instance, attempt, businesses, client, bits), cursors),
+        )| {
             params::Login {
                 app,
                 device,
@@ -48,6 +51,7 @@ fn login() -> impl Strategy<Value = params::Login> {
                 businesses,
                 client,
                 abilities: bits,
+                resume_ticket: ticket.into(),
                 cursors,
             }
         },
@@ -67,11 +71,28 @@ fn request() -> impl Strategy<Value = params::Request> {
     )
 }
 
+fn access_points() -> impl Strategy<Value = Vec<params::AccessPoint>> {
+    let point =
+        (text(), text(), any::<u32>(), text()).prop_map(|(protocol, host, port, server_name)| {
+            params::AccessPoint { protocol, host, port, server_name }
+        });
+    vec(point, 0..=12)
+}
+
 fn close() -> impl Strategy<Value = params::Close> {
-    (any::<u32>(), text(), any::<u32>()).prop_map(|(code, reason, retry_after_ms)| params::Close {
-        code,
-        reason,
-        retry_after_ms,
+    (any::<u32>(), text(), any::<u32>(), access_points()).prop_map(
+        |(code, reason, retry_after_ms, alternatives)| params::Close {
+            code,
+            reason,
+            retry_after_ms,
+            alternatives,
+        },
+    )
+}
+
+fn go_away() -> impl Strategy<Value = params::GoAway> {
+    (any::<u32>(), text(), access_points()).prop_map(|(deadline_ms, reason, alternatives)| {
+        params::GoAway { deadline_ms, reason, alternatives }
     })
 }
 
@@ -120,8 +141,8 @@ fn login_ok() -> impl Strategy<Value = params::LoginOk> {
             }
         });
     let lists = (vec(business, 0..=32), vec(inbox, 0..=32));
-    (text(), lists, any::<[u64; 4]>(), any::<[u32; 6]>()).prop_map(
-        |(connection, (businesses, inboxes), long, short)| params::LoginOk {
+    (text(), lists, any::<[u64; 4]>(), any::<[u32; 7]>(), vec(any::<u8>(), 0..=64)).prop_map(
+        |(connection, (businesses, inboxes), long, short, ticket)| params::LoginOk {
             connection,
             epoch: long[0],
             businesses,
@@ -135,6 +156,8 @@ fn login_ok() -> impl Strategy<Value = params::LoginOk> {
             token_expires_at_ms: long[3],
             abilities: short[5],
             inboxes,
+            resume_ticket: ticket.into(),
+            reconnect_window_ms: short[6],
         },
     )
 }
@@ -254,6 +277,7 @@ fn node_frame() -> impl Strategy<Value = NodeFrame> {
         any::<u64>().prop_map(|nonce| NodeFrame::Pong(params::Ping { nonce })),
         refreshed().prop_map(NodeFrame::Refreshed),
         close().prop_map(NodeFrame::Close),
+        go_away().prop_map(NodeFrame::GoAway),
         (response(), body()).prop_map(|(response, body)| NodeFrame::Response(response, body)),
         joined().prop_map(NodeFrame::Joined),
         left().prop_map(NodeFrame::Left),
@@ -291,6 +315,7 @@ fn params_len(frame: &Frame) -> usize {
             NodeFrame::Pong(p) => p.encoded_len(),
             NodeFrame::Refreshed(p) => p.encoded_len(),
             NodeFrame::Close(p) => p.encoded_len(),
+            NodeFrame::GoAway(p) => p.encoded_len(),
             NodeFrame::Response(p, _) => p.encoded_len(),
             NodeFrame::Joined(p) => p.encoded_len(),
             NodeFrame::Left(p) => p.encoded_len(),
