@@ -201,14 +201,20 @@ impl Writer {
         let _ = request.answer.send(learned.map_err(ChangeError::from));
     }
 
-    /// What is to be deleted and is not known here may be known to others.
-    async fn read_unknown(&self, changes: &[ChangeRequest]) -> Result<(), StoreError> {
+    /// Reads what would be refused as it is known here: another router may have changed it just now.
+    async fn read_doubtful(&self, changes: &[ChangeRequest]) -> Result<(), StoreError> {
         let core = &self.core;
-        let unknown = changes.iter().filter_map(|change| match &change.wanted {
-            Wanted::Delete { key, .. } if core.groups.find(key).is_none() => Some(*key),
-            _ => None,
+        let doubtful = changes.iter().filter_map(|change| {
+            let key = change.wanted.key();
+            let known = core.groups.find(key).map(|group| group.owner);
+            let would_do = match &change.wanted {
+                Wanted::Create { gone, .. } => known.is_none() || known == *gone,
+                Wanted::Delete { owner, .. } => known == Some(*owner),
+                Wanted::Keep { .. } => true,
+            };
+            (!would_do).then_some(*key)
         });
-        let asked = unknown.map(async |key| {
+        let asked = doubtful.map(async |key| {
             let meta = core.reach.ask(Call::Group, core.store.group(&key)).await?;
             core.groups.learn(&key, meta.as_ref(), &self.dropped);
             Ok(())
@@ -221,7 +227,7 @@ impl Writer {
     /// better.
     async fn change(&self, waiting: Vec<ChangeRequest>) -> Vec<ChangeRequest> {
         let core = &self.core;
-        if let Err(source) = self.read_unknown(&waiting).await {
+        if let Err(source) = self.read_doubtful(&waiting).await {
             return failed(waiting, &source);
         }
         let mut writes: Vec<GroupChange> = Vec::new();

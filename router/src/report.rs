@@ -4,6 +4,7 @@ use crate::core::Core;
 use hawser_chassis::peers::PeerChannel;
 use hawser_proto::rpc::control::RouterReport;
 use hawser_proto::rpc::control::control_client::ControlClient;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::Code;
@@ -16,6 +17,8 @@ const EVERY_MAX: Duration = Duration::from_secs(10);
 /// A control of an earlier release knows no reports of routers.
 const UNKNOWN_PAUSE: Duration = Duration::from_secs(30);
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the end waits for control to hear of it.
+const LAST_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Reports until told to stop, and at once when the end begins. `push`: where backends dial.
 pub(crate) async fn run(core: Arc<Core>, channel: PeerChannel, push: String) {
@@ -25,9 +28,14 @@ pub(crate) async fn run(core: Arc<Core>, channel: PeerChannel, push: String) {
         let is_draining = leaving.is_cancelled();
         let mut report = tonic::Request::new(report(&core, &push, is_draining));
         report.set_timeout(CALL_TIMEOUT);
+        let mut asked = pin!(tokio::time::timeout(CALL_TIMEOUT, client.report_router(report)));
         let answered = tokio::select! {
-            answered = tokio::time::timeout(CALL_TIMEOUT, client.report_router(report)) => answered,
-            () = stop.cancelled() => return,
+            answered = &mut asked => answered,
+            () = leaving.cancelled(), if !is_draining => continue,
+            () = stop.cancelled() => {
+                let _ = tokio::time::timeout(LAST_TIMEOUT, asked).await;
+                return;
+            }
         };
         let pause = match answered {
             Ok(Ok(answer)) => match answer.into_inner().next_report_ms {
@@ -47,7 +55,7 @@ pub(crate) async fn run(core: Arc<Core>, channel: PeerChannel, push: String) {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = leaving.cancelled(), if !is_draining => {}
-            () = stop.cancelled() => return,
+            () = stop.cancelled(), if is_draining => return,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod control;
 pub mod node;
+pub mod redis;
 pub mod store;
 
 use control::{FakeControl, KEY_BYTES};
@@ -64,6 +65,11 @@ impl House {
         Self { control, router, registry, store, folder }
     }
 
+    /// Waits until the router knows all routes that there are: every node has to say that it told of all.
+    pub async fn complete(&self) {
+        complete(&self.registry).await;
+    }
+
     pub fn internal(&self) -> String {
         format!("http://{}", self.router.internal_addr())
     }
@@ -74,7 +80,8 @@ impl House {
     }
 }
 
-async fn router(
+/// A router on free ports.
+pub async fn router(
     control: &FakeControl,
     folder: &Path,
     registry: &prometheus::Registry,
@@ -95,6 +102,20 @@ async fn router(
     let router = started.expect("the router starts");
     within(router.catalogue(1)).await;
     (router, store)
+}
+
+/// Waits until a router knows all routes.
+pub async fn complete(registry: &prometheus::Registry) {
+    let is_complete =
+        async || (gauge(registry, "hawser_router_routes_complete") == 1).then_some(());
+    eventually(is_complete).await;
+}
+
+/// A gauge without labels.
+pub fn gauge(registry: &prometheus::Registry, name: &str) -> i64 {
+    let families = registry.gather();
+    let family = families.iter().find(|family| family.name() == name).expect("it is registered");
+    family.get_metric()[0].get_gauge().get_value() as i64
 }
 
 /// Waits, but not for ever.

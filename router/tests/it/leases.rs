@@ -39,6 +39,7 @@ async fn when_a_lease_ends_all_its_sessions_are_offline_and_it_is_cut() {
     let mut node = FakeNode::connect(&house.internal(), "node-1", 1).await;
     let session = node.bind("a", 1, &[CHAT]).await;
     node.bind("b", 2, &[CHAT]).await;
+    node.all_told().await;
     assert_eq!(state(&client, "a").await, PresenceState::Online);
     let bound = Instant::now();
     becomes(&client, "a", PresenceState::Offline).await;
@@ -49,9 +50,13 @@ async fn when_a_lease_ends_all_its_sessions_are_offline_and_it_is_cut() {
 
     // The same boot comes back: what it does not tell of again stays dead.
     let mut node = FakeNode::connect(&house.internal(), "node-1", 1).await;
+    let _alive = node.keep_alive();
     assert_eq!(node.try_bind(announcement(&session, &[CHAT])).await.0, OK);
     assert_eq!(state(&client, "a").await, PresenceState::Online);
-    assert_eq!(state(&client, "b").await, PresenceState::Offline);
+    assert_eq!(state(&client, "b").await, PresenceState::Unknown, "it may tell of it yet");
+    node.all_told().await;
+    becomes(&client, "b", PresenceState::Offline).await;
+    assert_eq!(state(&client, "a").await, PresenceState::Online);
 }
 
 #[tokio::test]
@@ -88,13 +93,37 @@ async fn a_node_that_said_goodbye_makes_room_at_once() {
     let client = house.client().await;
     let mut node = FakeNode::connect(&house.internal(), "node-1", 1).await;
     node.bind("a", 1, &[CHAT]).await;
-    drop(node);
-    becomes(&client, "a", PresenceState::Unknown).await;
+    node.goodbye().await;
+    while node.word().await.is_some() {}
     let started = Instant::now();
     let mut next = FakeNode::connect(&house.internal(), "node-1", 2).await;
     assert!(started.elapsed() < LEASE / 2);
     assert_eq!(state(&client, "a").await, PresenceState::Offline, "the boot before it has ended");
     assert_eq!(next.try_bind(bind("a", 1, 2, &[CHAT])).await.0, OK);
+}
+
+#[tokio::test]
+async fn an_older_node_that_ended_its_stream_makes_room_and_may_come_back() {
+    let house = House::new().await;
+    let client = house.client().await;
+    let mut node = FakeNode::connect_older(&house.internal(), "node-1", 1).await;
+    node.bind("a", 1, &[CHAT]).await;
+    drop(node);
+    becomes(&client, "a", PresenceState::Unknown).await;
+    let started = Instant::now();
+    let mut next = FakeNode::connect_older(&house.internal(), "node-1", 2).await;
+    assert!(started.elapsed() < LEASE / 2);
+    assert_eq!(state(&client, "a").await, PresenceState::Offline, "the boot before it has ended");
+    assert_eq!(next.try_bind(bind("a", 1, 2, &[CHAT])).await.0, OK);
+}
+
+#[tokio::test]
+async fn a_node_whose_stream_broke_without_goodbye_keeps_its_name() {
+    let house = House::new().await;
+    let node = FakeNode::connect(&house.internal(), "node-1", 1).await;
+    drop(node);
+    let refused = FakeNode::try_connect(&house.internal(), "node-1", 2).await;
+    assert_eq!(refused.err().map(|status| status.code()), Some(Code::AlreadyExists));
 }
 
 #[tokio::test]
@@ -119,6 +148,8 @@ async fn a_cut_stream_makes_presence_and_pushes_unknown_until_the_node_is_back()
     // What it does not tell of has ended while nobody could hear of it.
     assert_eq!(node.try_bind(announcement(&kept, &[CHAT])).await.0, OK);
     let _alive = node.keep_alive();
+    assert_eq!(state(&client, "ended").await, PresenceState::Online, "it may tell of it yet");
+    node.all_told().await;
     becomes(&client, "ended", PresenceState::Offline).await;
     assert_eq!(state(&client, "kept").await, PresenceState::Online);
 }

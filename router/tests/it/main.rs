@@ -6,6 +6,9 @@
 #![allow(clippy::large_futures, reason = "two calls and their answers in one")]
 
 mod broadcasts;
+mod cluster;
+mod cluster_groups;
+mod functions;
 mod groups;
 mod histories;
 mod inboxes;

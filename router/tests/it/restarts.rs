@@ -23,7 +23,9 @@ async fn a_restart_keeps_epochs_attempts_and_groups_and_nodes_bring_back_the_rou
     let house = house.restart().await;
     let mut client = house.client().await;
     let answer = client.unicast(by("demo-chat", to_one("a"))).await.unwrap().into_inner();
-    assert_eq!(answer.outcome(), Outcome::Offline, "nobody has told of it yet");
+    assert_eq!(answer.outcome(), Outcome::Unknown, "nobody has told of it yet");
+    let answer = client.unicast(by("demo-chat", to_one("b"))).await.unwrap().into_inner();
+    assert_eq!(answer.outcome(), Outcome::Offline, "it had ended before");
     let mut node = FakeNode::connect(&house.internal(), "node-1", 1).await;
     assert_eq!(node.try_bind(announcement(&session, &[CHAT])).await.0, OK);
     let call = client.unicast(by("demo-chat", to_one("a")));

@@ -60,6 +60,8 @@ async fn sessions_outlive(mode: Mode) {
     let mut node = FakeNode::connect(&house.internal(), "node-1", 1).await;
     let _alive = node.keep_alive();
     let session = node.bind("a", 1, &[CHAT]).await;
+    node.all_told().await;
+    house.complete().await;
     house.store.set(mode);
     let began = Instant::now();
     assert_eq!(node.try_bind(bind("b", 2, 1, &[CHAT])).await.0, UNAVAILABLE, "{mode:?}");
@@ -71,9 +73,13 @@ async fn sessions_outlive(mode: Mode) {
     let pushed = async { client.clone().unicast(by("demo-chat", to_one("a"))).await };
     let (answer, _) = within(async { tokio::join!(pushed, node.deliver(WRITTEN)) }).await;
     assert_eq!(answer.unwrap().into_inner().outcome(), Outcome::Written, "{mode:?}");
-    // Longer than the lease: the leases do not need the store.
+    // Longer than the lease: who is heard here lives without the store. Who has no route may be elsewhere.
     tokio::time::sleep(LEASE + LEASE / 2).await;
     assert_eq!(state(&client, "a").await, PresenceState::Online, "{mode:?}");
+    let now = state(&client, "c").await;
+    let can_be_asked = matches!(mode, Mode::ReadOnly | Mode::IsSilent);
+    let expected = if can_be_asked { PresenceState::Offline } else { PresenceState::Unknown };
+    assert_eq!(now, expected, "{mode:?}");
     house.store.set(Mode::Answers);
     let again = eventually(async || {
         let told = node.try_bind(announcement(&session, &[CHAT])).await;
@@ -155,6 +161,8 @@ async fn an_end_that_the_store_did_not_take_is_told_when_it_is_back() {
     let mut node = FakeNode::connect(&house.internal(), "node-1", 1).await;
     let _alive = node.keep_alive();
     let session = node.bind("a", 1, &[CHAT]).await;
+    node.all_told().await;
+    house.complete().await;
     house.store.set(Mode::Fails);
     node.unbind(&session).await;
     eventually(async || (state(&client, "a").await == PresenceState::Offline).then_some(())).await;

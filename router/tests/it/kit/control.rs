@@ -29,6 +29,7 @@ pub struct FakeControl {
     address: SocketAddr,
     catalogue: Catalogue,
     changed: Arc<watch::Sender<u64>>,
+    routers: Arc<Mutex<Vec<RouterReport>>>,
     serving: tokio::task::AbortHandle,
 }
 
@@ -38,6 +39,7 @@ type Catalogue = Arc<Mutex<(u64, Snapshot)>>;
 struct Service {
     catalogue: Catalogue,
     changed: Arc<watch::Sender<u64>>,
+    routers: Arc<Mutex<Vec<RouterReport>>>,
 }
 
 impl FakeControl {
@@ -49,19 +51,29 @@ impl FakeControl {
         let address = listener.local_addr().expect("an address");
         let catalogue = Arc::new(Mutex::new((1, snapshot())));
         let changed = Arc::new(watch::Sender::new(1));
-        let service = Service { catalogue: catalogue.clone(), changed: changed.clone() };
+        let routers = Arc::new(Mutex::default());
+        let service = Service {
+            catalogue: catalogue.clone(),
+            changed: changed.clone(),
+            routers: Arc::clone(&routers),
+        };
         let guard = RequireBearer(Secret::new(SECRET));
         let service = InterceptedService::new(ControlServer::new(service), guard);
         let serving = grpc::server()
             .add_service(service)
             .serve_with_incoming(TcpListenerStream::new(listener));
         let serving = tokio::spawn(serving).abort_handle();
-        Self { address, catalogue, changed, serving }
+        Self { address, catalogue, changed, routers, serving }
     }
 
     /// Takes no new watcher any more.
     pub fn stop(&self) {
         self.serving.abort();
+    }
+
+    /// What routers have told of themselves so far.
+    pub fn routers(&self) -> Vec<RouterReport> {
+        self.routers.lock().expect("no test panics here").clone()
     }
 
     pub fn uri(&self) -> String {
@@ -115,9 +127,10 @@ impl Control for Service {
 
     async fn report_router(
         &self,
-        _request: Request<RouterReport>,
+        request: Request<RouterReport>,
     ) -> Result<Response<RouterReportResponse>, Status> {
-        Err(Status::unimplemented("not in this test"))
+        self.routers.lock().expect("no test panics here").push(request.into_inner());
+        Ok(Response::new(RouterReportResponse { next_report_ms: 200 }))
     }
 
     async fn refresh_token(

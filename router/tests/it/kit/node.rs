@@ -70,11 +70,20 @@ impl FakeNode {
         Self::try_connect(uri, name, boot).await.expect("the router takes the node")
     }
 
+    /// A node of a release that tells one router alone.
+    pub async fn connect_older(uri: &str, name: &str, boot: u64) -> Self {
+        Self::dial(uri, name, boot, false).await.expect("the router takes the node")
+    }
+
     pub async fn try_connect(uri: &str, name: &str, boot: u64) -> Result<Self, Status> {
+        Self::dial(uri, name, boot, true).await
+    }
+
+    async fn dial(uri: &str, name: &str, boot: u64, tells_all: bool) -> Result<Self, Status> {
         let bearer = ShowBearer::new(&Secret::new(SECRET)).expect("a header value");
         let channel = channel(uri).expect("a uri");
         let mut client = NodeClient::with_interceptor(channel, bearer);
-        let hello = || Some(Hello { node: name.to_owned(), boot, tells_all: false });
+        let hello = || Some(Hello { node: name.to_owned(), boot, tells_all });
         let (up, outbound) = mpsc::channel(64);
         up.try_send(ControlUp { hello: hello(), items: Vec::new() }).expect("room");
         let control = within(client.control(ReceiverStream::new(outbound))).await?;
@@ -104,6 +113,41 @@ impl FakeNode {
 
     pub async fn renew(&self) {
         self.send(up::What::Lease(Lease {})).await;
+    }
+
+    /// Tells of a session that another router bound.
+    pub async fn here(&self, session: &Session, businesses: &[u32]) {
+        let here = rpc::Here {
+            app: "demo".into(),
+            device: session.device.clone(),
+            slot: session.slot,
+            generation: 1,
+            epoch: session.epoch,
+            businesses: businesses.to_vec(),
+        };
+        self.send(up::What::Here(here)).await;
+    }
+
+    /// Tells that such a session has ended.
+    pub async fn gone(&self, session: &Session) {
+        let gone = rpc::Gone {
+            app: "demo".into(),
+            device: session.device.clone(),
+            slot: session.slot,
+            generation: 1,
+            epoch: session.epoch,
+        };
+        self.send(up::What::Gone(gone)).await;
+    }
+
+    /// Has told of all.
+    pub async fn all_told(&self) {
+        self.send(up::What::AllTold(rpc::AllTold {})).await;
+    }
+
+    /// Ends in good order.
+    pub async fn goodbye(&self) {
+        self.send(up::What::Goodbye(rpc::Goodbye {})).await;
     }
 
     /// Renews the lease on and on, as long as the answer lives.
