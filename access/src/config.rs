@@ -20,7 +20,8 @@ pub struct Config {
     pub carrier: String,
     /// Control's internal port, `http://host:port`, or `https` with certificates.
     pub control: String,
-    /// Each router's internal port, `http://host:port`.
+    /// The routers' internal ports: each `http://host:port` (or `https`), or `dns:http://name:port`, which
+    /// stands for all addresses of the name, looked up again every 15 s.
     pub routers: Vec<String>,
     /// How control and routers are dialled.
     pub peers: Peers,

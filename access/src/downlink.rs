@@ -222,6 +222,15 @@ pub(crate) fn ack_told(node: &Node, who: &Who, is_taken: bool) {
     });
 }
 
+/// A call has failed, and there is another router to make it at: no pause.
+pub(crate) fn hurry(node: &Node, who: &Who) {
+    enter(node, who.target(node), |connection| {
+        if let Some(downlink) = &mut connection.downlink {
+            downlink.feeds.hurry();
+        }
+    });
+}
+
 /// The answer to a sweep.
 pub(crate) fn swept(node: &Node, who: &Who, inboxes: &[wire::InboxTail]) {
     if !inboxes.is_empty() {

@@ -16,6 +16,7 @@ pub(crate) use queue::{Done, LaneHandle, Work, queue};
 use crate::fanout::{Fanout, Tally};
 use crate::frame_out::FrameOut;
 use crate::groups::GroupKey;
+use crate::metrics::StaleReason;
 use crate::node::Node;
 use crate::outbox::SlowPolicy;
 use crate::table::{Check, Written};
@@ -118,8 +119,10 @@ impl Lane {
                 self.leave(at, &key, reason, message, done);
             }
             Work::Ended { at } => self.ended(at),
-            Work::DropGroup { key } => self.drop_group(&key),
-            Work::Multicast { key, fanout } => self.multicast(&key, &fanout).await,
+            Work::DropGroup { key, seq } => self.drop_group(&key, seq),
+            Work::Multicast { key, business, fanout } => {
+                self.multicast(&key, business, &fanout).await;
+            }
             Work::Broadcast { app, business, per_second, newest, fanout } => {
                 self.start_broadcast(app, business, per_second, newest, fanout);
             }
@@ -165,10 +168,17 @@ impl Lane {
 
     // === Fan-out: the one place that walks members ===
 
-    async fn multicast(&mut self, key: &GroupKey, fanout: &Fanout) {
+    async fn multicast(&mut self, key: &GroupKey, business: BusinessNo, fanout: &Fanout) {
         let mut tally = Tally::default();
         let mut gone = Vec::new();
-        if let Some(&index) = self.by_key.get(key) {
+        // A router that has not learned yet that a group is gone, and its name another business's, must not
+        // reach the members of that one.
+        let found = self.by_key.get(key).copied();
+        let index = found.filter(|&index| self.groups[index].business == business);
+        if found.is_some() && index.is_none() {
+            self.node.metrics.stale(StaleReason::Business);
+        }
+        if let Some(index) = index {
             if let Some(place) = fanout.place
                 && self.groups[index].history.is_some()
             {
@@ -177,7 +187,7 @@ impl Lane {
                 return;
             }
             let table = &self.node.table;
-            let (number, business) = (self.groups[index].number, self.groups[index].business);
+            let number = self.groups[index].number;
             let missed = |count| FrameOut::from(&missed(key, business, count));
             for turn in self.groups[index].members.chunks(WRITES_PER_TURN) {
                 for &at in turn {

@@ -23,10 +23,19 @@ pub(crate) enum StaleReason {
     Epoch,
     /// Nobody who logged in lives in the slot.
     Free,
+    /// It names a group that is another business's here.
+    Business,
 }
 
 impl StaleReason {
-    const ALL: [Self; 5] = [Self::Boot, Self::Generation, Self::Identity, Self::Epoch, Self::Free];
+    const ALL: [Self; 6] = [
+        Self::Boot,
+        Self::Generation,
+        Self::Identity,
+        Self::Epoch,
+        Self::Free,
+        Self::Business,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -35,6 +44,7 @@ impl StaleReason {
             Self::Identity => "identity",
             Self::Epoch => "epoch",
             Self::Free => "free",
+            Self::Business => "business",
         }
     }
 }
@@ -67,6 +77,11 @@ pub(crate) struct Metrics {
     pub(crate) lane_full: IntCounter,
     pub(crate) router_streams: IntGauge,
     pub(crate) uplink_full: IntCounter,
+    pub(crate) uplink_restarts: IntCounter,
+    pub(crate) claims_again: IntCounter,
+    pub(crate) unbinds_again: IntCounter,
+    pub(crate) unbinds_lost: IntCounter,
+    pub(crate) group_reports_again: IntCounter,
     pub(crate) catalogue_revision: IntGauge,
     stored_at_wake_up: IntCounter,
     stored_pulled: IntCounter,
@@ -203,7 +218,27 @@ impl Metrics {
             router_streams: register.gauge("hawser_access_router_streams", "Streams to routers that are up."),
             uplink_full: register.counter(
                 "hawser_access_uplink_full_total",
-                "Grows when a word to the router found the queue full.",
+                "Grows when a word to a router found its queue full, or its stream gone.",
+            ),
+            uplink_restarts: register.counter(
+                "hawser_access_uplink_restarts_total",
+                "Grows when a control stream is begun anew because a word for it was lost.",
+            ),
+            claims_again: register.counter(
+                "hawser_access_claims_again_total",
+                "Grows when a login is tried at a second router, since the first did not answer it.",
+            ),
+            unbinds_again: register.counter(
+                "hawser_access_unbinds_again_total",
+                "Grows with each end of a session that is told again, or later, since no router may have heard of it.",
+            ),
+            unbinds_lost: register.counter(
+                "hawser_access_unbinds_lost_total",
+                "Grows with each end of a session that no router was told of: too many ended while none was there.",
+            ),
+            group_reports_again: register.counter(
+                "hawser_access_group_reports_again_total",
+                "Grows when a router is told of a group again, since it has not agreed in time.",
             ),
             catalogue_revision: register.gauge(
                 "hawser_access_catalogue_revision",

@@ -110,7 +110,7 @@ impl Node {
 
     /// Whether logins can succeed: the catalogue is known and a router is there.
     pub(crate) fn is_ready(&self) -> bool {
-        self.catalogue.load().revision > 0 && self.routers.is_up() && !self.is_draining()
+        self.catalogue.load().revision > 0 && self.routers.is_ready() && !self.is_draining()
     }
 
     /// Text form of a connection id of this node.
@@ -132,6 +132,10 @@ impl Node {
                 && kicked >= epoch
             {
                 return Err(Unbound::Kicked(code));
+            }
+            if identity.epoch == epoch {
+                // Another router has said the same before.
+                return Ok(true);
             }
             identity.epoch = epoch;
             // From here on it is a session, and its end counts it out.
@@ -245,7 +249,6 @@ pub async fn start(
         config.write_timeout,
         metrics.clone(),
     );
-    let (routers, queues) = Routers::new(&config.routers);
     let control = Control::new(&config.control, &config.peers)?;
     let (handles, work): (Vec<_>, Vec<_>) =
         (0..lanes).map(|_| lane::queue(config.lane_queue_max)).unzip();
@@ -254,7 +257,7 @@ pub async fn start(
         table,
         lanes: handles.into(),
         pools: Pools::new(config.callbacks.clone()),
-        routers,
+        routers: Routers::default(),
         control,
         catalogue: ArcSwap::default(),
         shared: Shared::default(),
@@ -278,7 +281,7 @@ pub async fn start(
     node.links.spawn("control watch", control::watch(node.clone()));
     node.links
         .spawn("control report", control::report(node.clone(), advertised(&node, &addresses)));
-    routers::start(&node, queues);
+    routers::start(&node);
     node.links.spawn("sweeps", sweep::run(node.clone()));
     Ok(Running { node, addresses })
 }

@@ -22,6 +22,11 @@ impl Retry {
         Self { what, stop: tasks.stop_signal(), pause: PAUSE_MIN }
     }
 
+    /// Like `new`, ended by a signal of its own.
+    pub(crate) fn until(what: &'static str, stop: CancellationToken) -> Self {
+        Self { what, stop, pause: PAUSE_MIN }
+    }
+
     /// Runs one try, and pauses after it. False: the node stops.
     pub(crate) async fn go_on_after(
         &mut self,
@@ -32,6 +37,18 @@ impl Retry {
             outcome = run => outcome,
             () = self.stop.cancelled() => return false,
         };
+        self.pause_after(begun, outcome).await
+    }
+
+    /// Pauses after a try that began then and ended like this. False: the stop signal has come.
+    pub(crate) async fn pause_after(
+        &mut self,
+        begun: Instant,
+        outcome: Result<(), Status>,
+    ) -> bool {
+        if self.stop.is_cancelled() {
+            return false;
+        }
         match outcome {
             Ok(()) => info!(stream = self.what, "stream ended by the other side"),
             Err(status) => {

@@ -1,7 +1,7 @@
 //! Asking for everything, in case a wake-up was lost: all sessions that take stored pushes, in batches,
 //! and all histories with members here. A walk in circles: after a loss it goes round once within
 //! `sweep_within`, else slowly behind it all. Also where forgotten sessions are announced, at a bounded
-//! rate, and where calls run into their deadlines.
+//! rate, what no router has taken is said again, and calls run into their deadlines.
 
 use crate::downlink;
 use crate::groups::GroupKey;
@@ -67,12 +67,14 @@ impl Sweeps {
         self.round.lock().is_wanted = true;
     }
 
-    /// A part of a sweep has to be asked again, after a pause. Without a stream a whole circle comes with
-    /// the next.
-    pub(crate) fn refused(&self, node: &Node, what: Unanswered, tries: u32) {
-        if node.routers.ask_up().is_some() {
-            let due = Instant::now() + PAUSE * (1 << tries.min(PAUSE_DOUBLINGS_MAX));
-            self.again.lock().push(Again { due, what, tries: tries + 1 });
+    /// A part of a sweep has to be asked again: at once, or after so many tries after a pause. Without a
+    /// stream a whole circle comes with the next.
+    pub(crate) fn refused(&self, node: &Node, what: Unanswered, tries: Option<u32>) {
+        if node.routers.can_ask() {
+            let pause = |tries: u32| PAUSE * (1 << tries.min(PAUSE_DOUBLINGS_MAX));
+            let due = Instant::now() + tries.map_or(Duration::ZERO, pause);
+            let tries = tries.map_or(0, |tries| tries + 1);
+            self.again.lock().push(Again { due, what, tries });
         }
     }
 
@@ -104,6 +106,8 @@ pub(crate) async fn run(node: Arc<Node>) {
         asks::expire(&node).await;
         let per_tick = TICK.as_secs_f64() * f64::from(node.config.announcements_per_second);
         node.routers.announce_forgotten(&node, per_tick.ceil() as usize);
+        node.routers.send_kept(&node);
+        node.groups.tell_again(&node.routers, Instant::now());
         step(&node);
     }
 }
@@ -114,7 +118,7 @@ fn step(node: &Node) {
     let (mut next, mut budget, groups) = {
         let mut round = node.sweeps.round.lock();
         let rests = round.begun.is_none_or(|begun| begun.elapsed() >= AGAIN_AFTER);
-        if round.is_wanted && rests && node.routers.ask_up().is_some() {
+        if round.is_wanted && rests && node.routers.can_ask() {
             // A whole circle from here: whatever was passed already is asked again.
             round.add_histories(node.groups.histories());
             (round.slots_left, round.slow, round.is_wanted) = (slots, 0.0, false);
@@ -164,7 +168,7 @@ fn step(node: &Node) {
     for key in groups {
         ask_tail(node, key, 0);
     }
-    if node.routers.ask_up().is_some() {
+    if node.routers.can_ask() {
         ask_again(node);
         let per_tick = (f64::from(slots) * TICK.as_secs_f64()
             / (node.config.sweep_within.as_secs_f64() * 0.8))
@@ -221,14 +225,14 @@ fn ask_sessions(node: &Node, batch: Vec<(Who, wire::SweepOne)>, tries: u32) {
     let slots = all.iter().map(|who| who.at).collect();
     let sweep = wire::ask::What::Sweep(wire::Sweep { sessions });
     if !node.asks.ask(node, sweep, Waits::Sweep { all, tries }) {
-        node.sweeps.refused(node, Unanswered::Sessions(slots), tries);
+        node.sweeps.refused(node, Unanswered::Sessions(slots), Some(tries));
     }
 }
 
 fn ask_tail(node: &Node, key: GroupKey, tries: u32) {
     let what = tail_of(&key, 0, Position::START);
     if !node.asks.ask(node, what, Waits::Tail { key: key.clone(), tries }) {
-        node.sweeps.refused(node, Unanswered::Tail(key), tries);
+        node.sweeps.refused(node, Unanswered::Tail(key), Some(tries));
     }
 }
 

@@ -86,6 +86,8 @@ impl Lane {
         if !self.node.groups.lasts(key, stay.seq) {
             return Some(ErrorCode::GroupNotFound);
         }
+        // The word that the stay before this one is over may still be on its way.
+        self.drop_group(key, stay.seq.saturating_sub(1));
         if self.is_member(at, key) {
             return Some(ErrorCode::AlreadyExists);
         }
@@ -154,8 +156,10 @@ impl Lane {
         self.of_slot.remove(&at.slot);
     }
 
-    pub(super) fn drop_group(&mut self, key: &GroupKey) {
-        let Some(&index) = self.by_key.get(key) else { return };
+    /// Takes everybody out of a group whose stay is this one, or was before it.
+    pub(super) fn drop_group(&mut self, key: &GroupKey, seq: u64) {
+        let found = self.by_key.get(key).copied();
+        let Some(index) = found.filter(|&index| self.groups[index].seq <= seq) else { return };
         let members = self.groups[index].members.clone();
         for at in members {
             self.remove_member(at, index, ErrorCode::GroupNotFound);

@@ -20,10 +20,10 @@ pub(crate) enum Work {
     Leave { at: SlotRef, key: GroupKey, reason: LeftReason, message: String, done: Done },
     /// The connection has ended: it leaves everything. Sent by [`LaneHandle::ended`] alone.
     Ended { at: SlotRef },
-    /// The group is no more.
-    DropGroup { key: GroupKey },
-    /// Write to every member.
-    Multicast { key: GroupKey, fanout: Arc<Fanout> },
+    /// This stay of the group is over, and what was before it: the group is no more.
+    DropGroup { key: GroupKey, seq: u64 },
+    /// Write to every member, if it is this business's group.
+    Multicast { key: GroupKey, business: BusinessNo, fanout: Arc<Fanout> },
     /// Write to every session of an app that serves a business, this many a second. Sessions with an
     /// epoch above `newest` (0: none are) began after it, and may have had it in an earlier life.
     Broadcast {

@@ -78,6 +78,8 @@ impl Transport for Mute {
 struct Place {
     lane: Lane,
     node: Arc<Node>,
+    /// What is sent to the router, on stream 1.
+    words: mpsc::Receiver<What>,
 }
 
 impl Place {
@@ -89,7 +91,8 @@ impl Place {
         config.lanes = 1;
         let registry = prometheus::Registry::new();
         let node = node::start(config, Listeners::default(), &registry).await.unwrap().node();
-        Self { lane: Lane::new(node.clone(), 0), node }
+        let words = node.routers.fake_one(0);
+        Self { lane: Lane::new(node.clone(), 0), node, words }
     }
 
     /// A session in the next free slot.
@@ -122,25 +125,31 @@ impl Place {
     }
 
     /// A claim on a group, agreed by a router if it is the first.
-    async fn claim(&self, key: &GroupKey) -> u64 {
+    async fn claim(&mut self, key: &GroupKey) -> u64 {
         let patience = Duration::from_secs(5);
-        let mut entering = pin!(self.node.groups.enter(key, 0, &self.node.routers, patience));
+        let node = self.node.clone();
+        let mut entering = pin!(node.groups.enter(key, 0, &node.routers, patience));
         let verdict = match futures_util::poll!(&mut entering) {
             Poll::Ready(verdict) => verdict,
             Poll::Pending => {
-                let is_it = |word: What| match word {
-                    What::Group(report) if report.group == key.1.as_str() => Some(report.seq),
-                    _ => None,
-                };
-                let call = self.node.groups.announcements().into_iter().find_map(is_it).unwrap();
+                let report = std::iter::from_fn(|| self.words.try_recv().ok()).find_map(|word| {
+                    let What::Group(report) = word else { return None };
+                    (report.present && report.group == key.1.as_str()).then_some(report)
+                });
+                let call = report.unwrap().call;
                 let (app, group) = (key.0.to_string(), key.1.to_string());
                 let result =
                     GroupResult { call, app, group, status: 0, business: 1, ..Default::default() };
-                self.node.groups.decided(&result, &self.node.routers);
+                self.node.groups.decided(1, &result, &self.node.routers);
                 entering.await
             }
         };
         verdict.unwrap().seq
+    }
+
+    /// The router says that the group is no more.
+    fn end_stay(&self, key: &GroupKey) -> Option<u64> {
+        self.node.groups.drop_group(1, key, 0, &self.node.routers)
     }
 
     async fn join(&mut self, at: SlotRef, key: &GroupKey) -> Option<ErrorCode> {
@@ -229,8 +238,8 @@ async fn the_books_are_right_whatever_happens() {
                 }
             }
             9 => {
-                if place.node.groups.drop_group(key) {
-                    place.lane.drop_group(key);
+                if let Some(seq) = place.end_stay(key) {
+                    place.lane.drop_group(key, seq);
                     model.remove(key);
                 }
             }
@@ -278,13 +287,27 @@ async fn a_join_of_a_connection_or_a_stay_that_is_over_gives_its_claim_back() {
 
     let at = place.session();
     let old = place.claim(&key).await;
-    place.node.groups.drop_group(&key);
-    place.lane.drop_group(&key);
+    let ended = place.end_stay(&key).unwrap();
+    place.lane.drop_group(&key, ended);
     assert_eq!(place.join_claimed(at, &key, old), Some(ErrorCode::GroupNotFound));
     // A new stay of the same name is not touched by a join that was agreed for the old one.
     let other = place.session();
     assert_eq!(place.join(other, &key).await, None);
     assert_eq!(place.join_claimed(at, &key, old), Some(ErrorCode::GroupNotFound));
+    assert_eq!(place.counted(&key), 1);
+}
+
+/// Two routers say on streams of their own that a group is gone and that it is there anew.
+#[tokio::test]
+async fn the_end_of_an_old_stay_that_comes_late_takes_only_its_own_members_out() {
+    let mut place = Place::new().await;
+    let (key, old, new) = (key(0), place.session(), place.session());
+    assert_eq!(place.join(old, &key).await, None);
+    let ended = place.end_stay(&key).unwrap();
+    assert_eq!(place.join(new, &key).await, None);
+    assert!(!place.lane.is_member(old, &key), "it never asked to be in this one");
+    place.lane.drop_group(&key, ended);
+    assert!(place.lane.is_member(new, &key));
     assert_eq!(place.counted(&key), 1);
 }
 

@@ -1,19 +1,58 @@
-//! The words that claim: a new login's, and those of live sessions that the router may have lost, or the
-//! store has forgotten.
+//! The words that tell of live sessions and groups: to a router whose stream has just begun all of them, of
+//! a new session to all routers but the one that bound it, and to the store those that it has forgotten.
+//!
+//! `Here` is never answered, so it must not come after the `Gone` of its session: it is queued, or put into
+//! the message that leaves next, under the lock of the session's slot, where the end is decided first and
+//! told afterwards.
 
-use super::{Pending, Routers};
+use super::Routers;
+use super::claims::Purpose;
+use super::tier::{self, Functions, Up};
 use crate::downlink;
+use crate::groups::GroupKey;
 use crate::node::Node;
 use crate::table::Connection;
-use hawser_proto::id::{Epoch, SlotRef};
-use hawser_proto::rpc::node::{Bind, InboxPosition, up::What};
-use std::sync::atomic::Ordering;
-use tokio::sync::mpsc;
+use hawser_proto::id::{AppId, DeviceId, Epoch, SlotRef};
+use hawser_proto::rpc::node::{AllTold, Bind, Here, InboxPosition, up::What};
+
+/// Slots looked at for one message.
+const SLOTS_PER_STEP: usize = 4_096;
 
 impl Routers {
+    /// Tells of a new session, on all streams but the one its claim was answered on.
+    pub(super) fn here(&self, node: &Node, at: SlotRef, except: u64) {
+        let ups = self.ups.load();
+        let others = || ups.iter().filter(|up| up.stream != except);
+        node.table.with(at, |connection| {
+            for up in others().filter(|up| up.takes_here) {
+                if let Some(word) = here_of(at, connection) {
+                    self.send_to(node, up, word);
+                }
+            }
+        });
+        for up in others().filter(|up| !up.takes_here) {
+            if let Some((call, word)) = self.announcement(node, up, at)
+                && self.send_to(node, up, word).is_some()
+            {
+                self.take_back(call);
+            }
+        }
+    }
+
+    /// The word for a router of before `Here`. It is answered, and so may come late.
+    fn announcement(&self, node: &Node, up: &Up, at: SlotRef) -> Option<(u64, What)> {
+        let (app, device, epoch) = live(node, at)?;
+        self.claim_word(node, up, at, (&app, &device), Purpose::Told(epoch))
+    }
+
     /// The store knows an older session than this one, or none.
     pub(crate) fn forgotten(&self, at: SlotRef) {
         self.forgotten.lock().insert(at);
+    }
+
+    /// A router could not take a session just now: again, with the others that wait.
+    pub(super) fn announce_later(&self, at: SlotRef) {
+        self.forgotten(at);
     }
 
     /// Announces some of the forgotten sessions.
@@ -27,62 +66,95 @@ impl Routers {
             some
         };
         for at in some {
-            if let Some((call, word)) = self.announcement(node, at)
-                && !self.send(word)
-            {
-                self.pending.lock().remove(&call);
-                node.metrics.uplink_full.inc();
+            let Some((app, device, epoch)) = live(node, at) else { continue };
+            let key = tier::key(&[app.as_str(), device.as_str()]);
+            let up = self.pick_up(Functions::LOGINS, key, node.table.now_ms(), &[]);
+            let purpose = Purpose::Forgotten(epoch);
+            let sent = up.and_then(|up| self.claim(node, &up, at, (&app, &device), purpose));
+            if sent.is_none() {
                 self.forgotten(at);
             }
         }
     }
+}
 
-    /// The word that a live session is here, with its answer awaited under this number: whoever cannot
-    /// send it takes that back. `None`: it has gone.
-    fn announcement(&self, node: &Node, at: SlotRef) -> Option<(u64, What)> {
-        let session = node.table.with(at, |connection| {
-            let identity = connection.identity.as_ref().filter(|it| it.epoch.0 != 0)?;
-            Some((identity.app.clone(), identity.device.clone(), identity.epoch))
-        });
-        let (app, device, epoch) = session.flatten()?;
-        let call = self.calls.fetch_add(1, Ordering::Relaxed);
-        let word = bind_of(node, at, call, epoch)?;
-        let pending = Pending { at, app, device, tell: None, announced: Some(epoch) };
-        self.pending.lock().insert(call, pending);
-        Some((call, word))
+/// A session under way; `None`: it has gone, or its login is not answered.
+fn live(node: &Node, at: SlotRef) -> Option<(AppId, DeviceId, Epoch)> {
+    let session = node.table.with(at, |connection| {
+        let identity = connection.identity.as_ref().filter(|it| it.epoch.0 != 0)?;
+        Some((identity.app.clone(), identity.device.clone(), identity.epoch))
+    });
+    session.flatten()
+}
+
+/// Telling a router everything, piece by piece, from the task of its stream.
+pub(super) enum Walk {
+    /// Sessions, by slot.
+    Sessions(u32),
+    Groups(std::vec::IntoIter<GroupKey>),
+    AllTold,
+    Over,
+}
+
+impl Walk {
+    /// Adds words for the message that leaves next.
+    pub(super) fn step(&mut self, node: &Node, up: &Up, words: &mut Vec<What>, most: usize) {
+        match self {
+            Self::Sessions(next) => {
+                for _ in 0..SLOTS_PER_STEP {
+                    if words.len() >= most {
+                        return;
+                    }
+                    // Those who come into slots above are told of when they do.
+                    if *next >= node.table.slots_used() {
+                        *self = Self::Groups(node.groups.keys().into_iter());
+                        return;
+                    }
+                    let slot = *next;
+                    *next += 1;
+                    if up.takes_here {
+                        node.table.visit(slot, |at, connection| {
+                            words.extend(here_of(at, connection));
+                        });
+                    } else if let Some(at) = node.table.visit(slot, |at, _| at) {
+                        words.extend(node.routers.announcement(node, up, at).map(|(_, word)| word));
+                    }
+                }
+            }
+            Self::Groups(keys) => {
+                while words.len() < most {
+                    let Some(key) = keys.next() else {
+                        *self = Self::AllTold;
+                        return;
+                    };
+                    words.extend(node.groups.report_to(&key, up));
+                }
+            }
+            Self::AllTold => {
+                if up.takes_here {
+                    words.push(What::AllTold(AllTold {}));
+                }
+                *self = Self::Over;
+            }
+            Self::Over => {}
+        }
     }
 
-    /// Announces again what the router could not take before, as far as there is room.
-    pub(super) fn announce_refused(&self, node: &Node, queue: &mpsc::Sender<What>) {
-        let mut refused = std::mem::take(&mut *self.refused.lock());
-        while let Some(at) = refused.pop() {
-            let Ok(room) = queue.try_reserve() else {
-                refused.push(at);
-                break;
-            };
-            if let Some((_, word)) = self.announcement(node, at) {
-                room.send(word);
-            }
-        }
-        self.refused.lock().append(&mut refused);
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self, Self::Over)
     }
+}
 
-    /// Tells a router of every live session again, after a stream broke: it may have lost them.
-    pub(super) async fn announce(&self, node: &Node, queue: &mpsc::Sender<What>) {
-        for slot in 0..node.table.slots_used() {
-            let Some(at) = node.table.visit(slot, |at, _| at) else { continue };
-            let Some((call, word)) = self.announcement(node, at) else { continue };
-            if queue.send(word).await.is_err() {
-                self.pending.lock().remove(&call);
-                return;
-            }
-        }
-        for word in node.groups.announcements() {
-            if queue.send(word).await.is_err() {
-                return;
-            }
-        }
-    }
+fn here_of(at: SlotRef, connection: &Connection) -> Option<What> {
+    let identity = connection.identity.as_ref().filter(|it| it.epoch.0 != 0)?;
+    Some(What::Here(Here {
+        app: identity.app.as_str().to_owned(),
+        device: identity.device.as_str().to_owned(),
+        slot: at.slot,
+        generation: at.generation,
+        epoch: identity.epoch.0,
+        businesses: identity.businesses.iter().map(|no| no.0).collect(),
+    }))
 }
 
 pub(super) fn bind_of(node: &Node, at: SlotRef, call: u64, epoch: Epoch) -> Option<What> {

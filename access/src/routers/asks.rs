@@ -2,6 +2,7 @@
 //! Each is answered, runs into its deadline, or fails with its stream; whoever waits is told in all three
 //! cases, and an answer is only taken for what it answers.
 
+use super::tier::{self, Router};
 use crate::downlink;
 use crate::feed::Pulled;
 use crate::groups::GroupKey;
@@ -16,7 +17,8 @@ use hawser_proto::rpc::node as wire;
 use hawser_proto::rpc::node::answer::Status;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// Calls in flight with leave. A call takes about a millisecond; more at once only wait at the router. What
@@ -88,6 +90,21 @@ pub(crate) enum Waits {
 }
 
 impl Waits {
+    /// Calls with one key go to one router while it is up, so that those of a session keep their order.
+    fn key(&self) -> u64 {
+        match self {
+            Self::Pull { who, .. } | Self::Ack { who } => {
+                tier::key(&[who.app.as_str(), who.device.as_str()])
+            }
+            Self::Sweep { all, .. } => {
+                all.first().map_or(0, |who| tier::key(&[who.app.as_str(), who.device.as_str()]))
+            }
+            Self::History { key: (app, group), .. } | Self::Tail { key: (app, group), .. } => {
+                tier::key(&[app.as_str(), group.as_str()])
+            }
+        }
+    }
+
     /// The history whose tail is asked for because a join waits for it. Nobody else asks a history from
     /// its start for a lane.
     fn joined(&self) -> Option<&GroupKey> {
@@ -99,8 +116,9 @@ impl Waits {
 }
 
 struct Asked {
-    /// The stream it left on.
+    /// The stream it left on, and where to.
     stream: u64,
+    router: Option<Arc<Router>>,
     deadline: Instant,
     waits: Waits,
 }
@@ -115,21 +133,15 @@ pub(crate) struct Asks {
     joins: Mutex<Vec<(Instant, Waits)>>,
     count: AtomicUsize,
     calls: AtomicU64,
-    /// Streams that are up, and that ever were.
-    streams: AtomicUsize,
-    streams_ever: AtomicU64,
+    /// There is a stream that carries them.
+    has_stream: AtomicBool,
 }
 
 impl Asks {
     /// Whether one more call may be made now.
     pub(crate) fn has_leave(&self) -> bool {
-        self.streams.load(Ordering::Acquire) > 0
+        self.has_stream.load(Ordering::Acquire)
             && self.count.load(Ordering::Relaxed) < IN_FLIGHT_MAX
-    }
-
-    /// A number for one more stream.
-    pub(super) fn next_stream(&self) -> u64 {
-        self.streams_ever.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Remembers a session that wants to ask. It gets its turn when a call has been answered. False: too
@@ -164,17 +176,20 @@ impl Asks {
         waits: Waits,
         deadline: Instant,
     ) -> Result<(), Waits> {
-        let Some((stream, up)) = node.routers.ask_up() else { return Err(waits) };
+        let now_ms = node.table.now_ms();
+        let Some(up) = node.routers.ask_up(waits.key(), now_ms) else { return Err(waits) };
+        let stream = up.stream;
         let call = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
         {
             let mut in_flight = self.in_flight.lock();
             if in_flight.len() >= NODE_ASKS_MAX {
                 return Err(waits);
             }
-            in_flight.insert(call, Asked { stream, deadline, waits });
+            let router = Some(up.router.clone());
+            in_flight.insert(call, Asked { stream, router, deadline, waits });
             self.count.store(in_flight.len(), Ordering::Relaxed);
         }
-        if up.try_send(wire::Ask { call, what: Some(what) }).is_ok() {
+        if up.asks.try_send(wire::Ask { call, what: Some(what) }).is_ok() {
             return Ok(());
         }
         // If it is not there any more, the stream broke, and whoever waits was told.
@@ -208,15 +223,14 @@ impl Asks {
     }
 }
 
-/// A stream that carries asks is up.
-pub(super) fn stream_is_up(node: &Node) {
-    node.asks.streams.fetch_add(1, Ordering::AcqRel);
+/// A stream has come or gone, or what its router does is known now.
+pub(super) fn routers_changed(node: &Node) {
+    node.asks.has_stream.store(node.routers.can_ask(), Ordering::Release);
     node.asks.go_on(node);
 }
 
-/// A stream is gone: nothing that was asked on it will be answered.
+/// A stream is gone: nothing that was asked on it will be answered. Whoever waited asks again elsewhere.
 pub(super) async fn stream_broke(node: &Node, stream: u64) {
-    node.asks.streams.fetch_sub(1, Ordering::AcqRel);
     for asked in node.asks.take_all(|asked| asked.stream == stream) {
         settle(node, asked, wire::Answer::default()).await;
     }
@@ -227,7 +241,11 @@ pub(crate) async fn expire(node: &Node) {
     let now = Instant::now();
     let late = node.asks.take_all(|asked| asked.deadline <= now);
     node.metrics.asks_late.inc_by(late.len() as u64);
+    let now_ms = node.table.exact_ms();
     for asked in late {
+        if let Some(router) = &asked.router {
+            router.refused(now_ms);
+        }
         settle(node, asked, wire::Answer::default()).await;
     }
     let joins = std::mem::take(&mut *node.asks.joins.lock());
@@ -235,7 +253,8 @@ pub(crate) async fn expire(node: &Node) {
         let Some(key) = waits.joined() else { continue };
         let what = tail_of(key, 0, Position::START);
         if let Err(waits) = node.asks.ask_until(node, what, waits, deadline) {
-            settle(node, Asked { stream: 0, deadline, waits }, wire::Answer::default()).await;
+            let asked = Asked { stream: 0, router: None, deadline, waits };
+            settle(node, asked, wire::Answer::default()).await;
         }
     }
     node.asks.go_on(node);
@@ -244,6 +263,13 @@ pub(crate) async fn expire(node: &Node) {
 /// An answer has come, to whichever of our calls it names.
 pub(super) async fn answered(node: &Node, stream: u64, answer: wire::Answer) {
     let Some(asked) = node.asks.take(answer.call, stream) else { return };
+    match (&asked.router, answer.status()) {
+        (Some(router), Status::Unspecified | Status::Unavailable) => {
+            router.refused(node.table.exact_ms());
+        }
+        (Some(router), _) => router.answered(),
+        (None, _) => {}
+    }
     settle(node, asked, answer).await;
     node.asks.go_on(node);
 }
@@ -256,6 +282,8 @@ async fn settle(node: &Node, asked: Asked, answer: wire::Answer) {
         node.asks.joins.lock().push((asked.deadline, asked.waits));
         return;
     }
+    // Another router may do better: no pause then.
+    let goes_elsewhere = is_refused && node.routers.can_ask_again(node.table.exact_ms());
     match asked.waits {
         Waits::Pull { who, business, serial } => {
             judge(node, &who, status);
@@ -263,14 +291,21 @@ async fn settle(node: &Node, asked: Asked, answer: wire::Answer) {
             let entries = answer.entries.into_iter().map(downlink::entry).collect();
             let pulled = (status == Status::Ok).then_some(Pulled { entries, tail });
             downlink::pulled(node, &who, business, serial, pulled);
+            if goes_elsewhere {
+                downlink::hurry(node, &who);
+            }
         }
         Waits::Ack { who } => {
             judge(node, &who, status);
             downlink::ack_told(node, &who, status == Status::Ok);
+            if goes_elsewhere {
+                downlink::hurry(node, &who);
+            }
         }
         Waits::Sweep { all, tries } => {
             if status != Status::Ok || answer.swept.len() != all.len() {
                 let all = all.iter().map(|who| who.at).collect();
+                let tries = if goes_elsewhere { None } else { Some(tries) };
                 return node.sweeps.refused(node, Unanswered::Sessions(all), tries);
             }
             let mut unanswered = Vec::new();
@@ -283,7 +318,7 @@ async fn settle(node: &Node, asked: Asked, answer: wire::Answer) {
                 }
             }
             if !unanswered.is_empty() {
-                node.sweeps.refused(node, Unanswered::Sessions(unanswered), tries);
+                node.sweeps.refused(node, Unanswered::Sessions(unanswered), Some(tries));
             }
         }
         Waits::History { lane, key, seq, whom, after } => {
@@ -302,7 +337,10 @@ async fn settle(node: &Node, asked: Asked, answer: wire::Answer) {
                 }
             }
             Status::NotFound => {}
-            _ => node.sweeps.refused(node, Unanswered::Tail(key), tries),
+            _ => {
+                let tries = if goes_elsewhere { None } else { Some(tries) };
+                node.sweeps.refused(node, Unanswered::Tail(key), tries);
+            }
         },
     }
 }
@@ -337,7 +375,9 @@ mod tests {
         let asks = Asks::default();
         let key = (AppId::new("app").unwrap(), GroupId::new("g").unwrap());
         let waits = Waits::Tail { key, tries: 0 };
-        asks.in_flight.lock().insert(7, Asked { stream: 2, deadline: Instant::now(), waits });
+        asks.in_flight
+            .lock()
+            .insert(7, Asked { stream: 2, router: None, deadline: Instant::now(), waits });
         assert!(asks.take(7, 1).is_none());
         assert!(asks.take(7, 2).is_some(), "an answer of another stream has not taken it");
         assert!(asks.take(7, 2).is_none());

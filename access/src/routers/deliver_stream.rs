@@ -1,6 +1,8 @@
 //! The stream of deliveries from one router: pushes down, outcomes up.
 
-use super::{DeliverUplink, GATHER_MAX, asks};
+use super::control_stream::hello;
+use super::tier::{Deliver, Router};
+use super::{GATHER_MAX, asks};
 use crate::downlink;
 use crate::fanout::{Fanout, Tally};
 use crate::frame_out::FrameOut;
@@ -8,6 +10,7 @@ use crate::lane::{Work, slow_policy};
 use crate::metrics::{PushCounts, StaleReason};
 use crate::node::Node;
 use crate::outbox::SlowPolicy;
+use crate::retry::Retry;
 use crate::table::{Target, Written};
 use hawser_chassis::peers::Role;
 use hawser_proto::id::{AppId, BusinessNo, GroupId, SlotRef};
@@ -27,45 +30,43 @@ const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Writes between two looks at what else the runtime has to do.
 const WRITES_PER_TURN: usize = 128;
 
+/// Keeps the stream up until the node ends, or the router leaves the list.
+pub(super) async fn keep(node: Arc<Node>, router: Arc<Router>) {
+    let mut retry = Retry::until("router deliver", router.stop.clone());
+    while retry.go_on_after(run(&node, &router)).await {}
+}
+
 /// Runs the stream until it breaks.
-pub(super) async fn run(node: &Arc<Node>, index: usize) -> Result<(), Status> {
-    let uri = &node.routers.all[index].uri;
-    let channel = node.config.peers.channel(uri, Role::Router);
+async fn run(node: &Arc<Node>, router: &Arc<Router>) -> Result<(), Status> {
+    let channel = node.config.peers.channel(&router.uri, Role::Router);
     let channel = channel.map_err(|error| Status::invalid_argument(error.to_string()))?;
     let mut client = NodeClient::new(channel)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let (reports, waiting) = mpsc::channel(REPORTS_MAX);
-    let hello = Hello {
-        node: node.config.node.as_str().to_owned(),
-        boot: node.table.boot.0,
-        tells_all: false,
-    };
     let (asks, asked) = mpsc::channel(asks::QUEUE_MAX);
-    let outbound = Gather { hello: Some(hello), waiting, asked };
+    let outbound = Gather { hello: Some(hello(node)), waiting, asked };
     let inbound = client.deliver(outbound).await?.into_inner();
-    let stream = node.asks.next_stream();
-    let up = Up { node: node.clone(), index, stream };
-    *node.routers.all[index].deliver.lock() =
-        Some(DeliverUplink { stream, reports: reports.clone(), asks });
-    asks::stream_is_up(node);
+    let stream = node.routers.next_stream();
+    let up = Deliver { router: router.clone(), stream, reports: reports.clone(), asks };
+    node.routers.deliver_is_up(node, &Arc::new(up));
+    let life = Life { node: node.clone(), stream };
     // Wake-ups of before are lost with the stream that carried them.
     node.sweeps.request();
-    let ended = receive(node, (index, stream), inbound, &reports).await;
-    drop(up);
+    let ended = receive(node, (router, stream), inbound, &reports).await;
+    drop(life);
     ended
 }
 
 /// Takes the stream out again, however `run` ends, and fails what was asked on it.
-struct Up {
+struct Life {
     node: Arc<Node>,
-    index: usize,
     stream: u64,
 }
 
-impl Drop for Up {
+impl Drop for Life {
     fn drop(&mut self) {
-        *self.node.routers.all[self.index].deliver.lock() = None;
+        self.node.routers.deliver_is_down(&self.node, self.stream);
         let (node, stream) = (self.node.clone(), self.stream);
         // Apart: it waits for lanes. A node that stops has nobody left to tell.
         self.node.tasks.spawn_light(async move { asks::stream_broke(&node, stream).await });
@@ -74,7 +75,7 @@ impl Drop for Up {
 
 async fn receive(
     node: &Arc<Node>,
-    (index, stream): (usize, u64),
+    (router, stream): (&Router, u64),
     mut inbound: tonic::Streaming<DeliverDown>,
     reports: &mpsc::Sender<DeliveryReport>,
 ) -> Result<(), Status> {
@@ -90,7 +91,7 @@ async fn receive(
                 }
                 wake_next = delivery.wake + 1;
             }
-            deliver(node, index, delivery, reports).await;
+            deliver(node, router.number as usize, delivery, reports).await;
             if writes >= WRITES_PER_TURN {
                 writes = 0;
                 tokio::task::yield_now().await;
@@ -178,7 +179,7 @@ async fn deliver(
     let fanout = Fanout::new(delivery.id, frame, slow, place, lanes, reports.clone(), metrics);
     let members = node.groups.members(&key);
     for (index, lane) in node.lanes.iter().enumerate() {
-        let work = Work::Multicast { key: key.clone(), fanout: fanout.clone() };
+        let work = Work::Multicast { key: key.clone(), business, fanout: fanout.clone() };
         if lane.try_send(work).is_err() {
             node.metrics.lane_full.inc();
             if let Some(place) = place {

@@ -28,7 +28,9 @@ pub const DEAF: u32 = 2;
 
 pub struct House {
     pub control: Control,
+    /// The first one; most tests have no other.
     pub router: Arc<Router>,
+    pub routers: Vec<Arc<Router>>,
     pub business: Business,
     pub node: Running,
     registry: Registry,
@@ -101,21 +103,35 @@ impl House {
     }
 
     pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
-        let business = Business::start().await;
-        let control = Control::start(snapshot(&business.uri)).await;
-        let router = Router::start().await;
-        let mut settings = config(&control, &router);
-        change(&mut settings);
-        let registry = Registry::new();
-        let node = hawser_access::start(settings, listeners().await, &registry).await.unwrap();
-        let house = Self { control, router, business, node, registry };
+        Self::start_on(vec![Router::start().await], change).await
+    }
+
+    /// A node between several routers.
+    pub async fn start_on(routers: Vec<Arc<Router>>, change: impl FnOnce(&mut Config)) -> Self {
+        let house = Self::begin_on(routers, change).await;
         house.ready().await;
         house
     }
 
+    /// The same, and not waited for.
+    pub async fn begin_on(routers: Vec<Arc<Router>>, change: impl FnOnce(&mut Config)) -> Self {
+        let business = Business::start().await;
+        let control = Control::start(snapshot(&business.uri)).await;
+        let router = routers[0].clone();
+        let mut settings = config(&control, &router);
+        settings.routers = routers.iter().map(|router| router.uri.clone()).collect();
+        change(&mut settings);
+        let registry = Registry::new();
+        let node = hawser_access::start(settings, listeners().await, &registry).await.unwrap();
+        Self { control, router, routers, business, node, registry }
+    }
+
     pub async fn ready(&self) {
         eventually("the node is ready", || self.node.is_ready().then_some(())).await;
-        self.router.deliver_sender().await;
+        for router in &self.routers {
+            router.deliver_sender().await;
+            eventually("a router is told all", || (router.hellos() > 0).then_some(())).await;
+        }
     }
 
     /// Changes the catalogue, and waits until the node has heard.

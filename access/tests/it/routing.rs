@@ -157,13 +157,14 @@ async fn a_kick_must_name_the_session_in_full() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sessions_outlive_a_broken_stream_and_are_announced_again() {
+async fn sessions_outlive_a_broken_stream_and_are_announced_to_an_older_router() {
     let house = House::start().await;
     house.router.create_group(APP, "room", CHAT);
     let mut device = house.device("d").await;
     device.enter("room").await;
     let route = house.route("d");
     let before = house.router.group_reports("room").len();
+    house.router.grows_old();
     house.router.cut();
     eventually("the streams are back", || (house.router.hellos() == 2).then_some(())).await;
     house.ready().await;
@@ -194,6 +195,7 @@ async fn an_announced_session_that_is_no_longer_the_right_one_is_told() {
     let house = House::start().await;
     let mut device = house.device("d").await;
     house.router.binds(Binding::Refuse(Status::Superseded));
+    house.router.grows_old();
     house.router.cut();
     assert_eq!(device.closed().await, CloseCode::Superseded);
 }
@@ -204,6 +206,7 @@ async fn a_session_that_ended_while_it_was_announced_is_given_back() {
     let device = house.device("d").await;
     let route = house.route("d");
     house.router.binds(Binding::Hold);
+    house.router.grows_old();
     house.router.cut();
     let bind = held(&house).await;
     assert_eq!(bind.epoch, route.epoch);

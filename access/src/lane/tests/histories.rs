@@ -40,7 +40,7 @@ fn seen(peer: &Mute) -> Vec<String> {
 }
 
 impl Place {
-    async fn history_stay(&self, key: &GroupKey) -> Stay {
+    async fn history_stay(&mut self, key: &GroupKey) -> Stay {
         let seq = self.claim(key).await;
         Stay { seq, business: BusinessNo(1), created_ms: 0, history: true }
     }
@@ -176,7 +176,7 @@ async fn a_join_that_waits_for_the_tail_is_answered_when_its_membership_ends() {
                 let done = Done::Business(tell);
                 place.lane.leave(member, &key, LeftReason::Kicked, nothing(), done);
             }
-            _ => place.lane.drop_group(&key),
+            _ => place.lane.drop_group(&key, u64::MAX),
         }
         assert_eq!(seen(&peer), expected, "{end}");
         assert!(!place.lane.is_member(member, &key), "{end}");

@@ -13,7 +13,7 @@ use hawser_proto::rpc::node::{ControlDown, ControlUp, DeliverDown, DeliverUp, do
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
@@ -59,26 +59,49 @@ pub type Word = (u64, up::What);
 struct State {
     streams: HashMap<u64, (Option<ControlSender>, Option<DeliverSender>)>,
     routes: HashMap<(String, String), Route>,
-    /// Groups that exist: (app, group) to the owner's number.
-    groups: HashMap<(String, String), u32>,
+    /// Groups that exist: (app, group) to the owner's number, and when it was made.
+    groups: HashMap<(String, String), (u32, i64)>,
     held: Vec<(u64, wire::Bind)>,
     words: Vec<Word>,
     reports: Vec<wire::DeliveryReport>,
     hellos: u64,
+    /// Nodes that said goodbye.
+    goodbyes: Vec<u64>,
     /// Wake-ups numbered so far, by boot; a new stream begins anew.
     wakes: HashMap<u64, u64>,
 }
 
 type OnRoute = Box<dyn Fn(&Route) + Send + Sync>;
 
+/// What routers of one tier have in common.
+#[derive(Clone, Default)]
+pub struct Tier {
+    store: Arc<Mutex<Store>>,
+}
+
+/// What a router says of itself.
+#[derive(Clone, Debug)]
+struct Says {
+    name: String,
+    functions: u32,
+    takes_here: bool,
+}
+
+pub const LOGINS: u32 = 1;
+pub const PUSH: u32 = 2;
+pub const INBOX: u32 = 4;
+
 pub struct Router {
     pub uri: String,
+    says: Mutex<Says>,
     state: Mutex<State>,
     binding: Mutex<Binding>,
     answers_groups: Mutex<bool>,
-    epoch: AtomicU64,
+    is_dead: AtomicBool,
+    /// While it is, nothing that comes up is read.
+    deaf: watch::Sender<bool>,
     calls: AtomicU64,
-    pub store: Mutex<Store>,
+    pub store: Arc<Mutex<Store>>,
     /// Told of each granted route; words and reports are not kept then.
     on_route: Option<OnRoute>,
     /// Delivery reports heard.
@@ -91,15 +114,32 @@ impl Router {
     }
 
     pub async fn start_with(on_route: Option<OnRoute>) -> Arc<Self> {
+        Self::start_as("r-1", LOGINS | PUSH | INBOX, Tier::default(), on_route).await
+    }
+
+    /// One of several over one store.
+    pub async fn start_in(tier: &Tier, name: &str, functions: u32) -> Arc<Self> {
+        Self::start_as(name, functions, tier.clone(), None).await
+    }
+
+    async fn start_as(
+        name: &str,
+        functions: u32,
+        tier: Tier,
+        on_route: Option<OnRoute>,
+    ) -> Arc<Self> {
         let (listener, _, uri) = listen().await;
+        let says = Says { name: name.into(), functions, takes_here: true };
         let router = Arc::new(Self {
             uri,
+            says: Mutex::new(says),
             state: Mutex::default(),
             binding: Mutex::new(Binding::Grant),
             answers_groups: Mutex::new(true),
-            epoch: AtomicU64::new(1_000),
+            is_dead: AtomicBool::new(false),
+            deaf: watch::Sender::new(false),
             calls: AtomicU64::new(1),
-            store: Mutex::default(),
+            store: tier.store,
             on_route,
             reported: watch::Sender::new(0),
         });
@@ -118,12 +158,40 @@ impl Router {
         *self.binding.lock() = binding;
     }
 
+    /// From the next stream on it is of a release before `Here` and the functions.
+    pub fn grows_old(&self) {
+        let mut says = self.says.lock();
+        (says.functions, says.takes_here) = (0, false);
+    }
+
+    /// Breaks everything, and stays away.
+    pub fn dies(&self) {
+        self.is_dead.store(true, Ordering::Release);
+        self.cut();
+    }
+
+    pub fn comes_back(&self) {
+        let mut state = self.state.lock();
+        state.routes.clear();
+        state.words.clear();
+        drop(state);
+        self.is_dead.store(false, Ordering::Release);
+    }
+
+    pub fn is_deaf(&self, is: bool) {
+        self.deaf.send_replace(is);
+    }
+
     pub fn answers_groups(&self, does: bool) {
         *self.answers_groups.lock() = does;
     }
 
     pub fn create_group(&self, app: &str, group: &str, business: u32) {
-        self.state.lock().groups.insert((app.into(), group.into()), business);
+        self.create_group_at(app, group, business, 1);
+    }
+
+    pub fn create_group_at(&self, app: &str, group: &str, business: u32, created_ms: i64) {
+        self.state.lock().groups.insert((app.into(), group.into()), (business, created_ms));
     }
 
     /// Forgets a group, without telling the node.
@@ -149,7 +217,7 @@ impl Router {
         let mut inboxes = Vec::new();
         if status == BindStatus::Ok {
             if epoch == 0 {
-                epoch = self.epoch.fetch_add(1, Ordering::Relaxed) + 1;
+                epoch = self.store.lock().claim(boot, bind);
             }
             let route = Route {
                 boot,
@@ -420,6 +488,47 @@ impl Router {
         self.words().into_iter().filter_map(of_group).collect()
     }
 
+    /// Nodes that said that they end.
+    pub fn goodbyes(&self) -> usize {
+        self.state.lock().goodbyes.len()
+    }
+
+    /// How often the node has told everything that there is.
+    pub fn told_all(&self) -> usize {
+        let is_it = |word: &&up::What| matches!(word, up::What::AllTold(_));
+        self.words().iter().filter(is_it).count()
+    }
+
+    /// The claims of logins heard so far, by device.
+    pub fn claims(&self) -> Vec<String> {
+        let claim = |word: up::What| match word {
+            up::What::Bind(bind) if bind.epoch == 0 => Some(bind.device),
+            _ => None,
+        };
+        self.words().into_iter().filter_map(claim).collect()
+    }
+
+    /// The word on a group that is reported.
+    pub fn answer_group(&self, boot: u64, report: &wire::GroupReport) {
+        let name = (report.app.clone(), report.group.clone());
+        let history = self.store.lock().histories.contains_key(&name);
+        let found = self.state.lock().groups.get(&name).copied();
+        let status = if found.is_some() { 0 } else { ErrorCode::GroupNotFound.number() };
+        let (business, created_ms) = found.unwrap_or_default();
+        let (call, app, group) = (report.call, name.0, name.1);
+        let result = wire::GroupResult {
+            call,
+            app,
+            group,
+            status,
+            business,
+            created_ms,
+            history,
+            ..Default::default()
+        };
+        self.tell(boot, down::What::GroupResult(result));
+    }
+
     fn hear(&self, boot: u64, word: up::What) {
         match &word {
             up::What::Bind(bind) => {
@@ -442,28 +551,45 @@ impl Router {
                     self.store.lock().owners.remove(&name);
                 }
             }
+            up::What::Here(here) => {
+                let name = (here.app.clone(), here.device.clone());
+                let mut state = self.state.lock();
+                let known = state.routes.get(&name).map_or(0, |route| route.epoch);
+                if known <= here.epoch {
+                    let route = Route {
+                        boot,
+                        app: here.app.clone(),
+                        device: here.device.clone(),
+                        slot: here.slot,
+                        generation: here.generation,
+                        epoch: here.epoch,
+                    };
+                    state.routes.insert(name, route);
+                }
+            }
+            up::What::Gone(gone) => {
+                let name = (gone.app.clone(), gone.device.clone());
+                let mut state = self.state.lock();
+                if state.routes.get(&name).is_some_and(|route| route.epoch == gone.epoch) {
+                    state.routes.remove(&name);
+                }
+            }
+            up::What::Goodbye(_) => self.state.lock().goodbyes.push(boot),
             up::What::Group(report) if report.present && *self.answers_groups.lock() => {
-                let name = (report.app.clone(), report.group.clone());
-                let history = self.store.lock().histories.contains_key(&name);
-                let owner = self.state.lock().groups.get(&name).copied();
-                let status = if owner.is_some() { 0 } else { ErrorCode::GroupNotFound.number() };
-                let result = wire::GroupResult {
-                    call: report.call,
-                    app: name.0,
-                    group: name.1,
-                    status,
-                    business: owner.unwrap_or(0),
-                    created_ms: 1,
-                    history,
-                    ..Default::default()
-                };
-                self.tell(boot, down::What::GroupResult(result));
+                self.answer_group(boot, report);
             }
             _ => {}
         }
         if self.on_route.is_none() {
             self.state.lock().words.push((boot, word));
         }
+    }
+}
+
+impl Router {
+    fn lives(&self) -> Result<(), Status> {
+        let is_dead = self.is_dead.load(Ordering::Acquire);
+        if is_dead { Err(Status::unavailable("dead, for the test")) } else { Ok(()) }
     }
 }
 
@@ -478,17 +604,20 @@ impl node_server::Node for Service {
         &self,
         request: Request<Streaming<ControlUp>>,
     ) -> Result<Response<Self::ControlStream>, Status> {
+        self.0.lives()?;
         let mut inbound = request.into_inner();
         let (tell, orders) = mpsc::channel(16 * 1024);
         let router = self.0.clone();
         tokio::spawn(async move {
             let Ok(Some(first)) = inbound.message().await else { return };
             let boot = first.hello.expect("Hello comes first").boot;
+            let says = router.says.lock().clone();
             let welcome = wire::Welcome {
                 lease_ms: 1_000,
-                router: "r-1".into(),
+                router: says.name,
                 router_boot: 1,
-                ..Default::default()
+                functions: says.functions,
+                takes_here: says.takes_here,
             };
             let first = ControlDown { welcome: Some(welcome), items: Vec::new() };
             {
@@ -497,7 +626,9 @@ impl node_server::Node for Service {
                 state.streams.entry(boot).or_default().0 = Some(tell.clone());
                 state.hellos += 1;
             }
+            let mut deaf = router.deaf.subscribe();
             while let Ok(Some(message)) = inbound.message().await {
+                let _ = deaf.wait_for(|is_deaf| !is_deaf).await;
                 if tell.is_closed() {
                     break;
                 }
@@ -519,6 +650,7 @@ impl node_server::Node for Service {
         &self,
         request: Request<Streaming<DeliverUp>>,
     ) -> Result<Response<Self::DeliverStream>, Status> {
+        self.0.lives()?;
         let mut inbound = request.into_inner();
         let (tell, deliveries) = mpsc::channel(64);
         let router = self.0.clone();

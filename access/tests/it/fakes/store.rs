@@ -76,6 +76,9 @@ pub struct Store {
     pub histories: HashMap<(String, String), Stored>,
     /// The session that owns a device: slot, generation, epoch.
     pub owners: HashMap<(String, String), (u32, u32, u64)>,
+    /// The claim that holds of each device, and its epoch.
+    claims: HashMap<(String, String), (Claim, u64)>,
+    epochs: u64,
     pub answering: Answering,
     /// What sweeps say of every session, whatever is there.
     pub swept: Option<wire::InboxTail>,
@@ -85,7 +88,25 @@ pub struct Store {
     pub held: Vec<wire::Ask>,
 }
 
+/// What tells one claim from another: boot, slot, generation, instance, attempt.
+type Claim = (u64, u32, u32, Vec<u8>, u64);
+
 impl Store {
+    /// The epoch of a claim; of one that is made once more the same.
+    pub fn claim(&mut self, boot: u64, bind: &wire::Bind) -> u64 {
+        let claim = (boot, bind.slot, bind.generation, bind.instance.to_vec(), bind.attempt);
+        let name = (bind.app.clone(), bind.device.clone());
+        if let Some((known, epoch)) = self.claims.get(&name)
+            && *known == claim
+        {
+            return *epoch;
+        }
+        self.epochs += 1;
+        let epoch = 1_000 + self.epochs;
+        self.claims.insert(name, (claim, epoch));
+        epoch
+    }
+
     pub fn tails(&self, app: &str, device: &str) -> Vec<wire::InboxTail> {
         let of_device = self.inboxes.iter().filter(|((a, d, _), _)| a == app && d == device);
         let waits = of_device.filter(|(_, stored)| !stored.entries.is_empty());
