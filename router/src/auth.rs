@@ -127,6 +127,17 @@ impl Known {
         watching.iter().copied().filter(|&number| serves.contains(number)).collect()
     }
 
+    /// Whether this business wants to hear who comes and goes.
+    pub(crate) fn is_watching(&self, app: &AppId, business: BusinessNo) -> bool {
+        let watching = self.watching.get(app);
+        watching.is_some_and(|numbers| numbers.binary_search(&business).is_ok())
+    }
+
+    /// Whether any business of any app does.
+    pub(crate) fn has_watchers(&self) -> bool {
+        !self.watching.is_empty()
+    }
+
     /// Whether some business of the app wants to hear who comes and goes.
     pub(crate) fn is_watched(&self, app: &AppId) -> bool {
         self.watching.contains_key(app)

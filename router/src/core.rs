@@ -2,6 +2,7 @@
 
 use crate::auth::{Credential, KeyDigest, Known};
 use crate::clock::Clock;
+use crate::events::Events;
 use crate::functions::Functions;
 use crate::group_writer::GroupWriter;
 use crate::groups::Groups;
@@ -48,6 +49,7 @@ pub(crate) struct Core {
     /// What is asked and told about one device, one after the other.
     pub(crate) turns: Arc<Turns>,
     pub(crate) releases: Releases,
+    pub(crate) events: Events,
     pub(crate) group_writer: GroupWriter,
     /// Room for questions about devices that have no route here.
     pub(crate) route_asks: Semaphore,

@@ -13,6 +13,7 @@ mod clock;
 mod config;
 mod core;
 mod engine;
+mod events;
 mod functions;
 mod group_reports;
 mod group_writer;

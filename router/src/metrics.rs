@@ -56,6 +56,7 @@ pub(crate) struct Metrics {
     pub(crate) broadcast: Fanout,
     pub(crate) volatile_outcomes: Outcomes,
     pub(crate) stored_outcomes: Outcomes,
+    pub(crate) events: ConnectionEvents,
 }
 
 /// Nodes that live, by what is known of them here.
@@ -89,6 +90,15 @@ impl Outcomes {
             counter.inc_by(targets);
         }
     }
+}
+
+/// Connection events on their way to businesses.
+pub(crate) struct ConnectionEvents {
+    pub(crate) heard: IntCounter,
+    pub(crate) failed: IntCounter,
+    pub(crate) dropped: IntCounter,
+    pub(crate) waiting: IntGauge,
+    pub(crate) oldest_seconds: IntGauge,
 }
 
 /// Questions of nodes.
@@ -253,6 +263,26 @@ impl Metrics {
             let of = |outcome| outcomes.with_label_values(&[class, outcome_name(outcome)]);
             Outcomes((0..=Outcome::Unknown as i32).map(of).collect())
         };
+        let told = make.counters(
+            "hawser_router_connection_events_total",
+            "Grows with each event that a business was told of, by what became of it: heard, failed (it comes \
+             again), or dropped, when the business has not asked for events for a day.",
+            &["outcome"],
+        )?;
+        let events = ConnectionEvents {
+            heard: told.with_label_values(&["heard"]),
+            failed: told.with_label_values(&["failed"]),
+            dropped: told.with_label_values(&["dropped"]),
+            waiting: make.gauge(
+                "hawser_router_connection_events_waiting",
+                "Devices of which a business has to hear something, in the shards of this router, refreshed \
+                 every second.",
+            )?,
+            oldest_seconds: make.gauge(
+                "hawser_router_connection_events_oldest_seconds",
+                "How long the oldest of them has waited.",
+            )?,
+        };
         let asks = make.counters(
             "hawser_router_node_asks_total",
             "Grows with each question of a node about inboxes and histories, and with those refused \
@@ -405,6 +435,7 @@ impl Metrics {
             broadcast: fanout_of("broadcast"),
             volatile_outcomes: outcomes("volatile"),
             stored_outcomes: outcomes("stored"),
+            events,
         })
     }
 }

@@ -61,10 +61,14 @@ pub(crate) enum Call {
     LostBoots,
     EndLost,
     HoldDuty,
+    Marked,
+    EventsDue,
+    EventHeard,
+    Unmark,
 }
 
 impl Call {
-    pub(crate) const ALL: [Self; 22] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::Claim,
         Self::Announce,
         Self::Release,
@@ -87,6 +91,10 @@ impl Call {
         Self::LostBoots,
         Self::EndLost,
         Self::HoldDuty,
+        Self::Marked,
+        Self::EventsDue,
+        Self::EventHeard,
+        Self::Unmark,
     ];
 
     /// Its name in metrics.
@@ -114,6 +122,10 @@ impl Call {
             Self::LostBoots => "lost_boots",
             Self::EndLost => "end_lost",
             Self::HoldDuty => "hold_duty",
+            Self::Marked => "marked",
+            Self::EventsDue => "events_due",
+            Self::EventHeard => "event_heard",
+            Self::Unmark => "unmark",
         }
     }
 

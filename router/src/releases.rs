@@ -122,7 +122,12 @@ async fn tell(core: &Core, release: &Release) -> bool {
     let asked =
         core.store.release(&release.key, session, sent, release.is_watched, core.clock.now_ms());
     match core.reach.ask(Call::Release, asked).await {
-        Ok(_) => true,
+        Ok(_) => {
+            if release.is_watched {
+                core.events.wake(&release.key);
+            }
+            true
+        }
         Err(source @ StoreError::Value) => {
             warn!(%source, "the end of a session was not stored");
             true

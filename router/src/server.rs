@@ -5,6 +5,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::core::Core;
 use crate::engine;
+use crate::events::{self, Events};
 use crate::functions::Functions;
 use crate::group_writer::{self, GroupWriter};
 use crate::groups::{Dropped, Groups};
@@ -206,6 +207,7 @@ pub async fn start_on(
         reach,
         turns: Arc::new(Turns::default()),
         releases: Releases::default(),
+        events: Events::new(config.callbacks),
         group_writer,
         route_asks: Semaphore::new(whereabouts::ASKED_MAX),
         storing_kib: Arc::new(Semaphore::new(STORING_KIB_MAX)),
@@ -215,6 +217,7 @@ pub async fn start_on(
     });
     tasks.spawn("group changes", group_writer::run(core.clone(), changes, mark, dropped));
     tasks.spawn("ends of sessions", releases::run(core.clone()));
+    events::start(&core);
     tasks.spawn("store changes", reach::follow_changes(core.clone()));
     tasks.spawn("router ticks", core.clone().tick());
     tasks.spawn("lost sessions", lost_sessions::run(core.clone()));

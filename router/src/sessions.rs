@@ -154,6 +154,9 @@ pub(crate) async fn bind(core: Arc<Core>, wish: Wish, asked: Asked, place: Place
     match verdict {
         Verdict::Bound { epoch, inboxes, ousted } => {
             binds.ok.inc();
+            if core.known.load().is_watched(&wish.app) {
+                core.events.wake(&wish.key);
+            }
             let inboxes = tell_inboxes(&core, &wish, inboxes);
             let (call, status) = (wish.call, Status::Ok.into());
             room.send(down::What::BindResult(BindResult { call, status, epoch, inboxes }));
