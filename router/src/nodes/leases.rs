@@ -118,6 +118,12 @@ impl Leases {
         held.iter().all(|(node, &(boot, until))| until <= now || like(node, boot))
     }
 
+    /// The nodes whose leases hold.
+    pub(crate) fn holders(&self, now: u64) -> Vec<NodeId> {
+        let held = self.held.load();
+        held.iter().filter(|(_, (_, until))| *until > now).map(|(node, _)| node.clone()).collect()
+    }
+
     /// The node has said that it ends.
     pub(crate) fn left(&self, node: &NodeId, boot: BootId) {
         self.held.rcu(|held| {

@@ -65,7 +65,7 @@ pub(crate) async fn counted(
         tally.give_up(Instant::now());
     }
     drop(sent);
-    let nodes = tally.results();
+    let nodes = with_unheard(core, tally.results());
     count(&core.metrics.multicast, &nodes);
     let sum = |of: fn(&NodeResult) -> u64| nodes.iter().map(of).sum();
     MulticastResponse {
@@ -142,7 +142,7 @@ impl Running {
             self.tally.give_up(since);
         }
         let done = self.tally.is_complete();
-        let nodes = self.tally.results();
+        let nodes = with_unheard(&self.core, self.tally.results());
         if done {
             count(&self.core.metrics.broadcast, &nodes);
         }
@@ -197,6 +197,17 @@ pub(crate) fn send(
         }
     }
     (tally, sent)
+}
+
+/// What nodes counted, and those that live and were not asked since they cannot be heard here.
+fn with_unheard(core: &Core, mut nodes: Vec<NodeResult>) -> Vec<NodeResult> {
+    for node in core.nodes.unheard(core.clock.steady_ms()) {
+        if !nodes.iter().any(|known| known.node == node.as_str()) {
+            let node = node.to_string();
+            nodes.push(NodeResult { node, unknown: true, ..NodeResult::default() });
+        }
+    }
+    nodes
 }
 
 fn count(metrics: &Fanout, nodes: &[NodeResult]) {

@@ -3,7 +3,9 @@
 use crate::kit::control::CHAT;
 use crate::kit::node::{FakeNode, OK, Session, WRITTEN, announcement, bind};
 use crate::kit::redis::{Cluster, Member};
-use crate::kit::{Client, LEASE, by, code, create_group, eventually, stored, to_one, within};
+use crate::kit::{
+    Client, LEASE, by, code, create_group, eventually, stored, to_group, to_one, within,
+};
 use hawser_proto::code::{CloseCode, ErrorCode};
 use hawser_proto::rpc::node::down;
 use hawser_proto::rpc::push::{
@@ -113,6 +115,8 @@ async fn a_router_that_a_node_does_not_reach_says_unknown_and_never_offline() {
     let statuses: Vec<u32> = joined.results.iter().map(|one| one.status).collect();
     let expected = [ErrorCode::Unavailable, ErrorCode::DeviceOffline].map(ErrorCode::number);
     assert_eq!(statuses, expected);
+    let told = far.multicast(by("demo-chat", to_group("room"))).await.unwrap().into_inner();
+    assert!(told.nodes.len() == 1 && told.nodes[0].unknown, "{:?}", told.nodes);
     let kept = far.unicast(by("demo-chat", stored("a", "p"))).await.unwrap().into_inner();
     assert_eq!(kept.outcome(), Outcome::Stored, "it is found by the next sweep");
     assert_eq!(node.pull(&session, CHAT, (0, 0)).await.entries.len(), 1);

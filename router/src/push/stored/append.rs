@@ -10,6 +10,7 @@ use crate::node::deliver::{NotSent, Sent};
 use crate::reach::{Call, PATIENCE_MAX};
 use crate::store::StoreError;
 use crate::turns::Turn;
+use crate::whereabouts::{self, Whereabouts};
 use hawser_proto::id::Position;
 use hawser_proto::rpc::node::{self, Delivery};
 use std::sync::Arc;
@@ -85,6 +86,8 @@ fn wake(
 ) -> Option<(Arc<Outcomes>, Sent)> {
     let steady_ms = core.clock.steady_ms();
     let at = owner.owner.at;
+    // A node that this router does not reach is told by nobody: its sweep, which it makes again and again while
+    // a stream of its is broken, finds the push within 25 s.
     let life = core.nodes.find(&owner.owner.node, owner.owner.boot, steady_ms)?;
     // What is known of the session here spares the node a push that it would not write.
     let serves = core.table.look(&push.key, |known, route| {
@@ -139,8 +142,8 @@ pub(crate) fn place_of(position: Position, prev: Position) -> node::Place {
 ///
 /// A session that is being bound has no route yet, and may have been told of its inboxes before: its turn
 /// is waited for. One that is told of here later hears of its inboxes then. So with no route there is
-/// nobody to wake, as long as there is one router; with several, the route may be another one's, which has
-/// to be asked.
+/// nobody to wake if all routes are known; else the store is asked whose it is, which may be a node that has
+/// not told of it yet.
 async fn hint(core: &Core, key: &Key) {
     let patience = core.reach.timeout() * PATIENCE_MAX;
     let turn = tokio::time::timeout(patience, core.turns.take(key).turn()).await;
@@ -148,9 +151,19 @@ async fn hint(core: &Core, key: &Key) {
     if turn.is_err() {
         return core.nodes.sweep_all(steady_ms);
     }
-    let view = core.nodes.view(steady_ms);
-    let owner = core.table.look(key, |owner, _| owner);
-    if let Some(life) = owner.and_then(|owner| view.life(owner.life)) {
+    let (life, is_complete) = {
+        let view = core.nodes.view(steady_ms);
+        let owner = core.table.look(key, |owner, _| owner);
+        (owner.and_then(|owner| view.life(owner.life).cloned()), view.is_complete())
+    };
+    let life = match life {
+        None if !is_complete => match whereabouts::ask(core, key).await {
+            Whereabouts::Elsewhere(owner, _) => core.nodes.find(&owner.node, owner.boot, steady_ms),
+            Whereabouts::Offline | Whereabouts::Unknown => None,
+        },
+        known => known,
+    };
+    if let Some(life) = life {
         life.want_sweep(steady_ms);
     }
 }
