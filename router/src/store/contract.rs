@@ -143,6 +143,7 @@ const CASES: &[(&str, Case)] = table! {
         a_group_is_deleted_only_as_it_is_known,
         changes_made_together_are_answered_each,
         of_two_routers_that_decide_at_once_one_wins,
+        a_group_made_while_it_is_deleted_is_listed,
         what_one_router_changes_the_others_hear,
     ;
     nodes:

@@ -57,6 +57,20 @@ async fn has_sessions(store: &dyn Store, node: &NodeId, boot: u64) -> bool {
     all.contains(&(node.clone(), BootId(boot)))
 }
 
+/// What was begun behind calls before is done when this has been let go of: some devices, on all primaries.
+async fn come_and_go(it: &Desk<'_>, node: &NodeId, boot: u64) {
+    let devices: Vec<Key> = (0..12).map(|n| it.device(&format!("probe-{n}"))).collect();
+    for device in &devices {
+        let probed = it.claim(device, login_on(node, boot, u32::MAX, 1), vec![]).await;
+        assert!(it.release(device, &probed.session, vec![]).await);
+    }
+    until("they are let go of", async || {
+        let there = registered(&*it.store, node, boot).await;
+        devices.iter().all(|device| !there.contains(&device.as_bytes().into()))
+    })
+    .await;
+}
+
 pub(super) async fn one_boot_of_a_node_holds_its_lease(it: &mut Desk<'_>) {
     let (here, there) = (node(it, "a"), node(it, "b"));
     let (store, other) = (it.store.clone(), it.other().await);
@@ -148,6 +162,7 @@ pub(super) async fn an_announcement_registers(it: &mut Desk<'_>) {
     let now = it.announce(&device, it.now_ms + 5, login_on(&node, 7, 1, 1), vec![]).await;
     let before = Session { epoch: it.now_ms, ..now.session.clone() };
     assert!(!it.release(&device, &before, vec![]).await);
+    come_and_go(it, &node, 7).await;
     assert_eq!(registered(&*it.store, &node, 7).await, keys(&[&device]));
     let superseded = it.try_announce(&device, 9, login_on(&node, 8, 2, 1), vec![]).await;
     assert!(matches!(superseded, Announced::Superseded { .. }));
@@ -163,11 +178,8 @@ pub(super) async fn a_takeover_moves_the_registration(it: &mut Desk<'_>) {
     let second = it.claim(&device, login_on(&here, 7, 2, 2), vec![]).await;
     assert_eq!(second.displaced, Some(first.session.clone()));
     assert!(!it.release(&device, &first.session, vec![]).await);
-    // Those behind it are done when this one is.
-    let probe = it.device("probe");
-    let probed = it.claim(&probe, login_on(&here, 7, 3, 1), vec![]).await;
-    it.release(&probe, &probed.session, vec![]).await;
-    until("it is done", async || registered(&*it.store, &here, 7).await == keys(&[&device])).await;
+    come_and_go(it, &here, 7).await;
+    assert_eq!(registered(&*it.store, &here, 7).await, keys(&[&device]));
     // By another node, without a word of the first.
     it.claim(&device, login_on(&there, 9, 1, 3), vec![]).await;
     assert_eq!(registered(&*it.store, &there, 9).await, keys(&[&device]));
