@@ -10,6 +10,7 @@ use crate::operate::inbox::InboxCommand;
 use crate::operate::node::NodeCommand;
 use crate::operate::push::PushCommand;
 use crate::operate::signing_key::SigningKeyCommand;
+use crate::operate::ticket_key::TicketKeyCommand;
 use crate::operate::token::TokenCommand;
 use crate::role::{ConfigCommand, RoleArgs, RouterArgs};
 use clap::{Args, Parser, Subcommand};
@@ -83,10 +84,10 @@ pub(crate) enum Command {
     /// Run an access node: holds the connections of devices
     ///
     /// Begin with: hawser config example access > access.toml
-    /// SIGTERM drains it; SIGHUP reads the certificate again.
+    /// SIGTERM drains it; SIGHUP reads the certificates again.
     #[command(verbatim_doc_comment)]
     Access(RoleArgs),
-    /// Run a router: who is where, and the push API
+    /// Run a router: who is where, and the push API; or list routers
     ///
     /// Begin with: hawser config example router > router.toml
     /// Routes, inboxes and histories are kept in the embedded store, unless the file, HAWSER_STORE or
@@ -120,12 +121,15 @@ pub(crate) enum Command {
     /// Issue or revoke device tokens
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Look at access nodes
+    /// Look at access nodes, and drain them
     #[command(subcommand)]
     Node(NodeCommand),
     /// Rotate the key that signs device tokens
     #[command(subcommand)]
     SigningKey(SigningKeyCommand),
+    /// Rotate the key that resume tickets are made with
+    #[command(subcommand)]
+    TicketKey(TicketKeyCommand),
 }
 
 /// How to reach control.

@@ -18,6 +18,7 @@ use chat::Chat;
 use clap::Args;
 use demo::{APP, BUSINESS, GROUP};
 use hawser_chassis::admin::{Readiness, routes};
+use hawser_chassis::callback::Callbacks;
 use hawser_chassis::shutdown::{Tasks, terminated};
 use hawser_chassis::telemetry::{self, LogFormat};
 use hawser_chassis::tls::{Certificate, DevCertificates};
@@ -36,6 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(12);
 const SIGNING_ACTIVATION_DELAY: Duration = Duration::from_secs(1);
 /// Load tests come from this machine too, all at once.
 const ACCEPTS_PER_SECOND: u32 = 20_000;
+/// Whoever waits for the end of this process waits for nothing else.
+const DRAIN_PER_SECOND: u32 = 100_000;
 /// Whoever writes a client fails more often than any device, and all from one address.
 const FAILED_LOGINS_MAX: u32 = 100_000;
 /// There are few devices to spread.
@@ -126,8 +129,13 @@ impl House {
             secrets.peers.clone(),
         );
         config.certificate = Some(certificate);
+        config.callbacks = Callbacks::any();
         config.accepts_per_second = ACCEPTS_PER_SECOND;
         config.failed_logins_max = FAILED_LOGINS_MAX;
+        // There is no other node to go to.
+        config.go_away_deadline = Duration::ZERO;
+        config.drain_per_second = DRAIN_PER_SECOND;
+        config.patience = PATIENCE;
         let access = hawser_access::start(config, listeners, &registry)
             .await
             .map_err(|failure| cannot_start("access", &failure))?;
@@ -244,6 +252,7 @@ async fn start_router(
     let mut config =
         hawser_router::Config::new("dev", data_dir.join("router"), control, secrets.peers.clone());
     config.store = store.into();
+    config.callbacks = Callbacks::any();
     hawser_router::start(config, listeners, registry)
         .await
         .map_err(|failure| cannot_start("router", &failure))

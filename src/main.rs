@@ -45,7 +45,10 @@ async fn run(cli: Cli, output: Output) -> Outcome {
         Command::Dev(args) => dev::run(output, &cli.data_dir, args).await,
         Command::Control(args) => role::control(args).await,
         Command::Access(args) => role::access(args).await,
-        Command::Router(args) => role::router(args).await,
+        Command::Router(mut args) => match args.command.take() {
+            Some(command) => operate::router::run(&desk()?, command).await,
+            None => role::router(args).await,
+        },
         Command::Config(command) => role::config(output, command),
         Command::Certificates(command) => certificates::run(output, command),
         Command::Push(command) => operate::push::run(&desk()?, command).await,
@@ -57,5 +60,6 @@ async fn run(cli: Cli, output: Output) -> Outcome {
         Command::Token(command) => operate::token::run(&desk()?, command).await,
         Command::Node(command) => operate::node::run(&desk()?, command).await,
         Command::SigningKey(command) => operate::signing_key::run(&desk()?, command).await,
+        Command::TicketKey(command) => operate::ticket_key::run(&desk()?, command).await,
     }
 }

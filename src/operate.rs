@@ -8,7 +8,9 @@ pub(crate) mod group;
 pub(crate) mod inbox;
 pub(crate) mod node;
 pub(crate) mod push;
+pub(crate) mod router;
 pub(crate) mod signing_key;
+pub(crate) mod ticket_key;
 pub(crate) mod token;
 
 use crate::cli::{AppArg, ControlArgs, PushArgs};

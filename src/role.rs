@@ -10,12 +10,15 @@ pub(crate) mod store;
 use crate::admin;
 use crate::bind;
 use crate::failure::{Failure, Outcome, chain};
+use crate::operate::router::RouterCommand;
 use crate::output::Output;
 use clap::{Args, Subcommand, ValueEnum};
 use hawser_chassis::admin::{Readiness, routes};
-use hawser_chassis::config::ConfigError;
+use hawser_chassis::config::{ConfigError, Override};
+use hawser_chassis::peers::Peers;
 use hawser_chassis::shutdown::{Tasks, terminated};
 use hawser_chassis::telemetry::{self, LogFormat};
+use hawser_chassis::tls::Certificate;
 use prometheus::Registry;
 use serde::Deserialize;
 use std::fmt;
@@ -23,6 +26,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use store::StoreKind;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
 
 /// How long the small servers beside a service may take to end.
 const ADMIN_PATIENCE: Duration = Duration::from_secs(2);
@@ -53,12 +58,27 @@ impl fmt::Display for Role {
 pub(crate) struct RoleArgs {
     /// Configuration file; `hawser config example <service>` prints one to begin from
     #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    settings: SetArgs,
+}
+
+/// Settings on the command line.
+#[derive(Debug, Args)]
+pub(crate) struct SetArgs {
+    /// A setting, as key=value or table.key=value; wins over the environment (HAWSER_<SERVICE>_<KEY>, or
+    /// HAWSER_<SERVICE>_<TABLE>__<KEY>), which wins over the file; repeat for more
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
 }
 
 /// Arguments of a router.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct RouterArgs {
+    /// Instead of running one.
+    #[command(subcommand)]
+    pub(crate) command: Option<RouterCommand>,
     #[command(flatten)]
     role: RoleArgs,
     #[command(flatten)]
@@ -68,7 +88,7 @@ pub(crate) struct RouterArgs {
 /// Commands on configuration files.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
-    /// Read a file as the service would, and say what is wrong with it
+    /// Read a file, with the environment over it, as the service would, and say what is wrong with it
     ///
     /// Example: hawser config check access /etc/hawser/access.toml
     #[command(verbatim_doc_comment)]
@@ -77,6 +97,8 @@ pub(crate) enum ConfigCommand {
         role: Role,
         /// File
         file: PathBuf,
+        #[command(flatten)]
+        settings: SetArgs,
     },
     /// Print an example with every setting explained
     ///
@@ -111,13 +133,16 @@ fn default_log() -> String {
 /// Checks or prints a configuration.
 pub(crate) fn config(output: Output, command: ConfigCommand) -> Outcome {
     match command {
-        ConfigCommand::Check { role, file } => {
+        ConfigCommand::Check { role, file, settings } => {
+            let settings = settings.over(role)?;
+            let file = Some(file.as_path());
             match role {
-                Role::Control => load::<control::File>(&file)?.check()?,
-                Role::Access => load::<access::File>(&file)?.check()?,
-                Role::Router => load::<router::File>(&file)?.check()?,
+                Role::Control => load::<control::File>(file, &settings)?.check()?,
+                Role::Access => load::<access::File>(file, &settings)?.check()?,
+                Role::Router => load::<router::File>(file, &settings)?.check()?,
             }
-            output.done(&format!("{} is a good configuration of {role}", file.display()));
+            let file = file.unwrap_or(Path::new("")).display();
+            output.done(&format!("{file} is a good configuration of {role}"));
         }
         ConfigCommand::Example { role: Role::Router, store: Some(kind) } => {
             print!("{}{}", example(Role::Router), kind.example());
@@ -141,27 +166,60 @@ fn example(role: Role) -> &'static str {
 
 /// Runs control until it is told to stop.
 pub(crate) async fn control(args: RoleArgs) -> Outcome {
-    control::run(load(&args.config)?).await
+    control::run(args.load(Role::Control)?).await
 }
 
 /// Runs an access node until it is told to stop.
 pub(crate) async fn access(args: RoleArgs) -> Outcome {
-    access::run(load(&args.config)?).await
+    access::run(args.load(Role::Access)?).await
 }
 
 /// Runs a router until it is told to stop.
 pub(crate) async fn router(args: RouterArgs) -> Outcome {
-    router::run(load(&args.role.config)?, args.store.read()?).await
+    router::run(args.role.load(Role::Router)?, args.store.read()?).await
 }
 
-fn load<T: serde::de::DeserializeOwned>(file: &Path) -> Outcome<T> {
-    hawser_chassis::config::load(file).map_err(|failure| match failure {
+impl SetArgs {
+    /// What the environment and the command line say, in the order in which they win.
+    fn over(&self, role: Role) -> Outcome<Vec<Override>> {
+        let prefix = format!("HAWSER_{}", role.to_string().to_uppercase());
+        // A variable that is not text is none of ours.
+        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        let mut all = Override::of_environment(&prefix, std::env::vars_os().filter_map(text));
+        for flag in &self.set {
+            all.push(Override::of_flag(flag).map_err(|failure| Failure::usage(chain(&failure)))?);
+        }
+        Ok(all)
+    }
+}
+
+impl RoleArgs {
+    fn load<T: serde::de::DeserializeOwned>(&self, role: Role) -> Outcome<T> {
+        let settings = self.settings.over(role)?;
+        if self.config.is_none() && settings.is_empty() {
+            return Err(Failure::usage(format!(
+                "say how {role} is to run: --config FILE, HAWSER_{}_<KEY> or --set KEY=VALUE",
+                role.to_string().to_uppercase()
+            )));
+        }
+        load(self.config.as_deref(), &settings)
+    }
+}
+
+fn load<T: serde::de::DeserializeOwned>(file: Option<&Path>, settings: &[Override]) -> Outcome<T> {
+    hawser_chassis::config::load(file, settings).map_err(|failure| match failure {
         // The library's own text repeats the line, which may hold a secret that should not be there.
         ConfigError::Parse { path, source } => {
             let place = source.span().and_then(|span| place(&path, span.start)).unwrap_or_default();
             Failure::usage(format!("{}{place}: {}", path.display(), source.message()))
         }
-        other @ ConfigError::Read { .. } => Failure::usage(chain(&other)),
+        ConfigError::Merged { message } => {
+            let file = file.map_or_else(String::new, |file| format!("{}, ", file.display()));
+            Failure::usage(format!("{file}the environment and the command line: {message}"))
+        }
+        other => Failure::usage(chain(&other)),
     })
 }
 
@@ -191,6 +249,23 @@ impl Surroundings {
         Ok(Self { registry, readiness, tasks })
     }
 
+    /// At SIGHUP, reads again what `again` reads: certificates mostly.
+    fn at_hangup(&self, again: impl Fn() + Send + 'static) {
+        let stop = self.tasks.stop_signal();
+        self.tasks.spawn("hangups", async move {
+            let mut hangups = match signal(SignalKind::hangup()) {
+                Ok(hangups) => hangups,
+                Err(failure) => return warn!(%failure, "cannot listen for SIGHUP"),
+            };
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    _ = hangups.recv() => again(),
+                }
+            }
+        });
+    }
+
     /// Ready from here on, until the process is told to stop.
     async fn until_terminated(&self) {
         let end = terminated();
@@ -203,6 +278,22 @@ impl Surroundings {
     async fn end(self, calm: bool) -> Outcome {
         let ended = self.tasks.shutdown(ADMIN_PATIENCE).await;
         if calm && ended { Ok(()) } else { Err(Failure::not_done("not everything ended in time")) }
+    }
+}
+
+/// Reads the certificates between services again.
+fn reload_peers(peers: &Peers) {
+    match peers.reload() {
+        Ok(()) => {}
+        Err(failure) => warn!(failure = chain(&failure), "the old internal certificate stays"),
+    }
+}
+
+/// Reads a certificate again.
+fn reload(certificate: &Certificate) {
+    match certificate.reload() {
+        Ok(()) => info!("certificate read again"),
+        Err(failure) => warn!(failure = chain(&failure), "the old certificate stays"),
     }
 }
 

@@ -1,9 +1,11 @@
-//! Configuration files: TOML, read once at start, unknown keys refused by the types that read them.
+//! Configuration: a TOML file, over it the environment, over that the command line. Read once at start; unknown
+//! keys are refused by the types that read them.
 
 use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
+use toml::{Table, Value};
 
-/// Why a configuration file cannot be used. `Display` names the file; the source has line and column.
+/// Why a configuration cannot be used. `Display` names the file; the source has line and column.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -22,12 +24,241 @@ pub enum ConfigError {
         /// Where and why.
         source: Box<toml::de::Error>,
     },
+    /// File, environment and command line together are not of the expected form.
+    #[error("{message}")]
+    Merged {
+        /// What is wrong, without the value that is.
+        message: String,
+    },
+    /// A setting of the environment or the command line cannot be placed.
+    #[error("{origin} cannot be set: {reason}")]
+    Override {
+        /// Where it came from.
+        origin: String,
+        /// Why not.
+        reason: &'static str,
+    },
 }
 
-/// Reads a configuration file into its type. Give the type `#[serde(deny_unknown_fields)]`.
-pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    toml::from_str(&text)
-        .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })
+/// A setting from outside the file, which wins over it.
+#[derive(Clone, Debug)]
+pub struct Override {
+    /// For whoever has to mend it.
+    origin: String,
+    path: Vec<String>,
+    value: Value,
+}
+
+impl Override {
+    /// The settings that the environment holds: `PREFIX_KEY`, and `PREFIX_TABLE__KEY` inside of tables. What
+    /// Kubernetes puts there for a service of that name is left alone.
+    pub fn of_environment(
+        prefix: &str,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Vec<Self> {
+        let taken = |(name, text): (String, String)| {
+            let key = name.strip_prefix(prefix)?.strip_prefix('_')?;
+            if key.is_empty() || is_of_kubernetes(key) {
+                return None;
+            }
+            let path = key.split("__").map(str::to_lowercase).collect();
+            Some(Self { path, value: value(&text), origin: name })
+        };
+        let mut all: Vec<_> = variables.into_iter().filter_map(taken).collect();
+        // A table that is given whole comes before what is given inside of it.
+        all.sort_by(|a, b| a.path.cmp(&b.path));
+        all
+    }
+
+    /// A setting as `key=value`, or `table.key=value`.
+    pub fn of_flag(text: &str) -> Result<Self, ConfigError> {
+        let wrong = || ConfigError::Override {
+            // The value is not repeated: it may be a secret that should not be there.
+            origin: format!("--set {}", text.split('=').next().unwrap_or_default()),
+            reason: "it is not of the form key=value",
+        };
+        let (key, text) = text.split_once('=').ok_or_else(wrong)?;
+        let path: Vec<_> = key.trim().split('.').map(str::to_owned).collect();
+        if path.iter().any(String::is_empty) {
+            return Err(wrong());
+        }
+        Ok(Self { origin: format!("--set {key}"), path, value: value(text) })
+    }
+
+    fn apply(&self, table: &mut Table) -> Result<(), ConfigError> {
+        let Some((last, tables)) = self.path.split_last() else { return Ok(()) };
+        let mut at = table;
+        for name in tables {
+            let next = at.entry(name.clone()).or_insert_with(|| Value::Table(Table::new()));
+            at = next.as_table_mut().ok_or_else(|| ConfigError::Override {
+                origin: self.origin.clone(),
+                reason: "what it is to be in is not a table",
+            })?;
+        }
+        at.insert(last.clone(), self.value.clone());
+        Ok(())
+    }
+}
+
+/// `NAME_SERVICE_HOST`, `NAME_PORT_80_TCP` and the like stand in every pod beside a service of that name.
+fn is_of_kubernetes(key: &str) -> bool {
+    let is_port = |rest: &str| rest.is_empty() || rest.starts_with('_');
+    key == "SERVICE_HOST"
+        || key.strip_prefix("SERVICE_PORT").is_some_and(is_port)
+        || key.strip_prefix("PORT").is_some_and(is_port)
+}
+
+/// A number, a truth, a list, a table or a quoted text as TOML has them; anything else is the text itself.
+fn value(text: &str) -> Value {
+    let of_toml = || toml::from_str::<Table>(&format!("it = {text}")).ok()?.remove("it");
+    match text.trim().chars().next() {
+        Some('"' | '\'' | '[' | '{' | '0'..='9' | '+' | '-' | 't' | 'f') => of_toml(),
+        _ => None,
+    }
+    // An address like 10.0.0.1:80 or a date begins like a number; only what TOML calls one is.
+    .filter(|value| !value.is_datetime())
+    .unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+/// Reads a configuration into its type: the file, if there is one, and over it these settings, the last one
+/// winning. Give the type `#[serde(deny_unknown_fields)]`.
+pub fn load<T: DeserializeOwned>(
+    path: Option<&Path>,
+    overrides: &[Override],
+) -> Result<T, ConfigError> {
+    let text = match path {
+        Some(path) => std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?,
+        None => String::new(),
+    };
+    let parse = |source| ConfigError::Parse {
+        path: path.unwrap_or(Path::new("")).to_owned(),
+        source: Box::new(source),
+    };
+    if overrides.is_empty() {
+        // Read as it stands, mistakes have a place.
+        return toml::from_str(&text).map_err(parse);
+    }
+    let mut table: Table = toml::from_str(&text).map_err(parse)?;
+    for one in overrides {
+        one.apply(&mut table)?;
+    }
+    Value::Table(table).try_into().map_err(|error: toml::de::Error| {
+        let said = error.to_string();
+        ConfigError::Merged { message: said.trim().replace('\n', ", ") }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(deny_unknown_fields)]
+    struct File {
+        name: String,
+        #[serde(default)]
+        count: u32,
+        #[serde(default)]
+        routers: Vec<String>,
+        inner: Option<Inner>,
+    }
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(deny_unknown_fields)]
+    struct Inner {
+        on: bool,
+        at: String,
+    }
+
+    fn environment(pairs: &[(&str, &str)]) -> Vec<Override> {
+        let pairs = pairs.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
+        Override::of_environment("HAWSER_ROUTER", pairs)
+    }
+
+    fn loaded(file: &str, overrides: &[Override]) -> Result<File, String> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("config.toml");
+        std::fs::write(&path, file).expect("written");
+        load(Some(&path), overrides).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_and_that_over_the_file() {
+        let file = "name = \"file\"\ncount = 1\n[inner]\non = false\nat = \"file\"";
+        let mut all = environment(&[
+            ("HAWSER_ROUTER_COUNT", "2"),
+            ("HAWSER_ROUTER_INNER__ON", "true"),
+            ("HAWSER_ROUTER_ROUTERS", "[\"http://a:1\", \"http://b:1\"]"),
+            ("HAWSER_ROUTER", "not a setting"),
+            ("HAWSER_ROUTERS_COUNT", "9"),
+            ("HAWSER_ACCESS_COUNT", "9"),
+            ("PATH", "/bin"),
+        ]);
+        let of_environment = loaded(file, &all).expect("read");
+        assert_eq!((of_environment.name.as_str(), of_environment.count), ("file", 2));
+        assert_eq!(of_environment.routers, ["http://a:1", "http://b:1"]);
+        assert_eq!(of_environment.inner, Some(Inner { on: true, at: "file".into() }));
+        for flag in ["name=flag", "count=3", "inner.at=10.0.0.1:80"] {
+            all.push(Override::of_flag(flag).expect("of the form"));
+        }
+        let of_flags = loaded(file, &all).expect("read");
+        assert_eq!((of_flags.name.as_str(), of_flags.count), ("flag", 3));
+        assert_eq!(of_flags.inner, Some(Inner { on: true, at: "10.0.0.1:80".into() }));
+        let none: File = load(None, &all).map(|it: File| it).expect("no file is needed");
+        assert_eq!(none.count, 3);
+    }
+
+    #[test]
+    fn texts_need_no_quotes_unless_they_look_like_something_else() {
+        for (text, wanted) in [
+            ("plain", "plain"),
+            ("true-ish", "true-ish"),
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("2026-01-01", "2026-01-01"),
+            ("10s", "10s"),
+            ("\"7\"", "7"),
+            ("env:SECRET", "env:SECRET"),
+            ("a = b", "a = b"),
+            ("[::1]:80", "[::1]:80"),
+        ] {
+            let flag = Override::of_flag(&format!("name={text}")).expect("of the form");
+            assert_eq!(loaded("", &[flag]).expect("read").name, wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_kubernetes_leaves_in_the_environment_is_not_ours() {
+        let theirs = [
+            ("HAWSER_ROUTER_SERVICE_HOST", "10.0.0.1"),
+            ("HAWSER_ROUTER_SERVICE_PORT", "9090"),
+            ("HAWSER_ROUTER_SERVICE_PORT_PUSH", "9090"),
+            ("HAWSER_ROUTER_PORT", "tcp://10.0.0.1:9090"),
+            ("HAWSER_ROUTER_PORT_9090_TCP_ADDR", "10.0.0.1"),
+        ];
+        assert!(environment(&theirs).is_empty());
+        assert_eq!(environment(&[("HAWSER_ROUTER_PORTS", "1")]).len(), 1);
+    }
+
+    #[test]
+    fn mistakes_name_their_place_and_not_the_value() {
+        for (key, wanted) in [
+            ("HAWSER_ROUTER_NOTHING", "unknown field `nothing`"),
+            ("HAWSER_ROUTER_INNER__NOTHING", "unknown field `nothing`"),
+            ("HAWSER_ROUTER_NAME__DEEPER", "HAWSER_ROUTER_NAME__DEEPER cannot be set"),
+        ] {
+            let said = loaded(
+                "name = \"n\"\n[inner]\non = true\nat = \"x\"",
+                &environment(&[(key, "sesame")]),
+            );
+            let said = said.expect_err(key);
+            assert!(said.contains(wanted) && !said.contains("sesame"), "{key}: {said}");
+        }
+        for flag in ["sesame", "=sesame", "a..b=sesame"] {
+            let said = Override::of_flag(flag).expect_err(flag).to_string();
+            assert!(said.contains("key=value"), "{said}");
+        }
+        assert!(loaded("", &[]).expect_err("no name").contains("config.toml"));
+    }
 }

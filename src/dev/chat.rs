@@ -6,7 +6,9 @@ use crate::push_api::PushApi;
 use bytes::Bytes;
 use hawser_chassis::shutdown::{Tasks, served};
 use hawser_proto::rpc::business::business_server::{Business, BusinessServer};
-use hawser_proto::rpc::business::{HandleRequest, HandleResponse};
+use hawser_proto::rpc::business::{
+    ConnectionEvents, ConnectionsHeard, HandleRequest, HandleResponse,
+};
 use hawser_proto::rpc::push as rpc;
 use serde_json::json;
 use std::collections::HashMap;
@@ -15,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
-use tracing::error;
+use tracing::{error, info};
 
 /// A multicast that takes longer is given up, and the device is told.
 const MULTICAST_TIMEOUT: Duration = Duration::from_secs(3);
@@ -101,5 +103,15 @@ impl Business for Chat {
             "say" => self.say(request).await.map(Response::new),
             _ => Err(Status::invalid_argument("this chat knows the methods echo and say")),
         }
+    }
+
+    async fn connections(
+        &self,
+        request: Request<ConnectionEvents>,
+    ) -> Result<Response<ConnectionsHeard>, Status> {
+        for event in request.into_inner().events {
+            info!(device = event.device, kind = ?event.kind(), epoch = event.epoch, "heard");
+        }
+        Ok(Response::new(ConnectionsHeard {}))
     }
 }

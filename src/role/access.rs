@@ -2,19 +2,17 @@
 
 use super::internal::{Internal, InternalTls};
 use super::secret_at::SecretAt;
-use super::{Admin, Role, Surroundings, cannot_start};
+use super::{Admin, Role, Surroundings, cannot_start, reload, reload_peers};
 use crate::bind;
 use crate::failure::{Failure, Outcome, chain};
 use hawser_access::{Config, Listeners};
-use hawser_chassis::shutdown::Tasks;
+use hawser_chassis::callback::Callbacks;
 use hawser_chassis::tls::Certificate;
 use hawser_proto::id::NodeId;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
-use tracing::{info, warn};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -30,6 +28,7 @@ pub(super) struct File {
     routers: Vec<String>,
     cluster_secret: Option<SecretAt>,
     internal_tls: Option<InternalTls>,
+    callbacks: Option<Callbacks>,
     advertised_host: Option<String>,
     server_name: Option<String>,
     connections_max: Option<u32>,
@@ -106,6 +105,9 @@ impl File {
                 field.clone_from(given);
             }
         }
+        if let Some(callbacks) = &self.callbacks {
+            config.callbacks = callbacks.clone();
+        }
         config.advertised_host.clone_from(&self.advertised_host);
         config.connections_max = self.connections_max.unwrap_or(config.connections_max);
         config.accepts_per_second = self.accepts_per_second.unwrap_or(config.accepts_per_second);
@@ -124,7 +126,7 @@ fn all(addresses: &[SocketAddr], name: &str) -> Outcome<Vec<tokio::net::TcpListe
     bound.collect()
 }
 
-/// Runs an access node until the process is told to stop. SIGHUP reads the certificate again.
+/// Runs an access node until the process is told to stop. SIGHUP reads the certificates again.
 pub(super) async fn run(file: File) -> Outcome {
     let config = file.config()?;
     let quic = file.listen.quic.iter().map(|at| bind::udp(*at, "quic", "listen.quic"));
@@ -136,33 +138,15 @@ pub(super) async fn run(file: File) -> Outcome {
         quic: quic.collect::<Outcome<_>>()?,
     };
     let around = Surroundings::start(&file.admin)?;
-    if let Some(certificate) = config.certificate.clone() {
-        reload_on_hangup(&around.tasks, certificate);
-    }
+    let (peers, certificate) = (config.peers.clone(), config.certificate.clone());
+    around.at_hangup(move || {
+        reload_peers(&peers);
+        certificate.iter().for_each(reload);
+    });
     let access = hawser_access::start(config, listeners, &around.registry)
         .await
         .map_err(|failure| cannot_start(Role::Access, &failure))?;
     around.until_terminated().await;
     let calm = access.shutdown(PATIENCE).await;
     around.end(calm).await
-}
-
-fn reload_on_hangup(tasks: &Tasks, certificate: Certificate) {
-    let stop = tasks.stop_signal();
-    tasks.spawn("certificate", async move {
-        let mut hangups = match signal(SignalKind::hangup()) {
-            Ok(hangups) => hangups,
-            Err(failure) => return warn!(%failure, "cannot listen for SIGHUP"),
-        };
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = hangups.recv() => {}
-            }
-            match certificate.reload() {
-                Ok(()) => info!("certificate read again"),
-                Err(failure) => warn!(failure = chain(&failure), "the old certificate stays"),
-            }
-        }
-    });
 }

@@ -2,7 +2,7 @@
 
 use super::internal::{Internal, InternalTls};
 use super::secret_at::SecretAt;
-use super::{Admin, Role, Surroundings, cannot_start};
+use super::{Admin, Role, Surroundings, cannot_start, reload_peers};
 use crate::bind;
 use crate::failure::{Failure, Outcome};
 use crate::span::Span;
@@ -34,6 +34,9 @@ pub(super) struct File {
     node_freshness: Option<Span>,
     node_report_interval: Option<Span>,
     reconnect_window: Option<Span>,
+    resume_tickets: Option<bool>,
+    ticket_key_rotation: Option<Span>,
+    patience: Option<Span>,
     access_refresh: Option<Span>,
     audit_retention: Option<Span>,
     backoff: Option<BackoffFile>,
@@ -66,6 +69,7 @@ impl File {
         let (admin_token, peers) = (self.admin_token.read()?, self.internal().peers()?);
         let mut config = Config::new(self.data_dir.clone(), admin_token, peers, master_key);
         config.public_url.clone_from(&self.public_url);
+        config.resume_tickets = self.resume_tickets.unwrap_or(config.resume_tickets);
         config.allow_open_access = self.allow_open_access.unwrap_or(config.allow_open_access);
         for (field, given) in [
             (&mut config.token_ttl, self.token_ttl),
@@ -73,6 +77,7 @@ impl File {
             (&mut config.node_freshness, self.node_freshness),
             (&mut config.node_report_interval, self.node_report_interval),
             (&mut config.reconnect_window, self.reconnect_window),
+            (&mut config.ticket_key_rotation, self.ticket_key_rotation),
             (&mut config.access_refresh, self.access_refresh),
             (&mut config.audit_retention, self.audit_retention),
         ] {
@@ -95,10 +100,13 @@ pub(super) async fn run(file: File) -> Outcome {
         internal: bind::tcp(file.internal_listen, "the internal port", "internal_listen")?,
     };
     let around = Surroundings::start(&file.admin)?;
+    let peers = config.peers.clone();
+    around.at_hangup(move || reload_peers(&peers));
     let control = hawser_control::start(config, listeners, &around.registry)
         .await
         .map_err(|failure| cannot_start(Role::Control, &failure))?;
     around.until_terminated().await;
-    let calm = control.shutdown(PATIENCE).await;
+    let patience = file.patience.map_or(PATIENCE, |Span(patience)| patience);
+    let calm = control.shutdown(patience).await;
     around.end(calm).await
 }

@@ -3,11 +3,12 @@
 use super::internal::{Internal, InternalTls};
 use super::secret_at::SecretAt;
 use super::store::{Store, StoreFile};
-use super::{Admin, Role, Surroundings, cannot_start};
+use super::{Admin, Role, Surroundings, cannot_start, reload_peers};
 use crate::bind;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::span::Span;
-use hawser_router::{Config, Listeners};
+use hawser_chassis::callback::Callbacks;
+use hawser_router::{Config, Functions, Listeners};
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -30,6 +31,10 @@ pub(super) struct File {
     allow_plain_internal: bool,
     node_lease: Option<Span>,
     call_timeout: Option<Span>,
+    functions: Option<Vec<String>>,
+    push_advertised: Option<String>,
+    callbacks: Option<Callbacks>,
+    patience: Option<Span>,
     store: Option<StoreFile>,
     admin: Admin,
 }
@@ -37,8 +42,26 @@ pub(super) struct File {
 impl File {
     /// What the form alone cannot say.
     pub(super) fn check(&self) -> Outcome {
+        self.functions()?;
+        let is_base = |uri: &&String| uri.starts_with("http://") || uri.starts_with("https://");
+        if let Some(other) = self.push_advertised.as_ref().filter(|uri| !is_base(uri)) {
+            return Err(Failure::usage(format!(
+                "push_advertised = {other} is not of the form http://host:port or https://host:port"
+            )));
+        }
         let (listen, dialled) = (Some(self.internal_listen), [self.control.as_str()]);
         self.internal().check(listen, self.allow_plain_internal, &dialled)
+    }
+
+    fn functions(&self) -> Outcome<Functions> {
+        let Some(names) = &self.functions else { return Ok(Functions::ALL) };
+        let functions = Functions::named(names.iter().map(String::as_str)).map_err(|name| {
+            Failure::usage(format!("functions: there is no {name}; there are logins, push, inbox"))
+        })?;
+        if functions.is_empty() {
+            return Err(Failure::usage("functions is empty: the router would do nothing"));
+        }
+        Ok(functions)
     }
 
     fn internal(&self) -> Internal<'_> {
@@ -50,6 +73,11 @@ impl File {
         self.check()?;
         let peers = self.internal().peers()?;
         let mut config = Config::new(&self.name, self.data_dir.clone(), &self.control, peers);
+        config.functions = self.functions()?;
+        config.push_advertised.clone_from(&self.push_advertised);
+        if let Some(callbacks) = &self.callbacks {
+            config.callbacks = callbacks.clone();
+        }
         if let Some(Span(lease)) = self.node_lease {
             config.node_lease = lease;
         }
@@ -72,10 +100,13 @@ pub(super) async fn run(file: File, store: Option<Store>) -> Outcome {
         internal: bind::tcp(file.internal_listen, "the internal port", "internal_listen")?,
     };
     let around = Surroundings::start(&file.admin)?;
+    let peers = config.peers.clone();
+    around.at_hangup(move || reload_peers(&peers));
     let router = hawser_router::start(config, listeners, &around.registry)
         .await
         .map_err(|failure| cannot_start(Role::Router, &failure))?;
     around.until_terminated().await;
-    let calm = router.shutdown(PATIENCE).await;
+    let patience = file.patience.map_or(PATIENCE, |Span(patience)| patience);
+    let calm = router.shutdown(patience).await;
     around.end(calm).await
 }

@@ -33,8 +33,10 @@ fn help_teaches() {
         ("app", &["create", "list", "show", "update", "delete", "rotate-secret", "owner-key"]),
         ("business", &["create", "list", "show", "update", "delete", "key"]),
         ("token", &["issue", "revoke"]),
-        ("node", &["list"]),
+        ("node", &["list", "drain", "undrain"]),
         ("signing-key", &["rotate"]),
+        ("ticket-key", &["rotate"]),
+        ("certificates", &["create", "show"]),
     ] {
         assert_help(group, &[group, "--help"]);
         // The pages of single commands are not kept, but each must be there and say something.
@@ -49,6 +51,9 @@ fn help_teaches() {
     assert_help("group_create", &["group", "create", "--help"]);
     assert_help("business_create", &["business", "create", "--help"]);
     assert_help("inbox_describe", &["inbox", "describe", "--help"]);
+    assert_help("node_drain", &["node", "drain", "--help"]);
+    assert_help("certificates_create", &["certificates", "create", "--help"]);
+    assert_help("router_list", &["router", "list", "--help"]);
 }
 
 fn fails(line: &[&str], code: i32, wanted: &str) -> Said {
@@ -108,6 +113,13 @@ fn mistakes_are_told_in_one_sentence_with_code_2() {
         (&["app", "create", "a", "--proof", "magic"], "possible values"),
         (&["config", "check", "router", "/nowhere.toml"], "cannot read /nowhere.toml"),
         (&["control", "--config", "/nowhere.toml"], "cannot read /nowhere.toml"),
+        (&["access"], "--config FILE, HAWSER_ACCESS_<KEY>"),
+        (&["router", "--set", "secret"], "key=value"),
+        (&["node", "drain", "a1", "--rate", "fast"], "500/s"),
+        (&["node", "drain", "a1", "--timeout", "1m"], "--wait"),
+        (&["certificates", "create", "--dir", "/tmp", "--days", "0"], "--days"),
+        (&["certificates", "show", "/nowhere.pem"], "/nowhere.pem"),
+        (&["router", "list", "--function", "coffee"], "possible values"),
         (&["nonsense"], "unrecognized subcommand"),
     ] {
         fails(line, 2, wanted);

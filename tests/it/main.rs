@@ -2,6 +2,7 @@
 //! operator's commands and a device against it.
 
 mod cli;
+mod cluster;
 mod dev;
 mod process;
 mod services;

@@ -1,7 +1,8 @@
 //! Running the binary: commands to their end, and `hawser dev` until it is told to stop.
 
 use serde_json::Value;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -35,6 +36,11 @@ impl Said {
         }
     }
 
+    /// Runs a command to its end.
+    pub(crate) fn by(mut command: Command) -> Self {
+        Self::of(command.output().expect("the binary runs"))
+    }
+
     /// Its standard output as JSON.
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.out)
@@ -44,7 +50,9 @@ impl Said {
 
 /// Runs a command line to its end.
 pub(crate) fn run(line: &[&str]) -> Said {
-    Said::of(hawser().args(line).output().expect("the binary runs"))
+    let mut command = hawser();
+    command.args(line);
+    Said::by(command)
 }
 
 /// Runs a command over a data directory, with JSON as its answer.
@@ -99,21 +107,89 @@ impl Dev {
 
     /// Ends it as a supervisor would, and returns its exit code and what it had to complain about.
     pub(crate) fn terminate(mut self) -> (Option<i32>, String) {
-        let id = self.child.id().to_string();
-        let told = Command::new("kill").args(["-TERM", &id]).status().expect("kill runs");
-        assert!(told.success());
+        end(&mut self.child)
+    }
+}
+
+/// Tells a process to end, and waits until it has.
+fn end(child: &mut Child) -> (Option<i32>, String) {
+    let id = child.id().to_string();
+    let told = Command::new("kill").args(["-TERM", &id]).status().expect("kill runs");
+    assert!(told.success());
+    let deadline = Instant::now() + PATIENCE;
+    let status = loop {
+        match child.try_wait().expect("it is our child") {
+            Some(status) => break status,
+            None if Instant::now() > deadline => panic!("it does not end"),
+            None => std::thread::sleep(Duration::from_millis(10)),
+        }
+    };
+    let mut said = String::new();
+    let stderr = child.stderr.as_mut().expect("it is piped");
+    stderr.read_to_string(&mut said).expect("it is read");
+    (status.code(), said)
+}
+
+/// One service in a process of its own.
+pub(crate) struct Service {
+    name: String,
+    child: Child,
+    admin: SocketAddr,
+}
+
+impl Service {
+    /// Starts it on a configuration. `admin`: where its admin port is.
+    pub(crate) fn start(
+        name: &str,
+        mut command: Command,
+        config: &Path,
+        admin: SocketAddr,
+    ) -> Self {
+        let child = command
+            .arg("--config")
+            .arg(config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        Self { name: name.to_owned(), child, admin }
+    }
+
+    /// Waits until its admin port says that it is ready.
+    pub(crate) fn until_ready(&mut self) {
         let deadline = Instant::now() + PATIENCE;
-        let status = loop {
-            match self.child.try_wait().expect("it is our child") {
-                Some(status) => break status,
-                None if Instant::now() > deadline => panic!("hawser dev does not end"),
-                None => std::thread::sleep(Duration::from_millis(10)),
+        while !self.is_ready() {
+            if self.child.try_wait().expect("it is our child").is_some() {
+                let mut said = String::new();
+                let _ = self.child.stderr.as_mut().expect("it is piped").read_to_string(&mut said);
+                panic!("{} ended: {said}", self.name);
             }
-        };
-        let mut said = String::new();
-        let stderr = self.child.stderr.as_mut().expect("it is piped");
-        stderr.read_to_string(&mut said).expect("it is read");
-        (status.code(), said)
+            assert!(Instant::now() < deadline, "{} does not become ready", self.name);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        let Ok(mut stream) = TcpStream::connect(self.admin) else { return false };
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
+        let request =
+            format!("GET /readyz HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.admin);
+        let mut answer = String::new();
+        stream.write_all(request.as_bytes()).is_ok()
+            && stream.read_to_string(&mut answer).is_ok()
+            && answer.starts_with("HTTP/1.1 200")
+    }
+
+    /// Ends it as a supervisor would, and returns its exit code and what it had to complain about.
+    pub(crate) fn terminate(mut self) -> (Option<i32>, String) {
+        end(&mut self.child)
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -52,6 +52,9 @@ pub(crate) struct Settings {
     /// What happens to a stored push whose inbox is full [default: refuse]
     #[arg(long, value_enum)]
     inbox_overflow: Option<InboxOverflow>,
+    /// Tell its endpoints when devices that serve it come and go [default: false]
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
+    connection_events: Option<bool>,
 }
 
 impl Settings {
@@ -72,6 +75,9 @@ impl Settings {
             if let Some(value) = value {
                 fields.insert(name.into(), json!(value));
             }
+        }
+        if let Some(value) = self.connection_events {
+            fields.insert("connection_events".into(), json!(value));
         }
         if let Some(policy) = self.slow_policy {
             let name = match policy {

@@ -84,7 +84,7 @@ fn read(text: &str) -> Result<(Store, Option<Duration>), String> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("store.toml");
     std::fs::write(&path, text).expect("written");
-    let file: File = super::super::load(&path).map_err(|failure| failure.to_string())?;
+    let file: File = super::super::load(Some(&path), &[]).map_err(|failure| failure.to_string())?;
     file.store.read().map_err(|failure| failure.to_string())
 }
 
