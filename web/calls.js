@@ -15,14 +15,19 @@ const CALLS_MAX = 160;
  * @property {(requestId: number) => void} send throws a HawserError when it cannot
  * @property {(answer: AnswerFrame) => void} resolve
  * @property {(failure: HawserError) => void} reject
+ * @property {boolean} stays it may be answered on a connection that was left
  */
 
 export class Calls {
   #lastId = 0;
   /** @type {Map<number, Call>} */
   #inFlight = new Map();
+  /** Those that were sent on a connection that the device has left since. @type {Map<number, Call>} */
+  #behind = new Map();
   /** @type {Set<Call>} */
   #waiting = new Set();
+  /** Ask to hear of the last answer. @type {Set<() => void>} */
+  #quiet = new Set();
 
   /** An id for a call; unique for the life of this client. */
   nextId() {
@@ -32,21 +37,26 @@ export class Calls {
   /**
    * Sends now if `connected`, else when {@link Calls.flush} is called.
    * @param {boolean} connected @param {number} deadlineMs @param {(requestId: number) => void} send
+   * @param {boolean} [stays] a request: its answer counts also after a move
    * @returns {Promise<AnswerFrame>}
    */
-  start(connected, deadlineMs, send) {
+  start(connected, deadlineMs, send, stays = false) {
     return new Promise((resolve, reject) => {
       if (this.#waiting.size + this.#inFlight.size >= CALLS_MAX) {
         return reject(HawserError.fromStatus(14, "too many calls wait for their answer"));
       }
       const timer = setTimeout(() => {
         this.#waiting.delete(call);
-        for (const [id, other] of this.#inFlight) if (other === call) this.#inFlight.delete(id);
+        for (const sent of [this.#inFlight, this.#behind]) {
+          for (const [id, other] of sent) if (other === call) sent.delete(id);
+        }
+        this.#settled();
         reject(HawserError.fromStatus(7, `no answer within ${deadlineMs} ms`));
       }, deadlineMs);
       /** @type {Call} */
       const call = {
         send,
+        stays,
         resolve: (answer) => (clearTimeout(timer), resolve(answer)),
         reject: (failure) => (clearTimeout(timer), reject(failure)),
       };
@@ -77,25 +87,68 @@ export class Calls {
   /** An answer came; one whose deadline has passed is dropped. @param {AnswerFrame} answer */
   answered(answer) {
     const { requestId, status, message } = answer.params;
-    const call = this.#inFlight.get(requestId);
+    const call = this.#inFlight.get(requestId) ?? this.#behind.get(requestId);
     this.#inFlight.delete(requestId);
+    this.#behind.delete(requestId);
     if (status === 0) call?.resolve(answer);
     else call?.reject(HawserError.fromStatus(status, message));
+    this.#settled();
+  }
+
+  /** Nothing is in flight, or the time is over. @param {number} ms @returns {Promise<void>} */
+  quiet(ms) {
+    if (this.#inFlight.size === 0) return Promise.resolve();
+    return new Promise((resolve) => {
+      const end = () => (clearTimeout(timer), this.#quiet.delete(end), resolve());
+      const timer = setTimeout(end, ms);
+      this.#quiet.add(end);
+    });
+  }
+
+  #settled() {
+    if (this.#inFlight.size === 0) this.#quiet.forEach((end) => end());
+  }
+
+  /** The device has moved: requests may still be answered where they were sent, joins are made anew. */
+  moved() {
+    const calls = [...this.#inFlight];
+    this.#inFlight.clear();
+    for (const [id, call] of calls) {
+      if (call.stays) this.#behind.set(id, call);
+      else call.reject(lost());
+    }
+  }
+
+  /** Nothing is owed by the connection that was left. */
+  get isQuietBehind() {
+    return this.#behind.size === 0;
+  }
+
+  /** The connection that was left is gone. */
+  lostBehind() {
+    const calls = [...this.#behind.values()];
+    this.#behind.clear();
+    calls.forEach((call) => call.reject(lost()));
   }
 
   /** The connection is lost: what was sent may or may not have been handled. */
   lost() {
     const calls = [...this.#inFlight.values()];
     this.#inFlight.clear();
-    const failure = new HawserError("connection_lost", "the connection was lost before the answer came");
-    calls.forEach((call) => call.reject(failure));
+    calls.forEach((call) => call.reject(lost()));
+    this.#settled();
   }
 
   /** Nothing will be sent any more. @param {HawserError} failure */
   end(failure) {
-    const calls = [...this.#inFlight.values(), ...this.#waiting];
+    const calls = [...this.#inFlight.values(), ...this.#behind.values(), ...this.#waiting];
     this.#inFlight.clear();
+    this.#behind.clear();
     this.#waiting.clear();
     calls.forEach((call) => call.reject(failure));
   }
+}
+
+function lost() {
+  return new HawserError("connection_lost", "the connection was lost before the answer came");
 }

@@ -71,6 +71,7 @@ export const ERROR_CODES = Object.freeze({
   27: "no_access_point",
   28: "method_not_allowed",
   29: "push_id_reused",
+  30: "not_served_here",
 });
 
 /** @typedef {"now" | "later" | "elsewhere" | "new token" | "never"} Retry */

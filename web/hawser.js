@@ -16,7 +16,9 @@
  * ```
  *
  * The client connects, logs in, keeps the connection alive, refreshes its token, comes back after every
- * loss as the close code says, and re-joins its groups.
+ * loss as the close code says, and re-joins its groups. A node that goes away says so first: then the client
+ * logs in elsewhere while the old connection is still in use, and `onState` hears `online` once more, with
+ * another `connection` and nothing in between.
  *
  * A *volatile* push that was made while the device was away is not seen. A *stored* one waits, and is handed
  * over in order, the next one when the handlers of the one before are done (a promise: when it is settled).
@@ -25,12 +27,15 @@
  */
 import { Calls } from "./calls.js";
 import { CLOSE_CODES, HawserError } from "./codes.js";
+import { Echoes } from "./echoes.js";
 import { History } from "./history.js";
 import { Inboxes } from "./inboxes.js";
 import { Link } from "./link.js";
 import { Answer, Push, bytesOf, checkRequest } from "./message.js";
+import { Move } from "./move.js";
 import { START, isStart } from "./position.js";
 import { nextAttempt, webStore } from "./store.js";
+import { Ticket } from "./ticket.js";
 import { Way } from "./way.js";
 import { Ability, FrameError, Kind, LEFT_REASONS, LOGIN_FRAME_BYTES_MAX, encodeFrame } from "./wire.js";
 
@@ -52,6 +57,15 @@ const REFRESH_RETRY_MS = 60_000;
 const TIMER_MS_MAX = 2 ** 31 - 1;
 /** How long a goodbye waits for the last acknowledgement. */
 const LAST_ACK_MS = 500;
+/** What this client understands. */
+const ABILITIES = Ability.INBOX | Ability.HISTORY | Ability.GO_AWAY | Ability.RESUME;
+/** A connection that was left is closed at the latest after this long, */
+const LINGER_MS = 30_000;
+/** and is not kept for joins on the new one for longer than this. */
+const JOINS_MS = 2_000;
+/** A push of a live group may be this late on the new connection. */
+const ECHO_MS = 5_000;
+const SUPERSEDED = 4408;
 /** Groups whose history is followed, those included that a business has put the device into. */
 const HISTORIES_MAX = 2 * GROUPS_MAX;
 
@@ -196,6 +210,25 @@ export class Client {
   #calls = new Calls();
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #refreshTimer;
+  #ticket = new Ticket();
+
+  // === moving to another one ===
+  /** @type {Move | null} */
+  #move = null;
+  #moveBegan = -Infinity;
+  /** The move says whether it found another place. @type {Promise<boolean>} */
+  #moving = Promise.resolve(false);
+  /** New requests wait for the new connection. */
+  #holding = false;
+  /** The connection that was left. @type {{ link: Link, login: { [name: string]: any } } | null} */
+  #old = null;
+  /** Groups that are being joined on the connection in use. */
+  #joining = 0;
+  #switched = () => {};
+  /** @type {Echoes | null} */
+  #echoes = null;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #echoTimer;
 
   /** @param {Options} options */
   constructor(options) {
@@ -267,6 +300,8 @@ export class Client {
     if (this.#state === "idle" || this.#state === "closed") return;
     this.#finish({ cause: "goodbye" }, new HawserError("closed", "the client was closed"));
     const link = this.#link;
+    this.#ticket.forget();
+    this.#endMove();
     if (this.#inboxes.quiet) return link?.leave();
     const late = new Promise((resolve) => setTimeout(resolve, LAST_ACK_MS));
     void Promise.race([this.#inboxes.flush(), late]).then(() => link?.leave());
@@ -334,7 +369,7 @@ export class Client {
       const left = Math.max(1, until - Date.now());
       const request = { requestId, business: number, method, metadata, deadlineMs: left };
       this.#send(Kind.REQUEST, request, bytes);
-    });
+    }, true);
     return new Answer(answer, params.metadata);
   }
 
@@ -362,35 +397,222 @@ export class Client {
   /**
    * One try, from the access call to the end of its connection.
    * @param {AbortSignal} stop
-   * @returns {Promise<{ cause: string, reason: string, retry: import("./codes.js").Retry, retryAfterMs: number }>}
+   * @returns {Promise<{ cause: string, reason: string, retry: import("./codes.js").Retry, retryAfterMs: number,
+   *   alternatives?: import("./access.js").AccessPoint[] }>}
    */
   async #connect(stop) {
-    const { app, device, businesses = [], appVersion = "" } = this.#options;
-    let link;
-    try {
-      const { url, token, startAfterMs } = await this.#way.next(stop);
-      if (startAfterMs > 0) await this.#sleep(startAfterMs, stop);
-      const identity = await nextAttempt(this.#store, app, device);
-      stop.throwIfAborted();
-      const client = { sdk: SDK, platform: "web", network: "", appVersion };
-      const cursors = await this.#inboxes.cursors(businesses);
-      stop.throwIfAborted();
-      const abilities = Ability.INBOX | Ability.HISTORY;
-      const login = this.#encodeLogin({ app, device, token, ...identity, businesses, client, abilities }, cursors);
-      link = new Link(url, {
-        WebSocket: this.#options.WebSocket ?? globalThis.WebSocket,
-        login,
-        onFrame: (frame) => this.#received(frame),
-      });
-    } catch (failure) {
-      const { code, message, retryAfterMs, final } =
-        failure instanceof HawserError ? failure : new HawserError("dial_failed", String(failure));
-      return { cause: code, reason: message, retry: final ? "never" : "later", retryAfterMs };
+    for (;;) {
+      try {
+        const { url, token, startAfterMs } = await this.#way.next(stop);
+        if (startAfterMs > 0) await this.#sleep(startAfterMs, stop);
+        const login = await this.#makeLogin(token, stop);
+        this.#link = this.#dial(url, () => login);
+      } catch (failure) {
+        const { code, message, retryAfterMs, final } =
+          failure instanceof HawserError ? failure : new HawserError("dial_failed", String(failure));
+        return { cause: code, reason: message, retry: final ? "never" : "later", retryAfterMs };
+      }
+      const ended = await this.#untilEnd(stop);
+      // The token that stands behind a ticket may do: here, and at once.
+      if (!this.#ticketRefused(ended, stop)) return { ...ended, cause: CLOSE_CODES[ended.code] ?? "connection_lost" };
     }
+  }
+
+  /** @param {import("./link.js").Ended} ended @param {AbortSignal} stop */
+  #ticketRefused(ended, stop) {
+    const isToBlame = ended.retry === "new token" && this.#ticket.isToBlame();
+    return isToBlame && this.#onlineSince === null && !stop.aborted;
+  }
+
+  /** @param {string} url @param {() => any} login */
+  #dial(url, login) {
+    /** @type {Link} */
+    const link = new Link(url, {
+      WebSocket: this.#options.WebSocket ?? globalThis.WebSocket,
+      login,
+      onFrame: (frame) => this.#heard(link, frame),
+    });
+    return link;
+  }
+
+  /**
+   * A LOGIN with the next attempt, by ticket or token.
+   * @param {string} token @param {AbortSignal} stop
+   */
+  async #makeLogin(token, stop) {
+    const { app, device, businesses = [], appVersion = "" } = this.#options;
+    const identity = await nextAttempt(this.#store, app, device);
+    stop.throwIfAborted();
+    const client = { sdk: SDK, platform: "web", network: "", appVersion };
+    const cursors = await this.#inboxes.cursors(businesses);
+    stop.throwIfAborted();
+    const resumeTicket = this.#ticket.show();
+    const shown = resumeTicket.length > 0 ? { resumeTicket } : { token };
+    return this.#encodeLogin({ app, device, ...shown, ...identity, businesses, client, abilities: ABILITIES }, cursors);
+  }
+
+  /**
+   * How the connection ended that was in use last, over all moves.
+   * @param {AbortSignal} stop
+   * @returns {Promise<import("./link.js").Ended>}
+   */
+  async #untilEnd(stop) {
+    for (;;) {
+      const link = /** @type {Link} */ (this.#link);
+      const switched = new Promise((resolve) => (this.#switched = () => resolve(null)));
+      const ended = await Promise.race([link.closed, switched]);
+      if (ended === null || this.#link !== link) continue;
+      const move = this.#move;
+      const own = ended.code === SUPERSEDED && move?.mayHaveWon;
+      const goesOn = own || !["never", "new token"].includes(ended.retry);
+      if (goesOn && move?.isNear && !stop.aborted) {
+        // The new connection is the only one now, and as good as there.
+        const wasOnline = this.#onlineSince;
+        this.#disconnected();
+        if (!own) this.#set({ state: "connecting" });
+        if (await this.#moving) continue;
+        this.#onlineSince = wasOnline;
+      }
+      const superseded = move?.superseded;
+      this.#endMove();
+      if (this.#link === link) this.#disconnected();
+      if (superseded) return superseded;
+      return own ? { ...ended, retry: "now" } : ended;
+    }
+  }
+
+  // === moving ===
+
+  /** @param {any} told */
+  #goAway(told) {
+    if (!(this.#login?.abilities & Ability.GO_AWAY)) return;
+    if (this.#move) return this.#move.again(told);
+    const stop = this.#stop.signal;
+    const move = new Move({
+      points: (named, signal) => (this.#beginRound(), this.#way.others(named, signal)),
+      dial: async (step, ready) => {
+        const link = this.#dial(step.url, async () => {
+          await ready();
+          return this.#makeLogin(step.token, stop);
+        });
+        this.#step = step;
+        return link;
+      },
+      answered: (ms) => this.#calls.quiet(ms),
+      hold: (on) => this.#hold(on),
+      refused: (ended) => {
+        if (ended.retry !== "new token") return false;
+        if (this.#ticket.isToBlame()) return true;
+        this.#way.refused();
+        return false;
+      },
+      random: this.#options.random,
+    });
+    this.#move = move;
+    this.#moving = move.run(told, this.#moveBegan).then((arrived) => {
+      this.#moveBegan = Math.max(this.#moveBegan, move.began);
+      if (this.#move === move && !arrived) this.#gaveUp(move);
+      return arrived;
+    });
+  }
+
+  /** Where the new connection leads. @type {import("./way.js").Step | null} */
+  #step = null;
+
+  #beginRound() {
+    if (this.#old) this.#oldGone(this.#old);
+    clearTimeout(this.#echoTimer);
+    this.#echoes ??= new Echoes();
+  }
+
+  /** @param {Move} move */
+  #gaveUp(move) {
+    this.#move = null;
+    this.#forgetEchoes();
+    // This login had won, and a newer one has taken over.
+    if (move.superseded) this.#link?.end(move.superseded);
+  }
+
+  #forgetEchoes() {
+    clearTimeout(this.#echoTimer);
+    this.#echoTimer = setTimeout(() => (this.#echoes = null), ECHO_MS);
+  }
+
+  /** @param {boolean} on */
+  #hold(on) {
+    this.#holding = on;
+    if (!on && this.#login) this.#calls.flush();
+  }
+
+  #endMove() {
+    this.#move?.cancel();
+    this.#move = null;
+    this.#holding = false;
+    if (this.#old) this.#oldGone(this.#old);
+  }
+
+  /** LOGIN_OK on the new connection: it is the one in use. @param {Link} link @param {{ [name: string]: any }} login */
+  #moved(link, login) {
+    const old = this.#link && this.#login ? { link: this.#link, login: this.#login } : null;
+    const move = this.#move;
+    if (this.#step) this.#way.moved(this.#step);
+    this.#move = null;
+    this.#holding = false;
     this.#link = link;
-    const ended = await link.closed;
-    if (this.#link === link) this.#disconnected();
-    return { ...ended, cause: CLOSE_CODES[ended.code] ?? "connection_lost" };
+    this.#login = null;
+    this.#inboxes.disconnected();
+    this.#calls.moved();
+    this.#old = old;
+    this.#loggedIn(login);
+    move?.arrived();
+    this.#switched();
+    if (!old) return this.#forgetEchoes();
+    void old.link.closed.then(() => this.#oldGone(old));
+    setTimeout(() => this.#leaveOld(old, true), LINGER_MS);
+    setTimeout(() => ((this.#joining = 0), this.#leaveOld(old)), JOINS_MS);
+    this.#leaveOld(old);
+  }
+
+  /** Says goodbye when nothing is owed any more. @param {any} old @param {boolean} [now] */
+  #leaveOld(old, now = false) {
+    if (this.#old !== old || old.isLeft) return;
+    if (!now && (this.#joining > 0 || !this.#calls.isQuietBehind)) return;
+    old.isLeft = true;
+    old.link.leaveSoon();
+  }
+
+  /** @param {{ link: Link }} old */
+  #oldGone(old) {
+    if (this.#old !== old) return;
+    this.#old = null;
+    old.link.leave();
+    this.#calls.lostBehind();
+    this.#forgetEchoes();
+  }
+
+  /** What the connection that was left still brings. @param {import("./wire.js").Frame} frame */
+  #heardBehind(frame) {
+    const old = /** @type {{ link: Link, login: any }} */ (this.#old);
+    const params = /** @type {{ [name: string]: any }} */ (frame.params);
+    if (frame.kind === Kind.RESPONSE) {
+      this.#calls.answered({ ...frame, params });
+      return this.#leaveOld(old);
+    }
+    if (frame.kind === Kind.LEFT && params.requestId === 0 && this.#groups.has(params.group)) {
+      this.#putOut(/** @type {any} */ (params));
+      this.#link?.send(encodeFrame(Kind.LEAVE, { requestId: this.#calls.nextId(), group: params.group }));
+    }
+    if (frame.kind !== Kind.PUSH && frame.kind !== Kind.GROUP_PUSH) return;
+    const served = (/** @type {any} */ it) => it.status === 0 && it.number === params.business;
+    const name = old.login.businesses.find(served)?.name;
+    if (!name) return;
+    const push = new Push(params, frame.body, name);
+    if (push.stored) return; // the new connection brings it
+    if (push.group !== null && push.position !== null) {
+      const prev = { term: params.prevTerm, seq: params.prevSeq };
+      if (!this.#histories.get(push.group)?.offerBehind(push.position, prev)) return;
+    } else if (push.group !== null && this.#echoes?.isEcho(old.link, push.group, params.pushId)) return;
+    void this.#businesses.get(name)?._deliver(push);
   }
 
   /**
@@ -413,6 +635,14 @@ export class Client {
   }
 
   // === what the node says ===
+
+  /** @param {Link} link @param {import("./wire.js").Frame} frame */
+  #heard(link, frame) {
+    if (link === this.#link) return this.#received(frame);
+    if (link === this.#old?.link) return this.#heardBehind(frame);
+    const isNew = link === this.#move?.link && frame.kind === Kind.LOGIN_OK;
+    if (isNew) this.#moved(link, /** @type {{ [name: string]: any }} */ (frame.params));
+  }
 
   /** @param {import("./wire.js").Frame} frame */
   #received(frame) {
@@ -440,6 +670,7 @@ export class Client {
       case Kind.MISSED:
         return emit(this.#missedHandlers, { group: params.group, count: Number(params.count) });
       case Kind.GROUP_RESET: return this.#reset(params);
+      case Kind.GO_AWAY: return this.#goAway(params);
       default: // PONG: the link has noted the sign of life
     }
   }
@@ -449,10 +680,13 @@ export class Client {
     this.#login = login;
     this.#onlineSince = Date.now();
     this.#link?.loggedIn(login.heartbeatMs);
+    this.#way.window(login.reconnectWindowMs);
+    this.#ticket.given(login.abilities & Ability.RESUME ? login.resumeTicket : new Uint8Array());
     this.#planRefresh(login);
     this.#inboxes.connected(this.#inboxWire(login), this.#cursors, this.#told(login));
     for (const history of this.#histories.values()) history.connected();
     this.#set({ state: "online", connection: login.connection });
+    this.#joining = 0;
     for (const group of this.#groups) this.#rejoin(group);
     this.#calls.flush();
   }
@@ -480,7 +714,7 @@ export class Client {
       const offered = this.#history(push.group).offer(push.position, prev, Date.now());
       if (offered === "recover") this.#recover(push.group);
       if (offered !== "new") return;
-    }
+    } else if (push.group !== null && this.#echoes?.isEcho(this.#link, push.group, params.pushId)) return;
     void this.#businesses.get(push.business)?._deliver(push);
   }
 
@@ -523,7 +757,15 @@ export class Client {
   /** @param {string} group */
   #rejoin(group) {
     const login = this.#login;
-    this.#join(group, JOIN_DEADLINE_MS).catch((/** @type {HawserError} */ failure) => {
+    this.#joining += 1;
+    const done = () => {
+      if (this.#login !== login) return;
+      this.#joining -= 1;
+      if (this.#old) this.#leaveOld(this.#old);
+    };
+    const joined = this.#join(group, JOIN_DEADLINE_MS);
+    joined.then(done, done);
+    joined.catch((/** @type {HawserError} */ failure) => {
       if (this.#state === "closed") return;
       if (!PASSING.includes(failure.code)) return emit(this.#leftHandlers, { group, reason: failure.code });
       // The wish stays: tried again on this connection, and on the next.
@@ -573,6 +815,7 @@ export class Client {
 
   #disconnected() {
     this.#link = null;
+    this.#holding = false;
     this.#login = null;
     this.#inboxes.disconnected();
     clearTimeout(this.#refreshTimer);
@@ -584,10 +827,12 @@ export class Client {
   /**
    * Sends now or when there is a connection, and waits for the answer.
    * @param {number} deadlineMs @param {(requestId: number) => void} send
+   * @param {boolean} [isRequest] not a join or leave, which each connection has of its own
    */
-  async #call(deadlineMs, send) {
+  async #call(deadlineMs, send, isRequest = false) {
     if (this.#state === "closed") throw new HawserError("closed", "the client is closed");
-    return this.#calls.start(this.#login !== null, deadlineMs, send);
+    const isReady = this.#login !== null && !(this.#holding && isRequest);
+    return this.#calls.start(isReady, deadlineMs, send, isRequest);
   }
 
   /** @param {string} group @param {number} deadlineMs */

@@ -48,6 +48,16 @@ export class History {
   }
 
   /**
+   * A push on a connection that was left: taken only if it is the next; the new one brings the others.
+   * @param {import("./position.js").Position} at @param {import("./position.js").Position} prev
+   */
+  offerBehind(at, prev) {
+    if (isStart(this.last) || compare(prev, this.last) !== 0 || compare(at, this.last) <= 0) return false;
+    this.last = at;
+    return true;
+  }
+
+  /**
    * The history cannot go on from where this device is. True: pushes may be lost.
    * @param {import("./position.js").Position} floor @param {import("./position.js").Position} tail
    */

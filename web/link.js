@@ -10,6 +10,8 @@ import { Kind, SUBPROTOCOL, decodeFrame, encodeFrame } from "./wire.js";
 const LOGIN_TIMEOUT_MS = 10_000;
 /** From a PING to any byte of the node. */
 const PONG_TIMEOUT_MS = 10_000;
+/** From BYE to the node's goodbye. */
+const LEAVE_TIMEOUT_MS = 2_000;
 /** Bytes the browser may hold for a slow network before we stop giving it more. */
 const BUFFERED_BYTES_MAX = 1024 * 1024;
 
@@ -20,6 +22,7 @@ const BUFFERED_BYTES_MAX = 1024 * 1024;
  * @property {string} reason
  * @property {import("./codes.js").Retry} retry
  * @property {number} retryAfterMs
+ * @property {import("./access.js").AccessPoint[]} alternatives where to go instead
  */
 
 export class Link {
@@ -39,7 +42,8 @@ export class Link {
    * @param {string} url
    * @param {object} use
    * @param {typeof WebSocket} use.WebSocket
-   * @param {Uint8Array<ArrayBuffer>} use.login the first frame
+   * @param {() => Uint8Array<ArrayBuffer> | Promise<Uint8Array<ArrayBuffer>>} use.login makes the first
+   *   frame when the link is ready
    * @param {(frame: import("./wire.js").Frame) => void} use.onFrame
    */
   constructor(url, { WebSocket, login, onFrame }) {
@@ -53,7 +57,13 @@ export class Link {
     let opened = false;
     socket.onopen = () => {
       opened = true;
-      if (!this.#ended) socket.send(login);
+      if (this.#ended) return;
+      const first = login();
+      if (!(first instanceof Promise)) return socket.send(first);
+      first.then(
+        (bytes) => this.#ended || socket.send(bytes),
+        (failure) => this.#lost(String(failure)),
+      );
     };
     // Some runtimes report a dial that failed by this alone.
     socket.onerror = () => opened || this.#lost("the connection could not be made");
@@ -90,10 +100,21 @@ export class Link {
     this.send(encodeFrame(Kind.PING, { nonce: Date.now() }));
   }
 
+  /** Ends it as if the node had said so. @param {Ended} ended */
+  end({ code, reason, retry, retryAfterMs }) {
+    this.#end(code, reason, retryAfterMs, retry);
+  }
+
   /** Says goodbye and closes. */
   leave() {
     this.send(encodeFrame(Kind.BYE, { code: 4000 }));
     this.#end(4000, "goodbye", 0);
+  }
+
+  /** Says goodbye, takes what is still on its way, and closes. */
+  leaveSoon() {
+    this.send(encodeFrame(Kind.BYE, { code: 4000 }));
+    setTimeout(() => this.#end(4000, "goodbye", 0), LEAVE_TIMEOUT_MS);
   }
 
   #restartHeartbeat() {
@@ -112,8 +133,8 @@ export class Link {
       const frame = decodeFrame(new Uint8Array(data), { from: "node" });
       if (frame.params === null) return; // from a later release, and may be skipped
       if (frame.kind !== Kind.CLOSE) return this.#onFrame(frame);
-      const { code, reason, retryAfterMs } = frame.params;
-      this.#end(code, reason, retryAfterMs);
+      const { code, reason, retryAfterMs, alternatives } = frame.params;
+      this.#end(code, reason, retryAfterMs, retryOf(code), alternatives);
     } catch (failure) {
       this.#lost(`the node sent no frame of ours: ${/** @type {Error} */ (failure).message}`, "later");
     }
@@ -124,13 +145,13 @@ export class Link {
     this.#end(1006, reason, 0, retry);
   }
 
-  /** @param {number} code @param {string} reason @param {number} retryAfterMs @param {import("./codes.js").Retry} [retry] */
-  #end(code, reason, retryAfterMs, retry = retryOf(code)) {
+  /** @param {number} code @param {string} reason @param {number} retryAfterMs @param {import("./codes.js").Retry} [retry] @param {any[]} [alternatives] */
+  #end(code, reason, retryAfterMs, retry = retryOf(code), alternatives = []) {
     if (this.#ended) return;
     this.#ended = true;
     for (const timer of [this.#loginTimer, this.#heartbeat, this.#pongTimer]) clearTimeout(timer);
     this.#socket.onmessage = null;
     this.#socket.close();
-    this.#settle({ code, reason, retry, retryAfterMs });
+    this.#settle({ code, reason, retry, retryAfterMs, alternatives });
   }
 }

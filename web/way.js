@@ -9,6 +9,11 @@ import { HawserError } from "./codes.js";
 
 /** A node that sent its devices elsewhere comes last for this long. */
 const AVOID_MS = 60_000;
+/** What is taken of a node's alternatives. */
+const NAMED_MAX = 10;
+const HOST = /^[A-Za-z0-9._:-]{1,253}$/;
+
+/** Where to dial, and what to show there. @typedef {{ url: string, node: string, token: string }} Step */
 
 export class Way {
   #options;
@@ -22,10 +27,14 @@ export class Way {
   #turn = 0;
   /** Dials that failed since the last answer or session. */
   #failures = 0;
-  /** What was dialled last, and how many others there were. @type {{ node: string, others: number } | null} */
+  /** What was dialled last, and how many others there were. @type {{ url: string, node: string, others: number } | null} */
   #dialled = null;
   /** Nodes to come last, and until when. @type {Map<string, number>} */
   #avoided = new Map();
+  /** What a node named in its CLOSE: it comes first. @type {import("./access.js").AccessPoint[]} */
+  #named = [];
+  /** What the node of the last login said of the window; 0: as control said. */
+  #windowMs = 0;
 
   /** @param {import("./hawser.js").Options} options @param {string} sdk */
   constructor(options, sdk) {
@@ -42,7 +51,7 @@ export class Way {
   async next(stop) {
     const asked = await this.#ask(stop);
     const answer = /** @type {import("./access.js").AccessAnswer} */ (this.#answer);
-    const points = webSocketPoints(answer.access_points, globalThis.location?.protocol);
+    const points = this.#usable([...this.#named, ...answer.access_points]);
     if (points.length === 0) {
       this.#answer = null;
       throw HawserError.fromStatus(27, "control gave no WebSocket address");
@@ -50,9 +59,61 @@ export class Way {
     const good = points.filter((point) => !this.#isAvoided(point));
     const ordered = [...good, ...points.filter((point) => this.#isAvoided(point))];
     const point = ordered[this.#turn % ordered.length];
-    this.#dialled = { node: nodeOf(point), others: points.length - 1 };
+    this.#dialled = { url: urlOf(point), node: nodeOf(point), others: points.length - 1 };
     const startAfterMs = asked ? (answer.start_after_ms ?? 0) : 0;
     return { url: urlOf(point), token: answer.token, startAfterMs };
+  }
+
+  /**
+   * A round over where else to go: what the node named, then control's answer, then a new answer.
+   * @param {import("./access.js").AccessPoint[]} named @param {AbortSignal} stop
+   * @returns {AsyncGenerator<Step>}
+   */
+  async *others(named, stop) {
+    const here = this.#dialled;
+    const tried = new Set([here?.url]);
+    for (const asksAnew of [false, true]) {
+      if (asksAnew) this.#askedAt = -Infinity;
+      const asked = await this.#ask(stop).catch(() => null);
+      if (asked === null || stop.aborted) return;
+      const points = this.#usable([...named, ...(this.#answer?.access_points ?? [])]);
+      for (const point of points) {
+        const [url, node] = [urlOf(point), nodeOf(point)];
+        if (tried.has(url) || node === here?.node || stop.aborted) continue;
+        tried.add(url);
+        yield { url, node, token: this.#answer?.token ?? "" };
+      }
+    }
+  }
+
+  /** The device has moved there, and the node before is going. @param {Step} step */
+  moved({ url, node }) {
+    if (this.#dialled) this.#avoid(this.#dialled.node);
+    this.#dialled = { url, node, others: this.#dialled?.others ?? 0 };
+    this.#turn = 0;
+  }
+
+  /** The word of LOGIN_OK. @param {number} windowMs */
+  window(windowMs) {
+    this.#windowMs = windowMs;
+  }
+
+  /** The token was refused: control is asked for another one. */
+  refused() {
+    this.#answer = null;
+  }
+
+  /** Each once, in order, as far as this page may dial them. @param {import("./access.js").AccessPoint[]} points */
+  #usable(points) {
+    const sane = points.filter(({ host, port }) => HOST.test(host) && port > 0 && port < 65_536);
+    const usable = webSocketPoints(sane, globalThis.location?.protocol);
+    return usable.filter((point, at) => usable.findIndex((it) => urlOf(it) === urlOf(point)) === at);
+  }
+
+  /** @param {string} node */
+  #avoid(node) {
+    this.#avoided.clear();
+    this.#avoided.set(node, Date.now() + AVOID_MS);
   }
 
   /** @param {import("./access.js").AccessPoint} point */
@@ -88,6 +149,8 @@ export class Way {
     this.#tokenExpiresAt = this.#askedAt + this.#answer.expires_at_ms - this.#answer.issued_at_ms;
     this.#turn = 0;
     this.#failures = 0;
+    this.#named = [];
+    this.#windowMs = 0;
     return true;
   }
 
@@ -99,10 +162,12 @@ export class Way {
 
   /**
    * A connection or a try has ended: how long to wait, in milliseconds.
-   * @param {{ retry: import("./codes.js").Retry, retryAfterMs: number, onlineMs: number }} ended
+   * @param {{ retry: import("./codes.js").Retry, retryAfterMs: number, onlineMs: number,
+   *   alternatives?: import("./access.js").AccessPoint[] }} ended
    */
   ended(ended) {
-    const { backoff, reconnect_window_ms: windowMs } = this.#answer ?? {};
+    const { backoff, reconnect_window_ms: controlsWindowMs } = this.#answer ?? {};
+    const windowMs = this.#windowMs || controlsWindowMs;
     const dialled = this.#dialled;
     this.#dialled = null;
     if (ended.onlineMs > 0) this.#failures = 0;
@@ -113,9 +178,12 @@ export class Way {
     if (ended.retry === "new token") this.#answer = null;
     if (ended.retry === "elsewhere" && dialled) {
       this.#turn = 0;
-      this.#avoided.clear();
-      this.#avoided.set(dialled.node, Date.now() + AVOID_MS);
-      if (dialled.others === 0) this.#askedAt = -Infinity;
+      this.#avoid(dialled.node);
+      if (dialled.others === 0 && !ended.alternatives?.length) this.#askedAt = -Infinity;
+    }
+    if (ended.alternatives?.length) {
+      this.#named = ended.alternatives.slice(0, NAMED_MAX);
+      this.#turn = 0;
     }
     if (ended.retry === "now" && ended.onlineMs === 0 && dialled) {
       // A dial that failed goes on with the next address at once. After a whole round control is asked

@@ -33,6 +33,7 @@ export const Kind = Object.freeze({
   PONG: 0x82,
   REFRESHED: 0x83,
   CLOSE: 0x84,
+  GO_AWAY: 0x85,
   RESPONSE: 0x90,
   JOINED: 0xa0,
   LEFT: 0xa1,
@@ -44,7 +45,7 @@ export const Kind = Object.freeze({
 });
 
 /** Optional abilities, as bits of LOGIN and LOGIN_OK. */
-export const Ability = Object.freeze({ INBOX: 1, HISTORY: 2 });
+export const Ability = Object.freeze({ INBOX: 1, HISTORY: 2, GO_AWAY: 4, RESUME: 8 });
 
 /** @typedef {import("./protobuf.js").Schema} Schema */
 
@@ -71,6 +72,13 @@ export const messages = (() => {
     state: [6, "uint32"],
   };
   /** @type {Schema} */
+  const AccessPoint = {
+    protocol: [1, "string"],
+    host: [2, "string"],
+    port: [3, "uint32"],
+    serverName: [4, "string"],
+  };
+  /** @type {Schema} */
   const InboxPosition = { business: [1, "uint32"], term: [2, "uint64"], seq: [3, "uint64"] };
   return {
     Client,
@@ -78,6 +86,7 @@ export const messages = (() => {
     Cursor,
     Inbox,
     InboxPosition,
+    AccessPoint,
     Login: {
       app: [1, "string"],
       device: [2, "string"],
@@ -87,6 +96,7 @@ export const messages = (() => {
       businesses: [6, "string", "repeated"],
       client: [7, Client],
       abilities: [8, "uint32"],
+      resumeTicket: [9, "bytes"],
       cursors: [10, Cursor, "repeated"],
     },
     LoginOk: {
@@ -102,7 +112,9 @@ export const messages = (() => {
       tokenRefreshAtMs: [10, "uint64"],
       tokenExpiresAtMs: [11, "uint64"],
       abilities: [12, "uint32"],
+      resumeTicket: [13, "bytes"],
       inboxes: [14, Inbox, "repeated"],
+      reconnectWindowMs: [15, "uint32"],
     },
     Ping: { nonce: [1, "uint64"] },
     Refresh: { requestId: [1, "uint64"] },
@@ -114,7 +126,17 @@ export const messages = (() => {
       tokenRefreshAtMs: [5, "uint64"],
       tokenExpiresAtMs: [6, "uint64"],
     },
-    Close: { code: [1, "uint32"], reason: [2, "string"], retryAfterMs: [3, "uint32"] },
+    Close: {
+      code: [1, "uint32"],
+      reason: [2, "string"],
+      retryAfterMs: [3, "uint32"],
+      alternatives: [4, AccessPoint, "repeated"],
+    },
+    GoAway: {
+      deadlineMs: [1, "uint32"],
+      reason: [2, "string"],
+      alternatives: [3, AccessPoint, "repeated"],
+    },
     Request: {
       requestId: [1, "uint64"],
       business: [2, "uint32"],
@@ -218,6 +240,7 @@ const schemas = new Map([
   [Kind.PONG, messages.Ping],
   [Kind.REFRESHED, messages.Refreshed],
   [Kind.CLOSE, messages.Close],
+  [Kind.GO_AWAY, messages.GoAway],
   [Kind.RESPONSE, messages.Response],
   [Kind.JOINED, messages.Joined],
   [Kind.LEFT, messages.Left],

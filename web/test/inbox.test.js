@@ -63,7 +63,7 @@ test("positions are compared by term first, and are kept as text", () => {
 test("a login shows its abilities, and names the cursors that are kept", async () => {
   const store = memoryStore();
   const first = await online(store);
-  assert.equal(first.login.abilities, 3);
+  assert.equal(first.login.abilities, 15);
   assert.deepEqual(first.login.cursors, []);
   push(first.socket, at(1), at(0));
   push(first.socket, at(2), at(1));

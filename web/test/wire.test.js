@@ -22,13 +22,18 @@ test("what is written is read again, for every kind", () => {
     LOGIN: {
       app: "demo", device: "d", token: "t", instance: new Uint8Array(16).fill(9), attempt: 2 ** 40,
       businesses: ["chat", ""], client: { sdk: "s", platform: "web", network: "", appVersion: "" }, abilities: 3,
-      cursors: [{ business: "chat", term: 2 ** 52, seq: 1 }, { business: "", term: 0, seq: 18446744073709551615n }],
+      resumeTicket: new Uint8Array([1]), cursors: [{ business: "chat", term: 2 ** 52, seq: 1 }, { business: "", term: 0, seq: 18446744073709551615n }],
     },
     LOGIN_OK: {
       connection: "c", epoch: 1_700_000_000_000, businesses: [{ name: "chat", number: 1, status: 0 }],
       heartbeatMs: 25_000, idleTimeoutMs: 35_000, serverTimeMs: 18446744073709551615n, frameBytesMax: 65536,
       groupsMax: 100, requestsInFlightMax: 64, tokenRefreshAtMs: 1, tokenExpiresAtMs: 2, abilities: 4294967295,
+      resumeTicket: new Uint8Array([9, 9]),
       inboxes: [{ business: 1, tailTerm: 9, tailSeq: 8, floorTerm: 7, floorSeq: 6, state: 2 }],
+      reconnectWindowMs: 15_000,
+    },
+    GO_AWAY: {
+      deadlineMs: 30_000, reason: "", alternatives: [{ protocol: "ws", host: "h", port: 80, serverName: "" }],
     },
     REFRESHED: {
       requestId: 1, status: 0, message: "", token: "t2", tokenRefreshAtMs: 5, tokenExpiresAtMs: 6,

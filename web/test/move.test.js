@@ -1,0 +1,322 @@
+import assert from "node:assert/strict";
+import { afterEach, beforeEach, test } from "node:test";
+import { Echoes } from "../echoes.js";
+import { RESUME_TICKET_LIFE_MS, Ticket } from "../ticket.js";
+import { Kind } from "../wire.js";
+import { House, clock, pass, settle } from "./house.js";
+
+beforeEach(() => clock.start());
+afterEach(() => clock.stop());
+
+const text = (body) => new TextEncoder().encode(body);
+const last = (items) => items.at(-1);
+const ALL = 15;
+const ws = (host, port) => ({ protocol: "ws", host, port, serverName: "" });
+const position = (seq) => ({ term: 9, seq, prevTerm: seq === 1 ? 0 : 9, prevSeq: seq - 1 });
+
+/** A house with two nodes. */
+function house() {
+  const house = new House();
+  const { access } = house;
+  house.access = (call) => {
+    const answer = access(call);
+    answer.body.access_points = [
+      { protocol: "ws", host: "a.test", port: 1, node: "a" },
+      { protocol: "ws", host: "b.test", port: 2, node: "b" },
+    ];
+    return answer;
+  };
+  return house;
+}
+
+async function online(changes = {}) {
+  const it = house();
+  const client = it.client();
+  client.start();
+  const { socket } = await it.login({ abilities: ALL, ...changes });
+  return { house: it, client, socket };
+}
+
+/** The newest socket: opened, with its LOGIN. */
+async function arrive(house) {
+  await settle();
+  const socket = last(house.sockets);
+  socket.open();
+  await settle();
+  return { socket, login: socket.take(Kind.LOGIN)?.params };
+}
+
+async function move(setting, changes) {
+  setting.socket.say(Kind.GO_AWAY, { deadlineMs: 30_000, ...changes });
+  const { socket } = await arrive(setting.house);
+  await setting.house.login.call({ ...setting.house, sockets: [greeted(socket)] }, { abilities: ALL, connection: "b" });
+  return socket;
+}
+
+/** A socket whose LOGIN was looked at already. */
+function greeted(socket) {
+  return { open() {}, take: () => ({ params: {} }), say: (kind, params) => socket.say(kind, params) };
+}
+
+test("a device logs in there, and then leaves here", async () => {
+  const setting = await online();
+  const { house: it, client, socket: old } = setting;
+  const heard = [];
+  client.business("chat").onPush((push) => void heard.push(push.text()));
+  old.say(Kind.GO_AWAY, { deadlineMs: 30_000 });
+  const { socket, login } = await arrive(it);
+  assert.deepEqual([socket.url, login.attempt, login.token], ["ws://b.test:2/", 2, "token-1"]);
+  old.say(Kind.PUSH, { business: 4, pushId: text("1") }, text("old"));
+  assert.equal(old.take(Kind.BYE), undefined, "still in use");
+  await it.login.call({ ...it, sockets: [greeted(socket)] }, { abilities: ALL, connection: "b" });
+  assert.ok(old.take(Kind.BYE), "nothing is owed");
+  old.say(Kind.PUSH, { business: 4, pushId: text("2") }, text("late"));
+  old.say(Kind.CLOSE, { code: 4000 });
+  socket.say(Kind.PUSH, { business: 4, pushId: text("3") }, text("new"));
+  assert.deepEqual(heard, ["old", "late", "new"]);
+  assert.deepEqual(it.states.map(({ state }) => state), ["connecting", "online", "online"]);
+  assert.equal(last(it.states).connection, "b");
+  const answer = client.business("chat").request("echo", "hi");
+  const { requestId } = socket.take(Kind.REQUEST).params;
+  socket.say(Kind.RESPONSE, { requestId });
+  await answer;
+  client.close();
+});
+
+test("the node's alternatives come first, then control's, then control itself", async () => {
+  const { house: it, client, socket } = await online();
+  const bad = [ws("", 1), ws("a b", 1), ws("h", 0), { ...ws("h", 1), protocol: "smoke" }, ws("a.test", 1)];
+  socket.say(Kind.GO_AWAY, { deadlineMs: 30_000, alternatives: [...bad, ws("n.test", 9)] });
+  const urls = [];
+  for (let dial = 0; dial < 2; dial += 1) {
+    await settle();
+    urls.push(last(it.sockets).url);
+    last(it.sockets).break();
+  }
+  assert.deepEqual(urls, ["ws://n.test:9/", "ws://b.test:2/"], "what can be dialled, and not this node");
+  await settle();
+  assert.equal(it.accessCalls.length, 2, "control was asked again");
+  assert.deepEqual(it.states.map(({ state }) => state), ["connecting", "online"]);
+  client.close();
+});
+
+test("superseded by its own login is no reason to stay away, by another it is", async () => {
+  const first = await online();
+  first.socket.say(Kind.GO_AWAY, { deadlineMs: 30_000 });
+  const { socket } = await arrive(first.house);
+  first.socket.say(Kind.CLOSE, { code: 4408 });
+  await settle();
+  await first.house.login.call({ ...first.house, sockets: [greeted(socket)] }, { abilities: ALL });
+  assert.deepEqual(first.house.states.map(({ state }) => state), ["connecting", "online", "online"]);
+  first.client.close();
+
+  const other = await online();
+  other.socket.say(Kind.GO_AWAY, { deadlineMs: 30_000 });
+  await settle(); // dialled, and no LOGIN sent yet
+  other.socket.say(Kind.CLOSE, { code: 4408 });
+  await settle();
+  assert.deepEqual([last(other.house.states).state, last(other.house.states).cause], ["closed", "superseded"]);
+
+  const overtaken = await online();
+  overtaken.socket.say(Kind.GO_AWAY, { deadlineMs: 30_000 });
+  const late = await arrive(overtaken.house);
+  late.socket.say(Kind.CLOSE, { code: 4408 });
+  await settle();
+  assert.equal(last(overtaken.house.states).state, "closed");
+});
+
+test("requests in flight are answered before the login, and new ones wait for it", async () => {
+  const { house: it, client, socket: old } = await online();
+  const chat = client.business("chat");
+  const first = chat.request("echo", "1");
+  const { requestId } = old.take(Kind.REQUEST).params;
+  old.say(Kind.GO_AWAY, { deadlineMs: 30_000 });
+  const { socket, login } = await arrive(it);
+  assert.equal(login, undefined, "not yet");
+  const second = chat.request("echo", "2");
+  await settle();
+  assert.equal(old.take(Kind.REQUEST), undefined);
+  old.say(Kind.RESPONSE, { requestId });
+  await first;
+  await settle();
+  assert.ok(socket.take(Kind.LOGIN));
+  await it.login.call({ ...it, sockets: [greeted(socket)] }, { abilities: ALL });
+  socket.say(Kind.RESPONSE, { requestId: socket.take(Kind.REQUEST).params.requestId });
+  await second;
+  client.close();
+});
+
+test("a request that takes long is answered on the connection that was left, or lost with it", async () => {
+  for (const isAnswered of [true, false]) {
+    const { house: it, client, socket: old } = await online();
+    const answer = client.business("chat").request("slow", "", { deadlineMs: 20_000 });
+    const { requestId } = old.take(Kind.REQUEST).params;
+    old.say(Kind.GO_AWAY, { deadlineMs: 30_000 });
+    const { socket } = await arrive(it);
+    await pass(1_000);
+    assert.ok(socket.take(Kind.LOGIN), "a second is all it gets");
+    await it.login.call({ ...it, sockets: [greeted(socket)] }, { abilities: ALL });
+    assert.equal(old.take(Kind.BYE), undefined);
+    if (isAnswered) {
+      old.say(Kind.RESPONSE, { requestId });
+      await answer;
+      assert.ok(old.take(Kind.BYE));
+    } else {
+      const lost = assert.rejects(answer, { code: "connection_lost" });
+      old.say(Kind.CLOSE, { code: 4408 });
+      await lost;
+    }
+    assert.equal(client.state, "online");
+    client.close();
+  }
+});
+
+test("what has a position comes from one connection, a live group's push once", async () => {
+  const setting = await online();
+  const { house: it, client, socket: old } = setting;
+  const heard = [];
+  client.business("chat").onPush((push) => void heard.push(push.text()));
+  const joins = client.join("g");
+  old.say(Kind.JOINED, { requestId: old.take(Kind.JOIN).params.requestId, group: "g", business: 4 });
+  await joins;
+  const push = (socket, id) => socket.say(Kind.GROUP_PUSH, { business: 4, group: "g", pushId: text(id) }, text(id));
+  const stored = (socket, seq) => socket.say(Kind.PUSH, { business: 4, pushId: text("s"), ...position(seq) }, text(`s${seq}`));
+  stored(old, 1);
+  old.say(Kind.GO_AWAY, { deadlineMs: 30_000 });
+  const { socket } = await arrive(it);
+  push(old, "g1");
+  stored(old, 2);
+  await settle();
+  await it.login.call({ ...it, sockets: [greeted(socket)] }, { abilities: ALL });
+  const again = socket.take(Kind.JOIN).params;
+  assert.equal(again.group, "g");
+  assert.equal(old.take(Kind.BYE), undefined, "the group is not joined yet");
+  push(socket, "g1");
+  push(socket, "g2");
+  push(old, "g2");
+  push(old, "g3");
+  stored(old, 3);
+  for (const seq of [1, 2, 3]) stored(socket, seq);
+  await settle();
+  socket.say(Kind.JOINED, { requestId: again.requestId, group: "g", business: 4 });
+  await settle();
+  assert.ok(old.take(Kind.BYE));
+  assert.deepEqual(heard, ["s1", "g1", "s2", "g2", "g3", "s3"]);
+  client.close();
+});
+
+test("a move that fails is tried until the deadline, and the connection is used to its end", async () => {
+  const { house: it, client, socket } = await online();
+  socket.say(Kind.GO_AWAY, { deadlineMs: 20_000 });
+  for (let second = 0; second < 60; second += 1) {
+    await pass(500);
+    socket.say(Kind.PONG, {});
+    const newest = last(it.sockets);
+    if (newest !== socket && newest.readyState === 0) newest.break();
+  }
+  const dials = it.sockets.length;
+  assert.ok(dials > 3 && dials < 30, `${dials} with growing delays`);
+  await pass(20_000);
+  socket.say(Kind.PONG, {});
+  assert.equal(it.sockets.length, dials, "and no more");
+  assert.equal(client.state, "online");
+  socket.say(Kind.CLOSE, { code: 4200, alternatives: [ws("n.test", 9)] });
+  await settle();
+  assert.equal(client.state, "waiting");
+  await pass(2_000);
+  assert.equal(last(it.sockets).url, "ws://n.test:9/");
+  client.close();
+});
+
+test("GO_AWAY every second moves it every five, and never without the ability", async () => {
+  const setting = await online();
+  let moves = 0;
+  let { socket } = setting;
+  for (let second = 0; second < 30; second += 1) {
+    socket.say(Kind.GO_AWAY, { deadlineMs: 30_000 });
+    await pass(1_000);
+    const newest = last(setting.house.sockets);
+    if (newest === socket) continue;
+    await move({ ...setting, socket: { say() {} } });
+    socket = newest;
+    moves += 1;
+  }
+  assert.ok(moves >= 5 && moves <= 7, `${moves} moves`);
+  setting.client.close();
+
+  const plain = await online({ abilities: 3 });
+  plain.socket.say(Kind.GO_AWAY, { deadlineMs: 30_000 });
+  await settle();
+  assert.equal(plain.house.sockets.length, 1);
+  plain.client.close();
+});
+
+test("closing ends both connections and the move", async () => {
+  const { house: it, client, socket } = await online();
+  socket.say(Kind.GO_AWAY, { deadlineMs: 30_000 });
+  await settle();
+  client.close();
+  await pass(60_000);
+  assert.equal(it.sockets.length, 2);
+  assert.ok(it.sockets.every(({ readyState }) => readyState === 3));
+});
+
+// --- tickets and windows ---
+
+test("a ticket stands for the token; a refused one is followed by the token, at once and once", async () => {
+  const { house: it, client, socket } = await online({ resumeTicket: text("ticket") });
+  socket.break();
+  await pass(2_000);
+  const back = await arrive(it);
+  assert.deepEqual([back.login.token, new TextDecoder().decode(back.login.resumeTicket)], ["", "ticket"]);
+  back.socket.say(Kind.CLOSE, { code: 4301 });
+  const again = await arrive(it);
+  assert.notEqual(again.socket, back.socket, "without a wait");
+  assert.deepEqual([again.login.token, again.login.resumeTicket.length], ["token-1", 0]);
+  again.socket.say(Kind.CLOSE, { code: 4301 });
+  await settle();
+  await pass(1);
+  assert.equal(it.accessCalls.length, 2, "then another token");
+  client.close();
+});
+
+test("a ticket ends with its time, with its token, and with the client", async () => {
+  const ticket = new Ticket();
+  assert.equal(ticket.show().length, 0);
+  ticket.given(text("t"));
+  assert.equal(ticket.show().length, 1);
+  await pass(RESUME_TICKET_LIFE_MS);
+  assert.equal(ticket.show().length, 0);
+  ticket.given(text("t"));
+  ticket.given(text(""));
+  assert.equal(ticket.show().length, 0);
+  ticket.given(new Uint8Array(1_025));
+  assert.equal(ticket.show().length, 0);
+  ticket.given(text("t"));
+  ticket.show();
+  assert.deepEqual([ticket.isToBlame(), ticket.isToBlame()], [true, false]);
+
+  const { house: it, client } = await online({ resumeTicket: text("ticket") });
+  client.close();
+  client.start();
+  const { login } = await arrive(it);
+  assert.equal(login.resumeTicket.length, 0);
+  client.close();
+});
+
+test("the window of the login counts before control's", async () => {
+  for (const [told, expected] of [[0, 500], [40_000, 20_000]]) {
+    const { house: it, client, socket } = await online({ reconnectWindowMs: told });
+    socket.break();
+    await settle();
+    assert.equal(last(it.states).retryInMs, expected);
+    client.close();
+  }
+});
+
+test("only what the other connection brought is an echo", () => {
+  const echoes = new Echoes();
+  assert.deepEqual(["a", "a", "b"].map((link) => echoes.isEcho(link, "g", text("1"))), [false, false, true]);
+  assert.equal(echoes.isEcho("b", "h", text("1")), false);
+  assert.equal(echoes.isEcho("b", "g", text("")), false);
+});
