@@ -1,19 +1,22 @@
 //! The doors: five ways in, each ending in a link and the connection's task. A slow handshake holds up
-//! nobody else, and a full node refuses before it works.
+//! nobody else, and a node that will not take somebody in says so before it works for him.
+
+mod place;
+
+pub(crate) use place::{Strangers, Unauthenticated};
 
 use crate::conn::{self, Arrival};
 use crate::frame_out::Form;
+use crate::goodbye;
 use crate::link::{Dialled, Link, QuicLink, TlsLink, Transport};
 use crate::node::{Listeners, Node, StartError};
 use crate::reader::Reader;
 use hawser_proto::code::CloseCode;
-use hawser_proto::frame::NodeFrame;
+use place::Refused;
 use quinn::crypto::rustls::QuicServerConfig;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -30,12 +33,10 @@ const ALPN: &[u8] = b"hawser/1";
 const SUBPROTOCOL: &str = "hawser.1";
 /// Pause after accept failed for want of descriptors or memory: links that are there go on.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// When those who were refused may come back: spread, so that they do not come back together.
-const REFUSED_RETRY_MS: RangeInclusive<u32> = 1_000..=3_000;
 /// What one QUIC connection may have in flight, either way.
 const QUIC_WINDOW: u32 = 256 * 1024;
-/// Handshakes under way on one QUIC socket before addresses must prove themselves (Retry).
-const QUIC_UNVALIDATED_MAX: usize = 256;
+/// Connections of one QUIC socket that are not accepted yet and may have bytes buffered.
+const QUIC_UNACCEPTED_MAX: u64 = 256;
 /// The session's own idle time-out is the one that counts, and an app may set it to two hours: QUIC's
 /// only cleans up behind it.
 const QUIC_IDLE_TIMEOUT: Duration = Duration::from_hours(3);
@@ -116,8 +117,8 @@ async fn accept(
         };
         let place = match Unauthenticated::admit(&node, remote.ip()) {
             Ok(place) => place,
-            Err(code) => {
-                refuse(&stream, dialled, code);
+            Err(refused) => {
+                refuse(&node, &stream, dialled, refused);
                 continue;
             }
         };
@@ -159,13 +160,23 @@ fn prepare(node: &Node, stream: &TcpStream) {
     let _ = socket2::SockRef::from(stream).set_send_buffer_size(node.config.send_buffer_bytes);
 }
 
-/// Tells a device to come back elsewhere or later, where that costs nothing: on plain TCP.
-fn refuse(stream: &TcpStream, dialled: Dialled, code: CloseCode) {
-    if dialled == Dialled::Tcp {
-        let retry_after_ms = rand::random_range(REFUSED_RETRY_MS);
-        let close = NodeFrame::close(code, code.meaning(), retry_after_ms);
-        let _ = stream.try_write(&close.encode());
-    }
+/// Tells a device to come back elsewhere or later, where that can be said in the clear and costs nothing:
+/// one write that is not waited for. Behind TLS it would cost the very handshake that is to be saved.
+fn refuse(node: &Node, stream: &TcpStream, dialled: Dialled, refused: Refused) {
+    let Refused { code, retry_after_ms } = refused;
+    let word = match dialled {
+        Dialled::Tcp => goodbye::refusal(node, code, retry_after_ms).encode(),
+        Dialled::Ws => {
+            let seconds = retry_after_ms.div_ceil(1_000);
+            let answer = format!(
+                "HTTP/1.1 503 Service Unavailable\r\nRetry-After: {seconds}\r\n\
+                 Connection: close\r\nContent-Length: 0\r\n\r\n"
+            );
+            answer.into()
+        }
+        Dialled::Tls | Dialled::Wss | Dialled::Quic | Dialled::Attached => return,
+    };
+    let _ = stream.try_write(&word);
 }
 
 /// Handshake and upgrade, under their deadlines, then the connection's own life.
@@ -179,6 +190,7 @@ async fn greet(
     place: Unauthenticated,
 ) {
     let is_websocket = matches!(dialled, Dialled::Ws | Dialled::Wss);
+    let greets = place.greets();
     let stop = node.doors.stop_signal();
     // Boxed, so that what a handshake needs is gone when it is over.
     let greeting = Box::pin(async {
@@ -202,6 +214,7 @@ async fn greet(
         // Whoever is not through the door when it closes has nothing to lose.
         () = stop.cancelled() => return,
     };
+    drop(greets);
     match greeted {
         Ok((link, origin)) => {
             let (form, reader) = if is_websocket {
@@ -259,7 +272,7 @@ fn quic_endpoint(node: &Node, socket: std::net::UdpSocket) -> Result<quinn::Endp
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     config
         .incoming_buffer_size(QUIC_INCOMING_BYTES)
-        .incoming_buffer_size_total(QUIC_INCOMING_BYTES * QUIC_UNVALIDATED_MAX as u64);
+        .incoming_buffer_size_total(QUIC_INCOMING_BYTES * QUIC_UNACCEPTED_MAX);
     let mut transport = quinn::TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(1u8.into())
@@ -286,15 +299,18 @@ async fn accept_quic(node: Arc<Node>, endpoint: quinn::Endpoint) {
             () = stop.cancelled() => break,
         };
         let Some(incoming) = incoming else { return };
-        if endpoint.open_connections() > 0
-            && node.unauthenticated.load(Ordering::Relaxed) as usize > QUIC_UNVALIDATED_MAX
-            && !incoming.remote_address_validated()
-        {
+        let remote = incoming.remote_address().ip();
+        if Unauthenticated::look(&node, remote).is_err() {
+            incoming.refuse();
+            continue;
+        }
+        // Whoever forges addresses must not use up what the node takes in.
+        if place::is_pressed(&node) && !incoming.remote_address_validated() {
             // An error means it was validated meanwhile, or has gone.
             let _ = incoming.retry();
             continue;
         }
-        match Unauthenticated::admit(&node, incoming.remote_address().ip()) {
+        match Unauthenticated::admit(&node, remote) {
             Ok(place) => node.tasks.spawn_light(greet_quic(node.clone(), incoming, place)),
             Err(_) => incoming.refuse(),
         }
@@ -306,6 +322,7 @@ async fn accept_quic(node: Arc<Node>, endpoint: quinn::Endpoint) {
 async fn greet_quic(node: Arc<Node>, incoming: quinn::Incoming, place: Unauthenticated) {
     let accepted = Instant::now();
     let remote = incoming.remote_address().ip();
+    let greets = place.greets();
     let stop = node.doors.stop_signal();
     let greeting = Box::pin(async {
         let connecting = incoming.accept()?;
@@ -324,6 +341,7 @@ async fn greet_quic(node: Arc<Node>, incoming: quinn::Incoming, place: Unauthent
         greeted = greeting => greeted,
         () = stop.cancelled() => return,
     };
+    drop(greets);
     match greeted {
         Ok((link, ready)) => {
             let (form, dialled, origin) = (Form::Stream, Dialled::Quic, None);
@@ -352,36 +370,4 @@ pub(crate) fn attach(node: &Arc<Node>, transport: Box<dyn Transport>, remote: Ip
     };
     conn::start(node.clone(), arrival, Reader::stream());
     true
-}
-
-/// A place among those that have not logged in; given back by drop.
-pub(crate) struct Unauthenticated(Arc<Node>);
-
-impl Unauthenticated {
-    /// Counts one more in. `Err`: the node is full, or full of strangers, or more come than it takes in,
-    /// or their address is known for failed logins.
-    fn admit(node: &Arc<Node>, remote: IpAddr) -> Result<Self, CloseCode> {
-        let max = u64::from(node.config.connections_max);
-        let strangers_max = max * u64::from(node.config.unauthenticated_percent_max) / 100;
-        let refused = |cause: &str, code| {
-            node.metrics.refused_connections.with_label_values(&[cause]).inc();
-            code
-        };
-        if node.metrics.connections.get().max(0) as u64 >= max {
-            return Err(refused("full", CloseCode::NodeFull));
-        }
-        let before = node.unauthenticated.fetch_add(1, Ordering::AcqRel);
-        let place = Self(node.clone());
-        if u64::from(before) >= strangers_max.max(1) {
-            return Err(refused("strangers", CloseCode::Overloaded));
-        }
-        node.admission.admit(remote).map_err(|(cause, code)| refused(cause, code))?;
-        Ok(place)
-    }
-}
-
-impl Drop for Unauthenticated {
-    fn drop(&mut self) {
-        self.0.unauthenticated.fetch_sub(1, Ordering::AcqRel);
-    }
 }

@@ -4,14 +4,19 @@
 
 use crate::config::Config;
 use foldhash::fast::RandomState;
-use hawser_proto::code::CloseCode;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Addresses looked at for each new one, to find those that need not be remembered any more.
 const TIDIED_AT_ONCE: usize = 2;
+/// Nobody who was turned away comes again sooner than this, nor is told of a time further away than that.
+const RETRY_MS_MIN: u32 = 1_000;
+const QUEUE_MAX: Duration = Duration::from_mins(1);
+/// Turns are given out one after the other; this blurs what devices make of them in step.
+const RETRY_JITTER_MS: u32 = 500;
 
 /// A rate with a burst: a token bucket, which is known by the time when it is full again.
 #[derive(Clone, Copy, Debug)]
@@ -38,17 +43,35 @@ impl Rate {
     }
 }
 
-/// How many connections a second are taken in, with a burst of one second's.
+/// How many connections a second are taken in, with a burst of one second's; and when those who were turned
+/// away may come again.
 #[derive(Debug)]
 pub(crate) struct Accepts {
     rate: Rate,
     full_at: Instant,
+    /// The turns of those who were turned away are given out up to here.
+    booked_until: Instant,
 }
 
 impl Accepts {
     pub(crate) fn new(per_second: u32, now: Instant) -> Self {
         let per_second = per_second.max(1);
-        Self { rate: Rate::new(Duration::from_secs(1) / per_second, per_second), full_at: now }
+        let rate = Rate::new(Duration::from_secs(1) / per_second, per_second);
+        Self { rate, full_at: now, booked_until: now }
+    }
+
+    /// Gives whoever is turned away now a turn behind all who were turned away before, at a rate that leaves
+    /// a fifth to those who come for the first time. Not everybody comes back, and not everybody is a
+    /// device: the queue is not longer than [`QUEUE_MAX`].
+    pub(crate) fn turn_after(&mut self, now: Instant) -> Duration {
+        let next = self.booked_until.max(now) + self.rate.interval * 5 / 4;
+        self.booked_until = next.min(now + QUEUE_MAX);
+        next.min(now + QUEUE_MAX) - now
+    }
+
+    /// Whether less than half of the burst is left.
+    pub(crate) fn is_pressed(&self, now: Instant) -> bool {
+        self.full_at.saturating_duration_since(now) > self.rate.depth / 2
     }
 
     /// Counts one more in, if it may come.
@@ -61,10 +84,13 @@ impl Accepts {
     }
 }
 
-/// Both, as the doors and the logins ask for them. The locks are held for one look.
+/// All of it, as the doors and the logins ask for it. The locks are held for one look.
 pub(crate) struct Admission {
     accepts: Mutex<Accepts>,
     failed_logins: Mutex<FailedLogins>,
+    refusals: AtomicU64,
+    /// Of these control knows.
+    refusals_told: AtomicU64,
 }
 
 impl Admission {
@@ -74,18 +100,42 @@ impl Admission {
         Self {
             accepts: Mutex::new(Accepts::new(config.accepts_per_second, Instant::now())),
             failed_logins: Mutex::new(failed),
+            refusals: AtomicU64::new(0),
+            refusals_told: AtomicU64::new(0),
         }
     }
 
-    /// Counts a new connection in. `Err`: why not, for the metric and for the device.
-    pub(crate) fn admit(&self, address: IpAddr) -> Result<(), (&'static str, CloseCode)> {
-        if self.is_limited(address) {
-            return Err(("failed_logins", CloseCode::RateLimited));
-        }
-        if self.accepts.lock().admit(Instant::now()) {
-            return Ok(());
-        }
-        Err(("rate", CloseCode::Overloaded))
+    /// Counts a new connection in, if the rate allows it.
+    pub(crate) fn admit(&self) -> bool {
+        self.accepts.lock().admit(Instant::now())
+    }
+
+    /// When somebody who is turned away for want of room in the rate may come again.
+    pub(crate) fn retry_after_ms(&self) -> u32 {
+        let turn = self.accepts.lock().turn_after(Instant::now());
+        let jitter_ms = rand::random_range(0..=RETRY_JITTER_MS);
+        RETRY_MS_MIN + u32::try_from(turn.as_millis()).unwrap_or(u32::MAX / 2) + jitter_ms
+    }
+
+    /// Whether addresses should prove themselves before more is done for them.
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.accepts.lock().is_pressed(Instant::now())
+    }
+
+    /// A connection was turned away. True: control should hear of it, since it believes that there is none.
+    pub(crate) fn refused(&self) -> bool {
+        let before = self.refusals.fetch_add(1, Ordering::Relaxed);
+        before == self.refusals_told.load(Ordering::Relaxed)
+    }
+
+    /// Connections turned away since the start.
+    pub(crate) fn refusals(&self) -> u64 {
+        self.refusals.load(Ordering::Relaxed)
+    }
+
+    /// Control was told of so many.
+    pub(crate) fn refusals_told(&self, refusals: u64) {
+        self.refusals_told.store(refusals, Ordering::Relaxed);
     }
 
     /// Whether nobody of this address may log in just now.
@@ -203,6 +253,39 @@ mod tests {
         // Not more than the burst, however long it was quiet.
         assert_eq!(admitted(&mut accepts, begun + Duration::from_hours(1)), 1_500);
         assert_eq!(admitted(&mut Accepts::new(0, begun), begun), 1);
+    }
+
+    #[test]
+    fn those_who_are_turned_away_come_again_one_after_the_other() {
+        let begun = Instant::now();
+        let mut accepts = Accepts::new(1_000, begun);
+        let turns: Vec<Duration> = (0..20_000).map(|_| accepts.turn_after(begun)).collect();
+        assert!(turns.is_sorted());
+        let most = (0..25).map(|second| {
+            let within = Duration::from_secs(second)..Duration::from_secs(second + 1);
+            turns.iter().filter(|turn| within.contains(*turn)).count()
+        });
+        assert!(most.max() <= Some(801), "four fifths of the rate");
+        assert_eq!(turns.last().map(Duration::as_secs), Some(25), "and not slower than needed");
+        // The queue runs off while nobody comes.
+        let later = begun + Duration::from_secs(24);
+        assert!(accepts.turn_after(later) < Duration::from_millis(1_200));
+        // However many are turned away, nobody waits for ever.
+        let mut flooded = Accepts::new(10, begun);
+        let longest = (0..100_000).map(|_| flooded.turn_after(begun)).max();
+        assert_eq!(longest, Some(QUEUE_MAX));
+    }
+
+    #[test]
+    fn a_node_is_pressed_when_half_of_its_burst_is_gone() {
+        let begun = Instant::now();
+        let mut accepts = Accepts::new(100, begun);
+        for n in 0..=50 {
+            assert!(!accepts.is_pressed(begun), "{n}");
+            accepts.admit(begun);
+        }
+        assert!(accepts.is_pressed(begun));
+        assert!(!accepts.is_pressed(begun + Duration::from_millis(20)));
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! What an access node is told at start. Every bound of the node stands here, with its reason.
 
+use crate::curse::Curse;
 use hawser_chassis::callback::Callbacks;
 use hawser_chassis::peers::Peers;
 use hawser_chassis::tls::Certificate;
 use hawser_proto::id::NodeId;
 use hawser_proto::limits;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Settings of one access node.
@@ -78,6 +80,17 @@ pub struct Config {
     /// Sessions that the store has forgotten are announced at this rate: losing the store must not be a
     /// storm of logins.
     pub announcements_per_second: u32,
+    /// Sessions told to go a second when this node drains by itself. What is lost here comes to the other
+    /// nodes as logins: the sum of what they take (`accepts_per_second`) bounds it.
+    pub drain_per_second: u32,
+    /// How long a device that was told to go has to be elsewhere; zero: nobody is told, each is closed when
+    /// its turn comes.
+    pub go_away_deadline: Duration,
+    /// What the process that runs this node will pass to `Running::shutdown`, to be compared with the rate at
+    /// start: too short a patience is a storm at every restart.
+    pub patience: Duration,
+    /// Where the last catalogue is kept, so that a start while control is away knows it; `None`: nowhere.
+    pub data_dir: Option<PathBuf>,
     /// How long the end of a connection may take: the last bytes out, the peer's end seen.
     pub linger: Duration,
     /// Kernel send buffer of one connection, in bytes (the kernel doubles it). Without it the bound
@@ -86,6 +99,9 @@ pub struct Config {
     /// Which of the last-moment checks are on. All of them, but for the test that proves each.
     #[doc(hidden)]
     pub guards: Guards,
+    /// Where to panic: nowhere, but in the tests of what follows.
+    #[doc(hidden)]
+    pub curse: Curse,
 }
 
 /// The checks of a push against the connection in its slot, at the last moment before the write.
@@ -142,9 +158,14 @@ impl Config {
             sweep_within: limits::SWEEP_WITHIN,
             sweep_interval: Duration::from_mins(10),
             announcements_per_second: 500,
+            drain_per_second: limits::DRAIN_PER_SECOND_DEFAULT,
+            go_away_deadline: limits::GO_AWAY_DEADLINE,
+            patience: Duration::from_secs(50),
+            data_dir: None,
             linger: Duration::from_secs(1),
             send_buffer_bytes: 64 * 1024,
             guards: Guards::ALL,
+            curse: Curse::default(),
         }
     }
 }

@@ -3,9 +3,11 @@
 
 use crate::accept::Unauthenticated;
 use crate::control;
+use crate::curse::Part;
 use crate::downlink::{self, Downlink};
 use crate::forward;
 use crate::frame_out::{self, Form};
+use crate::goodbye;
 use crate::groups::GroupKey;
 use crate::lane::{Done, Work};
 use crate::link::{Dialled, Link};
@@ -13,7 +15,8 @@ use crate::login::{self, Admitted, group_key};
 use crate::node::Node;
 use crate::reader::{Incoming, Malformed, Reader};
 use crate::session::{Action, Event, Session};
-use crate::table::{Connection, Identity, Linger, Signal, Wake};
+use crate::table::{Connection, Identity, Linger, Wake};
+use futures_util::FutureExt as _;
 use hawser_proto::code::{CloseCode, ErrorCode};
 use hawser_proto::frame::{DeviceFrame, NodeFrame};
 use hawser_proto::id::{Position, SlotRef};
@@ -21,11 +24,12 @@ use hawser_proto::params::{self, Joined, Left, LeftReason, Ping};
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
-use tracing::debug;
+use tracing::{debug, error};
 
 /// Bytes taken from a link at once. One buffer per thread, lent only while bytes are in flight.
 const READ_BYTES: usize = 32 * 1024;
@@ -66,10 +70,6 @@ pub(crate) fn start(node: Arc<Node>, arrival: Arrival, reader: Reader) {
         return;
     };
     node.metrics.connections.inc();
-    if node.is_draining() {
-        // It was on its way in when the doors closed, and may have missed the word.
-        node.table.with(at, |connection| connection.order(Signal::Drain));
-    }
     let tasks = node.tasks.clone();
     let conn = Conn {
         slot: SlotGuard { node, at },
@@ -84,7 +84,10 @@ pub(crate) fn start(node: Arc<Node>, arrival: Arrival, reader: Reader) {
 #[allow(clippy::manual_async_fn, reason = "an async fn would hold the connection twice")]
 fn run(mut conn: Conn) -> impl Future<Output = ()> + Send {
     async move {
-        let cause = conn.live().await;
+        let cause = match AssertUnwindSafe(conn.live()).catch_unwind().await {
+            Ok(cause) => cause,
+            Err(_) => Some(conn.panicked()),
+        };
         conn.slot.node.metrics.close(cause);
         if let Some(code) = cause {
             Box::pin(conn.linger(code)).await;
@@ -168,6 +171,17 @@ impl Conn {
         }
     }
 
+    /// This connection's own code has failed: it is told, as far as that works, and nobody else notices.
+    fn panicked(&mut self) -> CloseCode {
+        let (node, at, code) = (&self.slot.node, self.slot.at, CloseCode::Internal);
+        let conn = node.connection_id(at);
+        node.metrics.panicked(Part::Connection);
+        error!(%conn, "a connection panicked: it alone is closed");
+        self.slot.detach();
+        node.table.begin_close(at, code, &goodbye::close(node, code, code.meaning()));
+        code
+    }
+
     /// Waits for the next event. Cancel-safe: partial bytes stay in the reader.
     async fn next(&mut self) -> Event {
         let table = &self.slot.node.table;
@@ -245,14 +259,20 @@ impl Conn {
             Action::RefuseRequest { request_id, code } => {
                 node.table.write(at, &forward::refusal(request_id, code, code.meaning()));
             }
+            Action::GoAway => {
+                node.table.with(at, |connection| connection.is_told = true);
+                let deadline = node.drain.leave_within(node, at);
+                node.table.write(at, &goodbye::go_away(node, deadline));
+            }
             Action::Drain => {
+                node.drain.close_soon(at);
                 node.table.with(at, Connection::drain);
             }
             Action::Close { code, reason } => {
                 let conn = node.connection_id(at);
                 debug!(%conn, code = code.name(), reason, "closing");
                 self.slot.detach();
-                node.table.begin_close(at, code, &reason, 0);
+                node.table.begin_close(at, code, &goodbye::close(node, code, &reason));
             }
         }
         None

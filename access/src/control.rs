@@ -1,10 +1,17 @@
 //! What an access node hears from control and tells it: the catalogue, reports of itself, new tokens.
 //! While control is away the last catalogue stays in force.
 
+pub(crate) mod kept;
+mod report;
+
+pub(crate) use report::{Advice, report};
+
+use crate::curse::Part;
 use crate::forward::InFlight;
 use crate::node::Node;
 use crate::retry::Retry;
 use crate::table::{Connection, Signal};
+use futures_util::FutureExt as _;
 use hawser_chassis::peers::{PeerChannel, Peers, PeersError, Role};
 use hawser_proto::code::{CloseCode, ErrorCode};
 use hawser_proto::frame::NodeFrame;
@@ -12,18 +19,14 @@ use hawser_proto::id::SlotRef;
 use hawser_proto::params::Refreshed;
 use hawser_proto::rpc::control::control_client::ControlClient;
 use hawser_proto::rpc::control::update::What;
-use hawser_proto::rpc::control::{
-    AccessPoint, NodeReport, RefreshTokenRequest, Update, WatchRequest, change::Entity,
-};
+use hawser_proto::rpc::control::{RefreshTokenRequest, Update, WatchRequest, change::Entity};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::{Code, Request, Status};
-use tracing::debug;
+use tracing::error;
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
-const REPORT_INTERVAL: Duration = Duration::from_secs(3);
-/// How soon a report is tried again, or readiness looked at again.
-const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 /// A snapshot holds every key of every business.
 const UPDATE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
@@ -51,11 +54,13 @@ async fn watch_once(node: &Arc<Node>) -> Result<(), Status> {
     let mut updates = client.watch(who).await?.into_inner();
     while let Some(update) = updates.message().await? {
         apply(node, update).await;
+        node.catalogue_news.notify_one();
     }
     Ok(())
 }
 
-async fn apply(node: &Arc<Node>, update: Update) {
+/// Takes in what control says of the catalogue.
+pub(crate) async fn apply(node: &Arc<Node>, update: Update) {
     let ends_sessions = match &update.what {
         Some(What::Snapshot(_)) => true,
         Some(What::Change(change)) => {
@@ -93,45 +98,6 @@ async fn sweep(node: &Arc<Node>) {
     }
 }
 
-/// Reports load and addresses until the node stops.
-pub(crate) async fn report(node: Arc<Node>, access_points: Vec<AccessPoint>) {
-    let stop = node.links.stop_signal();
-    loop {
-        let report = NodeReport {
-            node: node.config.node.as_str().to_owned(),
-            boot: node.table.boot.0,
-            cluster: node.config.cluster.clone(),
-            region: node.config.region.clone(),
-            carrier: node.config.carrier.clone(),
-            access_points: access_points.clone(),
-            connections: node.metrics.connections.get().max(0) as u64,
-            connections_max: node.config.connections_max.into(),
-            draining: node.is_draining(),
-            ..NodeReport::default()
-        };
-        // A node without a router or a catalogue can take no login, and is not to be handed out.
-        let pause = if node.is_ready() || node.is_draining() {
-            match call(node.control.0.clone().report(timed(report))).await {
-                Ok(answer) if answer.next_report_ms > 0 => {
-                    Duration::from_millis(u64::from(answer.next_report_ms)).min(REPORT_INTERVAL)
-                }
-                Ok(_) => REPORT_INTERVAL,
-                Err(status) => {
-                    debug!(code = ?status.code(), reason = status.message(), "report was not taken");
-                    REPORT_INTERVAL / 3
-                }
-            }
-        } else {
-            RETRY_INTERVAL
-        };
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = node.news.notified() => {}
-            () = stop.cancelled() => return,
-        }
-    }
-}
-
 fn timed<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(CALL_TIMEOUT);
@@ -156,7 +122,13 @@ pub(crate) fn begin_refresh(node: &Arc<Node>, at: SlotRef, request_id: u64) {
     let node = node.clone();
     node.tasks.clone().spawn_light(async move {
         let _counted = InFlight { node: &node, at };
-        refresh(&node, at, request_id).await;
+        let refreshing = AssertUnwindSafe(refresh(&node, at, request_id)).catch_unwind();
+        if refreshing.await.is_err() {
+            node.metrics.panicked(Part::Request);
+            error!(part = "refresh", "a request panicked: it alone is refused");
+            let refused = not_refreshed(request_id, ErrorCode::Internal);
+            node.table.write(at, &NodeFrame::Refreshed(refused));
+        }
     });
 }
 

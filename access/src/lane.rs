@@ -5,6 +5,7 @@
 //! connections' deadlines.
 
 mod broadcast;
+mod burial;
 mod history;
 mod membership;
 mod queue;
@@ -13,6 +14,7 @@ mod recovery;
 pub(crate) use history::{HistoryAnswer, Recovered, Whom};
 pub(crate) use queue::{Done, LaneHandle, Work, queue};
 
+use crate::curse::Part;
 use crate::fanout::{Fanout, Tally};
 use crate::frame_out::FrameOut;
 use crate::groups::GroupKey;
@@ -22,6 +24,7 @@ use crate::outbox::SlowPolicy;
 use crate::table::{Check, Written};
 use crate::wheel::{self, Wheel};
 use broadcast::Broadcast;
+use futures_util::FutureExt as _;
 use hawser_proto::frame::NodeFrame;
 use hawser_proto::id::{BusinessNo, SlotRef};
 use hawser_proto::params::Missed;
@@ -29,6 +32,7 @@ use history::{History, Recoveries};
 use membership::{Memberships, joined};
 use slab::Slab;
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::mpsc;
@@ -36,11 +40,27 @@ use tokio::sync::mpsc;
 /// Writes between two looks at what else the runtime has to do.
 const WRITES_PER_TURN: usize = 128;
 
-/// Runs lane `index` until the node stops.
+/// Runs lane `index` until the node stops. One that panics is buried, and another begins.
 pub(crate) async fn run(node: Arc<Node>, index: usize, mut queue: mpsc::Receiver<Work>) {
-    // Not with the connections: those that finish a request still join, leave and time out.
     let stop = node.links.stop_signal();
-    let mut lane = Lane::new(node, index);
+    loop {
+        let mut lane = Lane::new(node.clone(), index);
+        if AssertUnwindSafe(work(&mut lane, &mut queue)).catch_unwind().await.is_ok() {
+            return;
+        }
+        // Whatever it left behind may be broken; then this is as far as it goes.
+        let _ = AssertUnwindSafe(lane.bury()).catch_unwind().await;
+        // What strikes at each turn of the wheel strikes no faster than that.
+        tokio::select! {
+            () = tokio::time::sleep(node.config.wheel_tick) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+async fn work(lane: &mut Lane, queue: &mut mpsc::Receiver<Work>) {
+    // Not with the connections: those that finish a request still join, leave and time out.
+    let stop = lane.node.links.stop_signal();
     let mut tick = tokio::time::interval(lane.node.config.wheel_tick);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
@@ -87,6 +107,8 @@ struct Lane {
     due: Vec<SlotRef>,
     groups_ever: u32,
     recoveries: Recoveries,
+    /// The claim of a join that is being worked on, and stands in no group yet.
+    in_hand: Option<(GroupKey, u64)>,
 }
 
 impl Lane {
@@ -104,6 +126,7 @@ impl Lane {
             due: Vec::new(),
             groups_ever: 0,
             recoveries: Recoveries::default(),
+            in_hand: None,
         }
     }
 
@@ -197,6 +220,7 @@ impl Lane {
                     }
                     tally.count(written);
                 }
+                self.node.config.curse.at(Part::Lane, key.1.as_str());
                 tokio::task::yield_now().await;
             }
         }

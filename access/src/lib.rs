@@ -10,11 +10,14 @@ mod admission;
 mod config;
 mod conn;
 mod control;
+mod curse;
 mod downlink;
+mod drain;
 mod fanout;
 mod feed;
 mod forward;
 mod frame_out;
+mod goodbye;
 mod groups;
 mod lane;
 mod link;
@@ -49,5 +52,7 @@ pub mod cores {
 }
 
 pub use config::{Config, Guards};
+#[doc(hidden)]
+pub use curse::{Curse, Part};
 pub use link::Transport;
 pub use node::{Listeners, Running, StartError, start};

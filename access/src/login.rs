@@ -1,4 +1,6 @@
-//! A login: the token is checked here, offline, and the device is claimed at the router.
+//! A login: the device's proof is checked here, offline, and the device is claimed at the router.
+
+mod proof;
 
 use crate::downlink;
 use crate::groups::GroupKey;
@@ -6,6 +8,7 @@ use crate::node::{Node, wall_ms};
 use crate::routers::Unbound;
 use crate::session::Event;
 use crate::table::{ClientFacts, Identity};
+use bytes::Bytes;
 use hawser_proto::catalogue::Catalogue;
 use hawser_proto::code::{CloseCode, ErrorCode};
 use hawser_proto::frame::{NodeFrame, ability};
@@ -18,6 +21,7 @@ use hawser_proto::params::{BusinessNumber, Cursor, Inbox, Login, LoginOk};
 use hawser_proto::rpc::control::App;
 use hawser_proto::rpc::node::InboxTail;
 use hawser_proto::token;
+use proof::Proven;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,6 +38,12 @@ pub(crate) struct Admitted {
 }
 
 type Refusal = (CloseCode, &'static str);
+
+/// The abilities of this release. GO_AWAY only where devices are told.
+fn abilities(node: &Node) -> u32 {
+    let go_away = if node.config.go_away_deadline.is_zero() { 0 } else { ability::GO_AWAY };
+    ability::INBOX | ability::HISTORY | ability::RESUME | go_away
+}
 
 /// Checks a login and claims the device for this connection. On success the slot's identity is
 /// complete, and pushes may already be on their way; the caller writes the answer.
@@ -52,13 +62,13 @@ pub(crate) async fn login(
             Err((CloseCode::RateLimited, CloseCode::RateLimited.meaning()))
         }
         _ => match check(node, at, &login, origin) {
-            Err((code, reason)) => {
+            Err(Unproven { refusal, is_fault }) => {
                 if let Some((_, remote)) = from
-                    && is_failure_of_device(code)
+                    && is_fault
                 {
                     node.admission.login_failed(remote);
                 }
-                Err((code, reason))
+                Err(refusal)
             }
             Ok(checked) => claim(node, at, checked).await,
         },
@@ -70,10 +80,17 @@ pub(crate) async fn login(
     taken.map_err(|(code, reason)| Event::Refused(code, reason.to_owned()))
 }
 
-/// Whether a login that was refused with this code is the device's own fault, and counts against its
-/// address.
-fn is_failure_of_device(code: CloseCode) -> bool {
-    !matches!(code, CloseCode::Overloaded | CloseCode::Internal)
+/// A login that does not hold, and whether that is the device's own fault, which counts against its address.
+struct Unproven {
+    refusal: Refusal,
+    is_fault: bool,
+}
+
+impl From<Refusal> for Unproven {
+    fn from(refusal: Refusal) -> Self {
+        let is_fault = !matches!(refusal.0, CloseCode::Overloaded | CloseCode::Internal);
+        Self { refusal, is_fault }
+    }
 }
 
 struct Checked {
@@ -82,6 +99,8 @@ struct Checked {
     identity: Identity,
     numbers: Vec<BusinessNumber>,
     abilities: u32,
+    /// For the next login; empty: none.
+    resume_ticket: Bytes,
     /// Of businesses that are served, by number.
     cursors: Vec<(BusinessNo, Position)>,
 }
@@ -92,33 +111,33 @@ fn check(
     at: SlotRef,
     login: &Login,
     origin: Option<&str>,
-) -> Result<Checked, Refusal> {
+) -> Result<Checked, Unproven> {
     let app =
         AppId::new(&login.app).map_err(|_| (CloseCode::BadFrame, "the app id is malformed"))?;
     let device = DeviceId::new(&login.device)
         .map_err(|_| (CloseCode::BadFrame, "the device id is malformed"))?;
     let catalogue = node.catalogue.load();
     if catalogue.revision == 0 {
-        return Err((CloseCode::Overloaded, "this node has not heard from control yet"));
+        return Err((CloseCode::Overloaded, "this node has not heard from control yet").into());
     }
     let now_ms = wall_ms();
-    let identity = token::verify(&login.token, now_ms, |kid| catalogue.verifying_key(kid, now_ms))
-        .map_err(|error| (error.close_code(), error.close_code().meaning()))?;
-    if identity.app != app || identity.device != device {
-        return Err((CloseCode::TokenMismatch, CloseCode::TokenMismatch.meaning()));
-    }
+    let Proven { identity, is_ticket } = proof::prove(&catalogue, &app, &device, login, now_ms)?;
     let settings = match catalogue.app(&app) {
         Some(settings) if settings.enabled => settings.clone(),
         Some(_) | None => {
-            return Err((CloseCode::AppUnavailable, CloseCode::AppUnavailable.meaning()));
+            return Err((CloseCode::AppUnavailable, CloseCode::AppUnavailable.meaning()).into());
         }
     };
     if !allows_origin(&settings, origin) {
-        return Err((CloseCode::AppUnavailable, "the app does not allow this origin"));
+        return Err((CloseCode::AppUnavailable, "the app does not allow this origin").into());
     }
-    if catalogue.is_revoked(&app, &device, identity.issued_at_ms) {
-        return Err((CloseCode::TokenRevoked, CloseCode::TokenRevoked.meaning()));
-    }
+    node.metrics.login_proof(is_ticket);
+    let abilities = login.abilities & abilities(node);
+    let resume_ticket = if abilities & ability::RESUME == 0 {
+        Bytes::new()
+    } else {
+        proof::ticket(&catalogue, &identity, now_ms).unwrap_or_default()
+    };
     let instance = <[u8; 16]>::try_from(&login.instance[..])
         .map_err(|_| (CloseCode::BadFrame, "the instance is not 16 bytes"))?;
     let numbers = businesses(&catalogue, &app, &identity, &login.businesses);
@@ -147,10 +166,9 @@ fn check(
         token_expires_at_ms: identity.expires_at_ms,
     };
     node.table.with(at, |_| ()).ok_or((CloseCode::Internal, "the connection has gone"))?;
-    let abilities = login.abilities & ability::ALL;
     let cursors =
         if abilities & ability::INBOX == 0 { Vec::new() } else { cursors(login, &numbers) };
-    Ok(Checked { app, settings, identity, numbers, abilities, cursors })
+    Ok(Checked { app, settings, identity, numbers, abilities, resume_ticket, cursors })
 }
 
 /// The cursors of the businesses that this session serves, by their numbers.
@@ -224,7 +242,7 @@ fn businesses(
 
 /// Claims the device at the router.
 async fn claim(node: &Arc<Node>, at: SlotRef, checked: Checked) -> Result<Admitted, Refusal> {
-    let Checked { app, settings, identity, numbers, abilities, cursors } = checked;
+    let Checked { app, settings, identity, numbers, abilities, resume_ticket, cursors } = checked;
     let (issued_ms, expires_ms) = (identity.token_issued_at_ms, identity.token_expires_at_ms);
     let (login_at_ms, device) = (identity.login_at_ms, identity.device.clone());
     node.table.with(at, |connection| {
@@ -275,7 +293,8 @@ async fn claim(node: &Arc<Node>, at: SlotRef, checked: Checked) -> Result<Admitt
         } else {
             bound.inboxes.iter().map(inbox).collect()
         },
-        ..LoginOk::default()
+        resume_ticket,
+        reconnect_window_ms: node.advice.load().reconnect_window_ms,
     });
     Ok(Admitted { answer, idle_timeout, frame_bytes_max, abilities })
 }

@@ -1,5 +1,6 @@
 //! All metrics of an access node, each with a sentence that says when it moves.
 
+use crate::curse::Part;
 use crate::link::Dialled;
 use hawser_proto::code::CloseCode;
 use hawser_proto::id::AppId;
@@ -28,14 +29,8 @@ pub(crate) enum StaleReason {
 }
 
 impl StaleReason {
-    const ALL: [Self; 6] = [
-        Self::Boot,
-        Self::Generation,
-        Self::Identity,
-        Self::Epoch,
-        Self::Free,
-        Self::Business,
-    ];
+    const ALL: [Self; 6] =
+        [Self::Boot, Self::Generation, Self::Identity, Self::Epoch, Self::Free, Self::Business];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -65,6 +60,8 @@ pub(crate) struct Metrics {
     sessions: IntGaugeVec,
     logins: IntCounterVec,
     login_seconds: HistogramVec,
+    logins_by_token: IntCounter,
+    logins_by_ticket: IntCounter,
     closes: IntCounterVec,
     pub(crate) refused_connections: IntCounterVec,
     written: IntCounter,
@@ -95,6 +92,8 @@ pub(crate) struct Metrics {
     pub(crate) asks_late: IntCounter,
     pub(crate) recoveries: IntCounter,
     pub(crate) missed: IntCounter,
+    pub(crate) drain_told: IntCounter,
+    panics: IntCounterVec,
 }
 
 fn buckets() -> Vec<f64> {
@@ -114,6 +113,11 @@ impl Metrics {
             "hawser_downlink_pushes_total",
             "Grows with each push to one device: taken by the kernel, queued in its outbox, or dropped as it was too slow.",
             &["outcome"],
+        );
+        let proofs = register.counters(
+            "hawser_access_login_proofs_total",
+            "Grows with each login whose proof held: a token, whose signature was checked, or a resume ticket.",
+            &["proof"],
         );
         let stored = register.counters(
             "hawser_downlink_stored_total",
@@ -160,6 +164,15 @@ impl Metrics {
                 "hawser_downlink_recoveries_total",
                 "Grows when a member of a history group begins to be written what it missed.",
             ),
+            drain_told: register.counter(
+                "hawser_access_drain_told_total",
+                "Grows with each session that is told to go because the node does.",
+            ),
+            panics: register.counters(
+                "hawser_access_panics_total",
+                "Grows when a connection, a request or a lane panicked; nothing else ended with it.",
+                &["part"],
+            ),
             missed: register.counter(
                 "hawser_downlink_missed_total",
                 "Grows by the pushes of live groups that a device is told it has missed.",
@@ -183,6 +196,8 @@ impl Metrics {
                 "From LOGIN to LOGIN_OK: token check and claim at the router.",
                 &["transport"],
             ),
+            logins_by_token: proofs.with_label_values(&["token"]),
+            logins_by_ticket: proofs.with_label_values(&["ticket"]),
             closes: register.counters(
                 "hawser_access_closes_total",
                 "Grows when a connection ends, by the close code's name; cut: the peer or the network ended it.",
@@ -263,6 +278,16 @@ impl Metrics {
         if let Ok(seconds) = result {
             self.login_seconds.with_label_values(&[dialled.name()]).observe(seconds);
         }
+    }
+
+    /// A login whose proof held.
+    pub(crate) fn login_proof(&self, is_ticket: bool) {
+        if is_ticket { self.logins_by_ticket.inc() } else { self.logins_by_token.inc() }
+    }
+
+    /// A part of the node panicked.
+    pub(crate) fn panicked(&self, part: Part) {
+        self.panics.with_label_values(&[part.name()]).inc();
     }
 
     pub(crate) fn close(&self, code: Option<CloseCode>) {

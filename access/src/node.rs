@@ -1,10 +1,11 @@
 //! One access node: its parts, its start and its end.
 
-use crate::accept;
+use crate::accept::{self, Strangers};
 use crate::admission::Admission;
 use crate::config::Config;
-use crate::control::{self, Control};
+use crate::control::{self, Advice, Control};
 use crate::downlink;
+use crate::drain::{self, Drain};
 use crate::forward::Pools;
 use crate::groups::Groups;
 use crate::lane::{self, LaneHandle};
@@ -28,10 +29,10 @@ use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
+use tracing::error;
 
 /// The sockets a node accepts on, bound by whoever starts it. Any of them may be empty.
 #[derive(Debug, Default)]
@@ -90,8 +91,7 @@ pub(crate) struct Node {
     /// Calls of the store in flight.
     pub(crate) asks: Asks,
     pub(crate) sweeps: Sweeps,
-    /// Connections that have not logged in.
-    pub(crate) unauthenticated: AtomicU32,
+    pub(crate) strangers: Strangers,
     /// Accept loops.
     pub(crate) doors: Tasks,
     /// Connections, requests and lanes.
@@ -100,17 +100,26 @@ pub(crate) struct Node {
     pub(crate) links: Tasks,
     /// Something changed that control should hear of at once.
     pub(crate) news: Notify,
-    is_draining: AtomicBool,
+    pub(crate) drain: Drain,
+    /// The catalogue has changed, and is to be kept.
+    pub(crate) catalogue_news: Notify,
+    /// What control last said about the other nodes.
+    pub(crate) advice: ArcSwap<Advice>,
 }
 
 impl Node {
     pub(crate) fn is_draining(&self) -> bool {
-        self.is_draining.load(Ordering::Acquire)
+        self.drain.is_on()
     }
 
     /// Whether logins can succeed: the catalogue is known and a router is there.
+    pub(crate) fn is_served(&self) -> bool {
+        self.catalogue.load().revision > 0 && self.routers.is_ready()
+    }
+
+    /// Whether the node wants devices.
     pub(crate) fn is_ready(&self) -> bool {
-        self.catalogue.load().revision > 0 && self.routers.is_ready() && !self.is_draining()
+        self.is_served() && !self.is_draining()
     }
 
     /// Text form of a connection id of this node.
@@ -265,24 +274,32 @@ pub async fn start(
         admission: Admission::new(&config),
         asks: Asks::default(),
         sweeps: Sweeps::default(),
-        unauthenticated: AtomicU32::new(0),
+        strangers: Strangers::default(),
         doors: Tasks::new(),
         tasks: Tasks::new(),
         links: Tasks::new(),
         news: Notify::new(),
-        is_draining: AtomicBool::new(false),
+        drain: Drain::new(),
+        catalogue_news: Notify::new(),
+        advice: ArcSwap::default(),
         config,
     });
+    if let Some(kept) = node.config.data_dir.as_deref().and_then(control::kept::read) {
+        control::apply(&node, kept).await;
+    }
     let addresses = accept::addresses(&listeners)?;
     accept::open(&node, listeners)?;
     for (index, queue) in work.into_iter().enumerate() {
         node.links.spawn("lane", lane::run(node.clone(), index, queue));
     }
     node.links.spawn("control watch", control::watch(node.clone()));
+    node.links.spawn("kept catalogue", control::kept::keep(node.clone()));
     node.links
         .spawn("control report", control::report(node.clone(), advertised(&node, &addresses)));
     routers::start(&node);
     node.links.spawn("sweeps", sweep::run(node.clone()));
+    node.links.spawn("drain", drain::run(node.clone()));
+    drain::warn_of_short_patience(&node.config);
     Ok(Running { node, addresses })
 }
 
@@ -342,6 +359,23 @@ impl Running {
         self.node.clone()
     }
 
+    /// Empties the node and stays up: no more is accepted, and sessions are told to go, this many a second;
+    /// 0: as configured. Until [`Running::undrain`], or the end.
+    pub fn drain(&self, per_second: u32) {
+        let per_second =
+            if per_second == 0 { self.node.config.drain_per_second } else { per_second };
+        let deadline = self.node.config.go_away_deadline;
+        self.node.drain.begin(drain::Order { id: 0, per_second, deadline, end_by: None });
+        self.node.news.notify_one();
+    }
+
+    /// Ends a drain that was ordered: the node accepts again. Those who were told go all the same.
+    pub fn undrain(&self) {
+        if self.node.drain.end() {
+            self.node.news.notify_one();
+        }
+    }
+
     fn order_all(&self, order: &Signal) {
         for slot in 0..self.node.table.slots_used() {
             self.node.table.visit(slot, |_, connection| connection.order(order.clone()));
@@ -350,24 +384,27 @@ impl Running {
 
     /// Ends the node. False: something was still there when the patience was over.
     pub async fn shutdown(self, patience: Duration) -> bool {
-        let deadline = tokio::time::Instant::now() + patience;
+        let begun = tokio::time::Instant::now();
+        let deadline = begun + patience;
         let left = || deadline.saturating_duration_since(tokio::time::Instant::now());
         let node = &self.node;
-        // 1. Stop being advertised.
-        node.is_draining.store(true, Ordering::Release);
-        node.news.notify_one();
+        // 1. Stop being advertised, and let sessions go at the set rate: each is told, has until its
+        //    deadline to be elsewhere, and is closed once its requests are answered.
+        let plan = drain::begin_end(node, begun, patience);
         // 2. Stop accepting.
         let mut is_clean = node.doors.shutdown(left().min(patience / 4)).await;
-        // 3. Say goodbye; requests in flight are answered first.
-        self.order_all(&Signal::Drain);
-        // 4. Let them finish, for half of the patience; then each is told to go.
-        if !node.tasks.shutdown(left() / 2).await {
+        // 3. Wait until all have gone; whoever is left then is told to.
+        let end_by = begun + plan.end_after;
+        if !node.tasks.shutdown(end_by.saturating_duration_since(tokio::time::Instant::now())).await
+        {
+            let (sessions, tasks) = (node.table.sessions(), node.tasks.len());
+            error!(sessions, tasks, ?patience, "the patience is over: what is left is cut off");
             self.order_all(&Signal::Ordered(CloseCode::Draining, String::new()));
             is_clean &= node.tasks.shutdown(left() / 2).await;
         }
-        // 5. The last unbinds leave with the streams' end: give the queue a moment to run dry.
+        // 4. The last unbinds leave with the streams' end: give the queue a moment to run dry.
         node.routers.flush(left().min(Duration::from_millis(500))).await;
-        // 6. Close the streams.
+        // 5. Close the streams.
         is_clean & node.links.shutdown(left()).await
     }
 }

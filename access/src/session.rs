@@ -76,6 +76,8 @@ pub enum Action {
         /// Why.
         code: ErrorCode,
     },
+    /// Say GO_AWAY, and see to its deadline.
+    GoAway,
     /// Wait for what is in flight, then close with `draining`.
     Drain,
     /// Say goodbye with this code, and end.
@@ -124,7 +126,11 @@ impl Session {
     pub fn cause(&self) -> Option<CloseCode> {
         match self.state {
             State::Closed(cause) => cause,
-            State::AwaitLogin | State::Binding | State::Active | State::Draining => None,
+            State::AwaitLogin
+            | State::Binding
+            | State::Active
+            | State::Leaving
+            | State::Draining => None,
         }
     }
 
@@ -144,7 +150,12 @@ impl Session {
                 other => plain(other, ""),
             },
             Event::Refused(code, reason) => self.close_by(Input::Refused(code), &reason),
-            Event::Signal(Signal::Drain) => plain(self.state.on(Input::Drain), ""),
+            Event::Signal(Signal::Drain) if self.has(ability::GO_AWAY) => {
+                plain(self.state.on(Input::GoAway), "")
+            }
+            Event::Signal(Signal::Drain | Signal::LeaveBy) => {
+                plain(self.state.on(Input::Drain), "")
+            }
             Event::Signal(signal) => {
                 let (code, reason) = match signal {
                     Signal::LoginDeadline => (CloseCode::LoginTimeout, String::new()),
@@ -152,8 +163,8 @@ impl Session {
                     Signal::Slow => (CloseCode::SlowDevice, String::new()),
                     Signal::TokenExpired => (CloseCode::TokenExpired, String::new()),
                     Signal::Ordered(code, reason) => (code, reason),
-                    // Taken by the arm above.
-                    Signal::Drain => (CloseCode::Draining, String::new()),
+                    // Taken by the arms above.
+                    Signal::Drain | Signal::LeaveBy => (CloseCode::Draining, String::new()),
                 };
                 self.close_by(Input::Ordered(code), &reason)
             }
@@ -238,6 +249,7 @@ fn plain(reaction: Reaction, reason: &str) -> Action {
             Action::Close { code, reason }
         }
         Reaction::Vanish => Action::Vanish,
+        Reaction::GoAway => Action::GoAway,
         Reaction::Drain => Action::Drain,
         Reaction::Nothing
         | Reaction::Authenticate

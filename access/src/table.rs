@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 mod connection;
 
 pub use connection::Signal;
-pub(crate) use connection::{ClientFacts, Connection, Identity, Written};
+pub(crate) use connection::{ClientFacts, Connection, Identity, Told, Written};
 
 /// Slots allocated together.
 const CHUNK: usize = 1024;
@@ -384,6 +384,13 @@ impl Table {
         self.watched[self.lane_of(at.slot)].lock().push((at, due_ms));
     }
 
+    /// Asks the slot's lane to look at this connection at once: its entry in the wheel is lost.
+    pub(crate) fn watch_anew(&self, at: SlotRef) {
+        let now_ms = self.now_ms();
+        self.with(at, |connection| connection.scheduled_ms = now_ms);
+        self.watch(at, now_ms);
+    }
+
     /// Plans a look at `due_ms` for no later than `horizon_ms`, the latest time an entry of the wheel
     /// can stand for. Returns when it is.
     pub(crate) fn plan_within(&self, at: SlotRef, due_ms: u64, horizon_ms: u64) -> u64 {
@@ -463,9 +470,9 @@ impl Table {
         woken.unwrap_or(Poll::Ready(Wake::Ended))
     }
 
-    /// Writes the goodbye: nothing may follow it. Queued bytes leave first.
-    pub(crate) fn begin_close(&self, at: SlotRef, code: CloseCode, reason: &str, retry_ms: u32) {
-        let frame = FrameOut::from(&NodeFrame::close(code, reason, retry_ms));
+    /// Writes the goodbye, a CLOSE with this code: nothing may follow it. Queued bytes leave first.
+    pub(crate) fn begin_close(&self, at: SlotRef, code: CloseCode, goodbye: &NodeFrame) {
+        let frame = FrameOut::from(goodbye);
         let now_ms = self.now_ms();
         self.with(at, |connection| {
             if connection.is_closing {
@@ -532,6 +539,13 @@ impl Table {
     /// Slots that were ever used: what a walk over all connections goes through.
     pub(crate) fn slots_used(&self) -> u32 {
         self.free.lock().never_used
+    }
+
+    /// Sessions there are; looks at every slot.
+    pub(crate) fn sessions(&self) -> u64 {
+        let is_session = |_, connection: &mut Connection| connection.identity.is_some();
+        let slots = 0..self.slots_used();
+        slots.filter(|&slot| self.visit(slot, is_session) == Some(true)).count() as u64
     }
 
     /// Looks into whatever connection lives in a slot now.

@@ -1,6 +1,7 @@
 //! Who of a lane's connections is in which group: joins, leaves, and the ends of connections and groups.
 
 use super::{Done, Group, Lane};
+use crate::curse::Part;
 use crate::groups::{GroupKey, Stay};
 use hawser_proto::code::ErrorCode;
 use hawser_proto::frame::NodeFrame;
@@ -25,7 +26,10 @@ impl Lane {
         last: Position,
         done: Done,
     ) {
+        self.in_hand = Some((key.clone(), stay.seq));
+        self.node.config.curse.at(Part::Lane, key.1.as_str());
         let refused = self.try_join(at, key, stay);
+        self.in_hand = None;
         if refused.is_some() {
             self.node.groups.leave(key, stay.seq, self.index, &self.node.routers);
         }
@@ -112,6 +116,7 @@ impl Lane {
         let group = &mut self.groups[index];
         let position = group.members.len() as u32;
         group.members.push(at);
+        self.in_hand = None;
         self.memberships(at).groups.push((index, position));
         None
     }

@@ -1,13 +1,18 @@
 //! The states of a session, and the answer to every input in every state.
 //!
 //! ```text
-//!              LOGIN            bound              drain
-//! AwaitLogin ────────► Binding ────────► Active ─────────► Draining
-//!     │                   │                 │                  │
-//!     └───────────────────┴────────┬────────┴──────────────────┘
-//!                                  ▼ bad bytes, wrong frame, deadline, order, BYE, end of the link
-//!                            Closed(cause)
+//!              LOGIN            bound            go away              drain
+//! AwaitLogin ────────► Binding ────────► Active ─────────► Leaving ─────────► Draining
+//!     │                   │                 │   drain         │                  ▲ │
+//!     │                   │                 ├─────────────────┼──────────────────┘ │
+//!     └───────────────────┴─────────────────┴────────┬────────┴────────────────────┘
+//!                                                    ▼ bad bytes, wrong frame, deadline, order, BYE,
+//!                                              Closed(cause)                       end of the link
 //! ```
+//! Leaving: GO_AWAY was said. The device logs in elsewhere and is served here as before until it has, or
+//! until the deadline that it was told: that is the drain. Draining: requests in flight are answered, new
+//! ones are not taken, then CLOSE.
+//!
 //! Source: WIRE.md, "States".
 
 use hawser_proto::code::CloseCode;
@@ -18,6 +23,7 @@ pub(super) enum State {
     AwaitLogin,
     Binding,
     Active,
+    Leaving,
     Draining,
     Closed(Option<CloseCode>),
 }
@@ -40,6 +46,9 @@ pub(super) enum Input {
     Bound,
     Refused(CloseCode),
     Ordered(CloseCode),
+    /// The node wants to go, and the device knows the word for it.
+    GoAway,
+    /// It does not, or its time is over.
     Drain,
     Ended,
 }
@@ -59,6 +68,7 @@ pub(super) enum Reaction {
     Ack,
     Resync,
     Recover,
+    GoAway,
     Drain,
     Close(CloseCode),
     Vanish,
@@ -90,7 +100,7 @@ impl State {
             (S::AwaitLogin, I::Malformed(code) | I::Ordered(code)) => close(code),
             // Nobody asked for a verdict.
             (S::AwaitLogin, I::Bound | I::Refused(_)) => close(Code::Internal),
-            (S::AwaitLogin, I::Drain) => close(Code::Draining),
+            (S::AwaitLogin, I::GoAway | I::Drain) => close(Code::Draining),
             (S::AwaitLogin, I::Ended) => (S::Closed(None), R::Vanish),
 
             // Frames wait in the link while the login is checked, so these do not happen.
@@ -110,27 +120,34 @@ impl State {
             (S::Binding, I::Bye) => close(Code::Goodbye),
             (S::Binding, I::Malformed(code) | I::Refused(code) | I::Ordered(code)) => close(code),
             (S::Binding, I::Bound) => (S::Active, R::Admit),
-            (S::Binding, I::Drain) => close(Code::Draining),
+            (S::Binding, I::GoAway | I::Drain) => close(Code::Draining),
             (S::Binding, I::Ended) => (S::Closed(None), R::Vanish),
 
-            (S::Active | S::Draining, I::Login) => close(Code::LoginTwice),
-            (S::Active | S::Draining, I::Ping) => (*self, R::Pong),
-            (S::Active | S::Draining, I::Refresh) => (*self, R::Refresh),
-            (S::Active | S::Draining, I::Bye) => close(Code::Goodbye),
-            (S::Active, I::Request) => (S::Active, R::Forward),
+            (S::Active | S::Leaving | S::Draining, I::Login) => close(Code::LoginTwice),
+            (S::Active | S::Leaving | S::Draining, I::Ping) => (*self, R::Pong),
+            (S::Active | S::Leaving | S::Draining, I::Refresh) => (*self, R::Refresh),
+            (S::Active | S::Leaving | S::Draining, I::Bye) => close(Code::Goodbye),
+            (S::Active | S::Leaving, I::Request) => (*self, R::Forward),
             (S::Draining, I::Request) => (S::Draining, R::RefuseRequest),
-            (S::Active | S::Draining, I::Join) => (*self, R::Join),
-            (S::Active | S::Draining, I::Leave) => (*self, R::Leave),
-            (S::Active | S::Draining, I::Ack) => (*self, R::Ack),
-            (S::Active | S::Draining, I::Resync) => (*self, R::Resync),
-            (S::Active | S::Draining, I::Recover) => (*self, R::Recover),
-            (S::Active | S::Draining, I::Ignorable) => (*self, R::Nothing),
-            (S::Active | S::Draining, I::Malformed(code) | I::Ordered(code)) => close(code),
+            (S::Active | S::Leaving | S::Draining, I::Join) => (*self, R::Join),
+            (S::Active | S::Leaving | S::Draining, I::Leave) => (*self, R::Leave),
+            (S::Active | S::Leaving | S::Draining, I::Ack) => (*self, R::Ack),
+            (S::Active | S::Leaving | S::Draining, I::Resync) => (*self, R::Resync),
+            (S::Active | S::Leaving | S::Draining, I::Recover) => (*self, R::Recover),
+            (S::Active | S::Leaving | S::Draining, I::Ignorable) => (*self, R::Nothing),
+            (S::Active | S::Leaving | S::Draining, I::Malformed(code) | I::Ordered(code)) => {
+                close(code)
+            }
             // A second verdict on a login that is done.
-            (S::Active | S::Draining, I::Bound | I::Refused(_)) => close(Code::Internal),
-            (S::Active, I::Drain) => (S::Draining, R::Drain),
+            (S::Active | S::Leaving | S::Draining, I::Bound | I::Refused(_)) => {
+                close(Code::Internal)
+            }
+            (S::Active, I::GoAway) => (S::Leaving, R::GoAway),
+            // Said once.
+            (S::Leaving | S::Draining, I::GoAway) => (*self, R::Nothing),
+            (S::Active | S::Leaving, I::Drain) => (S::Draining, R::Drain),
             (S::Draining, I::Drain) => (S::Draining, R::Nothing),
-            (S::Active | S::Draining, I::Ended) => (S::Closed(None), R::Vanish),
+            (S::Active | S::Leaving | S::Draining, I::Ended) => (S::Closed(None), R::Vanish),
 
             (
                 S::Closed(cause),
@@ -149,6 +166,7 @@ impl State {
                 | I::Bound
                 | I::Refused(_)
                 | I::Ordered(_)
+                | I::GoAway
                 | I::Drain
                 | I::Ended,
             ) => (S::Closed(cause), R::Nothing),
@@ -167,14 +185,15 @@ mod tests {
     use super::*;
     use std::fmt::Write as _;
 
-    const STATES: [State; 5] = [
+    const STATES: [State; 6] = [
         State::AwaitLogin,
         State::Binding,
         State::Active,
+        State::Leaving,
         State::Draining,
         State::Closed(Some(CloseCode::Goodbye)),
     ];
-    const INPUTS: [Input; 17] = [
+    const INPUTS: [Input; 18] = [
         Input::Login,
         Input::Ping,
         Input::Refresh,
@@ -190,6 +209,7 @@ mod tests {
         Input::Bound,
         Input::Refused(CloseCode::TokenInvalid),
         Input::Ordered(CloseCode::Superseded),
+        Input::GoAway,
         Input::Drain,
         Input::Ended,
     ];
@@ -210,6 +230,23 @@ mod tests {
             std::fs::write("src/session/state.txt", &page).unwrap();
         }
         assert_eq!(page, include_str!("state.txt"), "UPDATE_TABLES=1 rewrites the page");
+    }
+
+    /// Whatever comes, whoever was told to go is served as before, until the one word that ends it.
+    #[test]
+    fn a_session_that_leaves_differs_from_an_active_one_in_nothing_but_the_word() {
+        for input in INPUTS {
+            let (mut active, mut leaving) = (State::Active, State::Leaving);
+            let (before, after) = (active.on(input), leaving.on(input));
+            if input == Input::GoAway {
+                assert_eq!((before, active), (Reaction::GoAway, State::Leaving));
+                assert_eq!((after, leaving), (Reaction::Nothing, State::Leaving));
+            } else {
+                assert_eq!(before, after, "{input:?}");
+                let stays = |state| matches!(state, State::Active | State::Leaving);
+                assert!(active == leaving || (stays(active) && stays(leaving)), "{input:?}");
+            }
+        }
     }
 
     #[test]

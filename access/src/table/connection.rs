@@ -41,10 +41,23 @@ pub enum Signal {
     Slow,
     /// The token's time is over.
     TokenExpired,
-    /// The node wants to go: finish what is in flight.
+    /// The node wants to go: tell the device, or finish what is in flight.
     Drain,
+    /// The device was told to go, and its time is over: finish what is in flight.
+    LeaveBy,
     /// The router, an operator or a shutdown wants it to end.
     Ordered(CloseCode, String),
+}
+
+/// Whom a drain has told to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// Someone who was told before, or ends for another reason, or is in the middle of a login.
+    Nobody,
+    /// A link that has not logged in.
+    Stranger,
+    /// A session.
+    Session,
 }
 
 /// Who a session is, once the login is under way.
@@ -118,6 +131,8 @@ pub(crate) struct Connection {
     pub(super) deadline_ms: u64,
     /// Wheel time (ms) of the next look at the deadlines: the one entry of this connection that counts.
     pub(super) scheduled_ms: u64,
+    /// The node goes, and this session was told, or is about to be.
+    pub(crate) is_told: bool,
     /// To be closed once nothing is in flight.
     pub(super) is_draining: bool,
     /// LOGIN_OK was written: pushes may follow. A device drops what comes before it.
@@ -152,6 +167,7 @@ impl Connection {
             stalled_since_ms: 0,
             deadline_ms: login_deadline_ms,
             scheduled_ms: login_deadline_ms,
+            is_told: false,
             is_draining: false,
             is_admitted: false,
         }
@@ -160,7 +176,12 @@ impl Connection {
     /// Tells the connection's task that it should end. The first reason stays, but any other comes
     /// before a drain, which would tell the device to come back. False: it is ending already.
     pub(crate) fn order(&mut self, signal: Signal) -> bool {
-        let is_taken = matches!(self.signal, None | Some(Signal::Drain)) && !self.is_closing;
+        let is_free = match self.signal {
+            None | Some(Signal::Drain) => true,
+            Some(Signal::LeaveBy) => signal != Signal::Drain,
+            Some(_) => false,
+        };
+        let is_taken = is_free && !self.is_closing;
         if is_taken {
             self.signal = Some(signal);
             self.waker.wake_by_ref();
@@ -200,8 +221,23 @@ impl Connection {
         self.drain_if_quiet();
     }
 
+    /// The node goes: its turn has come to be told.
+    pub(crate) fn tell_to_go(&mut self) -> Told {
+        if self.identity.is_none() {
+            let is_told = self.signal.is_none() && self.order(Signal::Drain);
+            return if is_told { Told::Stranger } else { Told::Nobody };
+        }
+        // One whose login is under way is told in the next round.
+        if !self.is_admitted || self.is_told || !self.order(Signal::Drain) {
+            return Told::Nobody;
+        }
+        self.is_told = true;
+        Told::Session
+    }
+
     /// Closes with `draining` once nothing is in flight.
     pub(crate) fn drain(&mut self) {
+        self.is_told = true;
         self.is_draining = true;
         self.drain_if_quiet();
     }

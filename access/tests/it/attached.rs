@@ -111,6 +111,7 @@ async fn a_panic_in_one_session_ends_only_that_one_and_leaves_nothing() {
         .await;
     house.metric_is("hawser_access_connections", &[], 2).await;
     house.metric_is("hawser_access_sessions", &[], 2).await;
+    house.metric_is("hawser_access_panics_total", &[("part", "connection")], 1).await;
     let report = house.router.deliver(house.push_group("room", b"still two")).await;
     assert_eq!((report.members, report.written), (2, 2));
     for device in [&mut beside, &mut over_tcp] {

@@ -66,9 +66,14 @@ async fn an_address_of_failed_logins_is_refused_until_its_bucket_fills() {
     let refused = close(&mut house.dial(Dial::Tcp).await).await;
     assert_eq!(code_of(&refused), Some(CloseCode::RateLimited));
     assert!((1_000..=3_000).contains(&refused.retry_after_ms), "{}", refused.retry_after_ms);
-    for how in [Dial::Tls, Dial::Ws, Dial::Wss] {
+    for how in [Dial::Tls, Dial::Wss] {
         assert_eq!(heard(&house, how).await, [0; 0], "{}", how.name());
     }
+    // A WebSocket can say it in HTTP.
+    let answer = String::from_utf8(heard(&house, Dial::Ws).await).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    let after = answer.lines().find_map(|line| line.strip_prefix("Retry-After: ")).unwrap();
+    assert!((1..=3).contains(&after.parse().unwrap()), "{after}");
     let counted = [("cause", "failed_logins")];
     house.metric_is("hawser_access_refused_connections_total", &counted, 4).await;
 }
@@ -127,11 +132,104 @@ async fn more_connections_than_the_rate_are_refused_before_any_work() {
     }
     let Some(NodeFrame::Close(refused)) = told else { panic!("wanted CLOSE, got {told:?}") };
     assert_eq!(code_of(&refused), Some(CloseCode::Overloaded));
-    assert!((1_000..=3_000).contains(&refused.retry_after_ms), "{}", refused.retry_after_ms);
+    // One a second, and behind those who were turned away before.
+    assert!((2_000..=9_100).contains(&refused.retry_after_ms), "{}", refused.retry_after_ms);
     kept.settle().await;
     // Nobody has come for a second.
     tokio::time::sleep(Duration::from_millis(1_050)).await;
     house.device("again").await.settle().await;
+}
+
+/// All of them come at once, and none of them in vain a second time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_are_refused_are_told_times_that_the_node_can_keep() {
+    const RATE: u32 = 20;
+    let house = House::start_with(|config| config.accepts_per_second = RATE).await;
+    let dialled = (0..120).map(|_| house.dial(Dial::Tcp));
+    let mut dialled = futures_util::future::join_all(dialled).await;
+    let counted = [("cause", "rate")];
+    let refusals = || house.metric("hawser_access_refused_connections_total", &counted);
+    eventually("all were looked at", || {
+        (refusals() + house.metric("hawser_access_connections", &[]) == 120).then_some(())
+    })
+    .await;
+    let mut told = Vec::new();
+    for device in &mut dialled {
+        if let Ok(frame) = tokio::time::timeout(Duration::from_millis(20), device.frame()).await {
+            let NodeFrame::Close(refused) = frame else { panic!("wanted CLOSE, got {frame:?}") };
+            assert_eq!(code_of(&refused), Some(CloseCode::Overloaded));
+            told.push(refused.retry_after_ms);
+        }
+    }
+    assert!(told.len() >= 90, "{}", told.len());
+    told.sort_unstable();
+    for &from in &told {
+        let second = told.iter().filter(|&&at| at >= from && at < from + 1_000).count();
+        assert!(second <= RATE as usize + 4, "{second} in the second from {from} ms");
+    }
+    let report = eventually("control hears of it", || {
+        let refused: u64 = house.control.reports().iter().map(|report| report.refused).sum();
+        (refused == told.len() as u64).then_some(())
+    });
+    report.await;
+    let last = house.control.report().unwrap();
+    assert_eq!(last.accepts_per_second_max, RATE);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_node_names_the_others() {
+    let house = House::start_with(|config| {
+        config.connections_max = 1;
+        config.unauthenticated_percent_max = 100;
+    })
+    .await;
+    house.control.advise(|answer| {
+        answer.reconnect_window_ms = 20_000;
+        answer.alternatives = vec![wire::AccessPoint {
+            protocol: "tcp".into(),
+            host: "elsewhere".into(),
+            port: 7100,
+            ..Default::default()
+        }];
+    });
+    let (_kept, _) = house.login(Dial::Tcp, "kept").await;
+    let full = eventually("control's word", || {
+        let reports = house.control.reports().len();
+        (reports > 5).then_some(())
+    });
+    full.await;
+    let refused = close(&mut house.dial(Dial::Tcp).await).await;
+    assert_eq!(code_of(&refused), Some(CloseCode::NodeFull));
+    assert_eq!(refused.alternatives.len(), 1);
+    assert!((1_000..=20_000).contains(&refused.retry_after_ms), "{}", refused.retry_after_ms);
+    // QUIC is refused with its first packet: there is no handshake.
+    let refused = crate::fakes::dial::try_quic(house.node.address("quic").unwrap()).await;
+    assert!(matches!(refused, Err(quinn::ConnectionError::ConnectionClosed(_))), "{refused:?}");
+    let counted = [("cause", "full")];
+    house.metric_is("hawser_access_refused_connections_total", &counted, 2).await;
+    house.metric_is("hawser_access_refused_connections_total", &[("cause", "handshake")], 0).await;
+}
+
+/// Without a router every login would be in vain, and every handshake before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_can_take_no_login_does_no_handshake_for_one() {
+    let house = House::start().await;
+    let mut kept = house.device("kept").await;
+    house.router.dies();
+    let counted = [("cause", "useless")];
+    let refused = || house.metric("hawser_access_refused_connections_total", &counted) > 0;
+    let mut told = None;
+    let begun = tokio::time::Instant::now();
+    while !refused() {
+        let mut device = house.dial(Dial::Tcp).await;
+        let login = device.login_frame(APP, "new", tokens::token(APP, "new"));
+        let _ = device.try_send_bytes(&DeviceFrame::Login(login).encode()).await;
+        told = Some(close(&mut device).await);
+        assert!(begun.elapsed() < PATIENCE, "refused at the door");
+    }
+    assert_eq!(code_of(&told.unwrap()), Some(CloseCode::RouterUnavailable));
+    assert_eq!(heard(&house, Dial::Tls).await, [0; 0]);
+    kept.settle().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,19 +7,23 @@
 mod attached;
 mod churn;
 mod deadlines;
+mod drains;
 mod endings;
 mod fakes;
 mod groups;
 mod histories;
 mod house;
 mod inboxes;
+mod kept;
 mod limits;
 
 mod frames;
 mod logins;
+mod panics;
 mod requests;
 mod routing;
 mod slow;
+mod tickets;
 mod tokens;
 
 use std::time::Duration;

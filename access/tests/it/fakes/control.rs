@@ -30,6 +30,8 @@ struct State {
     reports: Vec<wire::NodeReport>,
     refreshing: Option<Refreshing>,
     refreshes: Vec<wire::RefreshTokenRequest>,
+    /// What reports are answered.
+    answer: wire::ReportResponse,
 }
 
 #[derive(Clone)]
@@ -42,7 +44,8 @@ pub struct Control {
 impl Control {
     pub async fn start(snapshot: wire::Snapshot) -> Self {
         let (listener, _, uri) = listen().await;
-        let state = State { revision: 1, snapshot, ..Default::default() };
+        let answer = wire::ReportResponse { next_report_ms: 50, ..Default::default() };
+        let state = State { revision: 1, snapshot, answer, ..Default::default() };
         let control =
             Self { uri, state: Arc::new(Mutex::new(state)), stop: CancellationToken::new() };
         let service = ControlServer::with_interceptor(control.clone(), RequireBearer(secret()));
@@ -106,6 +109,23 @@ impl Control {
         self.state.lock().reports.last().cloned()
     }
 
+    /// All reports of the node.
+    pub fn reports(&self) -> Vec<wire::NodeReport> {
+        self.state.lock().reports.clone()
+    }
+
+    /// Changes what reports are answered from now on.
+    pub fn advise(&self, change: impl FnOnce(&mut wire::ReportResponse)) {
+        change(&mut self.state.lock().answer);
+    }
+
+    /// Orders a drain, or ends it.
+    pub fn order_drain(&self, order: Option<(u64, u32)>) {
+        let order =
+            order.map(|(id, sessions_per_second)| wire::DrainOrder { id, sessions_per_second });
+        self.advise(|answer| answer.drain = order);
+    }
+
     pub fn answer_refreshes(&self, refreshing: Refreshing) {
         self.state.lock().refreshing = Some(refreshing);
     }
@@ -137,7 +157,7 @@ impl control_server::Control for Control {
     ) -> Result<Response<wire::ReportResponse>, Status> {
         let mut state = self.state.lock();
         state.reports.push(request.into_inner());
-        Ok(Response::new(wire::ReportResponse { next_report_ms: 50, ..Default::default() }))
+        Ok(Response::new(state.answer.clone()))
     }
 
     async fn report_router(

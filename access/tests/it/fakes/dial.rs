@@ -90,11 +90,17 @@ where
 }
 
 pub async fn quic(address: SocketAddr) -> (quinn::Endpoint, quinn::Connection) {
+    try_quic(address).await.unwrap()
+}
+
+pub async fn try_quic(
+    address: SocketAddr,
+) -> Result<(quinn::Endpoint, quinn::Connection), quinn::ConnectionError> {
     let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     let crypto = QuicClientConfig::try_from(trust(&[b"hawser/1"])).unwrap();
     endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(crypto)));
-    let connection = endpoint.connect(address, "localhost").unwrap().await.unwrap();
-    (endpoint, connection)
+    let connection = endpoint.connect(address, "localhost").unwrap().await?;
+    Ok((endpoint, connection))
 }
 
 /// Dials, and does what the transport needs before LOGIN.

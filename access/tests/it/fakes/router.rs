@@ -65,6 +65,8 @@ struct State {
     words: Vec<Word>,
     reports: Vec<wire::DeliveryReport>,
     hellos: u64,
+    /// Asks that came to this router.
+    asked: Vec<wire::ask::What>,
     /// Nodes that said goodbye.
     goodbyes: Vec<u64>,
     /// Wake-ups numbered so far, by boot; a new stream begins anew.
@@ -98,6 +100,8 @@ pub struct Router {
     binding: Mutex<Binding>,
     answers_groups: Mutex<bool>,
     is_dead: AtomicBool,
+    /// What it does with asks, whatever its store would say.
+    asking: Mutex<Option<Answering>>,
     /// While it is, nothing that comes up is read.
     deaf: watch::Sender<bool>,
     calls: AtomicU64,
@@ -137,6 +141,7 @@ impl Router {
             binding: Mutex::new(Binding::Grant),
             answers_groups: Mutex::new(true),
             is_dead: AtomicBool::new(false),
+            asking: Mutex::default(),
             deaf: watch::Sender::new(false),
             calls: AtomicU64::new(1),
             store: tier.store,
@@ -176,6 +181,25 @@ impl Router {
         state.words.clear();
         drop(state);
         self.is_dead.store(false, Ordering::Release);
+    }
+
+    /// What this router does with asks, and no other one.
+    pub fn asks(&self, answering: Option<Answering>) {
+        *self.asking.lock() = answering;
+    }
+
+    /// The devices whose inboxes were asked for at this router, by pull.
+    pub fn pulled_here(&self) -> Vec<String> {
+        let device = |what: &wire::ask::What| match what {
+            wire::ask::What::Pull(pull) => pull.session.as_ref().map(|it| it.device.clone()),
+            _ => None,
+        };
+        self.state.lock().asked.iter().filter_map(device).collect()
+    }
+
+    /// Whether this router was asked for anything.
+    pub fn was_asked(&self) -> bool {
+        !self.state.lock().asked.is_empty()
     }
 
     pub fn is_deaf(&self, is: bool) {
@@ -367,6 +391,11 @@ impl Router {
     pub async fn outcome(&self, id: u64) -> u32 {
         let look = || self.state.lock().reports.iter().find(|it| it.id == id).cloned();
         eventually("a report", look).await.outcomes[0]
+    }
+
+    /// Whether the last report of a delivery has come.
+    pub fn has_report(&self, id: u64) -> bool {
+        self.state.lock().reports.iter().any(|it| it.id == id && it.done)
     }
 
     /// The group keeps a history from now on.
@@ -664,7 +693,13 @@ impl node_server::Node for Service {
             }
             while let Ok(Some(message)) = inbound.message().await {
                 for ask in message.asks {
-                    let answer = router.store.lock().hear(ask, router.on_route.is_none());
+                    let keeps = router.on_route.is_none();
+                    router.state.lock().asked.extend(ask.what.clone().filter(|_| keeps));
+                    let own = *router.asking.lock();
+                    let answer = match own {
+                        None => router.store.lock().hear(ask, keeps),
+                        Some(own) => router.store.lock().hear_as(own, ask),
+                    };
                     let answers: Vec<_> = answer.into_iter().collect();
                     if !answers.is_empty() {
                         let _ = tell.send(Ok(DeliverDown { answers, ..Default::default() })).await;

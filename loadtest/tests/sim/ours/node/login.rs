@@ -78,6 +78,7 @@ impl Ours {
             | A::Refresh { .. }
             | A::Forward(..)
             | A::RefuseRequest { .. }
+            | A::GoAway
             | A::Drain => {}
         }
     }
