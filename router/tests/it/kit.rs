@@ -1,11 +1,13 @@
 //! A router with a control and a business, ready to be called.
 
+pub mod business;
 pub mod control;
 pub mod node;
 pub mod redis;
 pub mod store;
 
 use control::{FakeControl, KEY_BYTES};
+use hawser_chassis::callback::Callbacks;
 use hawser_chassis::peers::Peers;
 use hawser_chassis::secret::Secret;
 use hawser_proto::rpc::push::push_client::PushClient;
@@ -93,6 +95,7 @@ pub async fn router(
     let mut config = Config::new("router-1", folder.to_owned(), &control.uri(), peers);
     config.node_lease = LEASE;
     config.call_timeout = CALL_TIMEOUT;
+    config.callbacks = Callbacks::any();
     config.broadcast_patience = Duration::from_millis(1_500);
     // A sync of a busy disk may take its time.
     config.store_call_timeout = Duration::from_secs(5);

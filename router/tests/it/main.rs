@@ -8,6 +8,7 @@
 mod broadcasts;
 mod cluster;
 mod cluster_groups;
+mod events;
 mod functions;
 mod groups;
 mod histories;
