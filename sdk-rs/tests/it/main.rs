@@ -6,6 +6,7 @@ mod access;
 mod control;
 mod inbox;
 mod kill;
+mod moves;
 mod node;
 mod session;
 mod transports;

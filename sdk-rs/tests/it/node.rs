@@ -129,7 +129,7 @@ pub(crate) fn login_ok() -> params::LoginOk {
         frame_bytes_max: 65_536,
         groups_max: 100,
         requests_in_flight_max: 64,
-        abilities: hawser_proto::frame::ability::ALL,
+        abilities: hawser_proto::frame::ability::INBOX | hawser_proto::frame::ability::HISTORY,
         ..Default::default()
     }
 }
