@@ -5,7 +5,7 @@
 //! judged. It passes when the judge finds nothing and its own figure holds.
 
 mod arrivals;
-mod businesses;
+pub(crate) mod businesses;
 mod certificate;
 pub(crate) mod cluster;
 pub(crate) mod crowds;
@@ -13,11 +13,11 @@ mod datagrams;
 pub(crate) mod device;
 pub(crate) mod devices;
 mod done;
-mod history;
+pub(crate) mod history;
 mod leaks;
 mod links;
 mod net;
-mod presence;
+pub(crate) mod presence;
 pub(crate) mod probe;
 mod proxy;
 mod pushes;

@@ -12,7 +12,6 @@ use hawser_proto::rpc::business::{
 };
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -23,7 +22,7 @@ use tonic::{Request, Response, Status};
 
 /// How a business does its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mood {
+pub(crate) enum Mood {
     /// It answers at once, with the bytes it was given.
     Well,
     /// It takes this long for each.
@@ -35,27 +34,22 @@ pub(super) enum Mood {
 }
 
 /// One business's server, behind a proxy, so that it can die as a host does.
-pub(super) struct Office {
+pub(crate) struct Office {
     front: Proxy,
     at: SocketAddr,
     mood: watch::Sender<Mood>,
-    pub(super) handled: Arc<AtomicU64>,
-    pub(super) heard: Arc<AtomicU64>,
     /// Aborted with it.
     _task: JoinSet<()>,
 }
 
 impl Office {
     /// Opens the business with this number on a free port.
-    pub(super) async fn open(number: usize, history: Arc<History>) -> anyhow::Result<Self> {
+    pub(crate) async fn open(number: usize, history: Arc<History>) -> anyhow::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let at = listener.local_addr()?;
         let front = Proxy::start_on(IpAddr::V4(Ipv4Addr::UNSPECIFIED), Way::To(at)).await?;
         let (mood, seen) = watch::channel(Mood::Well);
-        let (handled, heard) = <(Arc<AtomicU64>, Arc<AtomicU64>)>::default();
-        let name = BUSINESSES[number];
-        let desk =
-            Desk { name, mood: seen, handled: handled.clone(), heard: heard.clone(), history };
+        let desk = Desk { name: BUSINESSES[number], mood: seen, history };
         let mut task = JoinSet::new();
         task.spawn(async move {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
@@ -63,27 +57,27 @@ impl Office {
             let service = BusinessServer::new(desk);
             let _ = Server::builder().add_service(service).serve_with_incoming(incoming).await;
         });
-        Ok(Self { front, at, mood, handled, heard, _task: task })
+        Ok(Self { front, at, mood, _task: task })
     }
 
     /// Where it answers; `apart`: for callers in namespaces, as a pattern for the harness's address.
-    pub(super) fn endpoint(&self, apart: bool) -> String {
+    pub(crate) fn endpoint(&self, apart: bool) -> String {
         let port = self.front.address.port();
         if apart { format!("http://0.0.0.0:{port}") } else { format!("http://127.0.0.1:{port}") }
     }
 
     /// From now on.
-    pub(super) fn set(&self, mood: Mood) {
+    pub(crate) fn set(&self, mood: Mood) {
         self.mood.send_replace(mood);
     }
 
     /// Gone: its connections are reset, and so is whoever tries.
-    pub(super) fn die(&self) {
+    pub(crate) fn die(&self) {
         self.front.set(Way::Reset);
     }
 
     /// Back where it was.
-    pub(super) fn come_back(&self) {
+    pub(crate) fn come_back(&self) {
         self.front.set(Way::To(self.at));
     }
 }
@@ -92,8 +86,6 @@ impl Office {
 struct Desk {
     name: &'static str,
     mood: watch::Receiver<Mood>,
-    handled: Arc<AtomicU64>,
-    heard: Arc<AtomicU64>,
     history: Arc<History>,
 }
 
@@ -117,7 +109,6 @@ impl Business for Desk {
         request: Request<HandleRequest>,
     ) -> Result<Response<HandleResponse>, Status> {
         self.work().await;
-        self.handled.fetch_add(1, Ordering::Relaxed);
         let body = request.into_inner().body;
         Ok(Response::new(HandleResponse { body, ..HandleResponse::default() }))
     }
@@ -136,7 +127,6 @@ impl Business for Desk {
                 connection_event::Kind::Offline => Kind::Offline,
                 connection_event::Kind::Unspecified => continue,
             };
-            self.heard.fetch_add(1, Ordering::Relaxed);
             let event = Event::new(0, kind).of(APP, &one.device, self.name);
             self.history.write(Event { epoch: one.epoch, node: one.connection_id, ..event });
         }

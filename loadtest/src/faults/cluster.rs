@@ -23,7 +23,7 @@ use settings::{Dialect, Doors, Settings};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 pub(crate) const APP: &str = "shop";
@@ -71,7 +71,6 @@ struct Place {
 pub(crate) struct Door {
     pub(crate) tcp: SocketAddr,
     pub(crate) tls: SocketAddr,
-    pub(crate) quic: SocketAddr,
 }
 
 /// A running cluster; killed with its owner.
@@ -179,7 +178,7 @@ impl Cluster {
                 tls: door(Side::Outer)?,
                 quic: door(Side::Outer)?,
             };
-            cluster.doors.push(Door { tcp: doors.tcp, tls: doors.tls, quic: doors.quic });
+            cluster.doors.push(Door { tcp: doors.tcp, tls: doors.tls });
             let is_older = shape.older_access.is_some() && number + 1 == shape.access;
             let dialect = older.as_ref().filter(|_| is_older).unwrap_or(&today);
             let text = settings.access(number, &doors, dialect);
@@ -332,35 +331,6 @@ impl Cluster {
     pub(crate) fn signal(&self, service: Service, signal: Signal) -> anyhow::Result<()> {
         let place = &self.places[self.find(service)?];
         place.process.as_ref().context("it is down")?.signal(signal)
-    }
-
-    /// SIGTERM, and waits until it has ended by itself.
-    pub(crate) async fn terminate(
-        &mut self,
-        service: Service,
-        patience: Duration,
-    ) -> anyhow::Result<ExitStatus> {
-        self.signal(service, Signal::TERM)?;
-        self.until_ended(service, patience).await
-    }
-
-    /// Waits until it has ended.
-    pub(crate) async fn until_ended(
-        &mut self,
-        service: Service,
-        patience: Duration,
-    ) -> anyhow::Result<ExitStatus> {
-        let place = self.find(service)?;
-        let started = Instant::now();
-        loop {
-            let process = self.places[place].process.as_mut().context("it is down")?;
-            if let Some(status) = process.ended() {
-                self.places[place].process = None;
-                return Ok(status);
-            }
-            ensure!(started.elapsed() < patience, "{service} has not ended in {patience:?}");
-            tokio::time::sleep(LOOK).await;
-        }
     }
 
     /// What it said on standard error.

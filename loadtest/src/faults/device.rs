@@ -64,6 +64,11 @@ pub(crate) struct Device {
     /// Devices start one after the other over this long.
     #[arg(long, default_value_t = 0)]
     over_ms: u64,
+    /// A group that all devices are in, and where it is written what each hears in it.
+    #[arg(long, requires = "heard")]
+    join: Option<String>,
+    #[arg(long)]
+    heard: Option<PathBuf>,
     /// The certificate that access nodes are trusted by.
     #[arg(long)]
     trust: Option<PathBuf>,
@@ -129,6 +134,7 @@ pub(crate) async fn run(wanted: Device) -> anyhow::Result<()> {
     let journal = Arc::new(Journal::open(&wanted.links)?);
     let mut all = JoinSet::new();
     let clients = requests::Clients::default();
+    let heard = wanted.heard.as_deref().map(Journal::open).transpose()?.map(Arc::new);
     let count = wanted.devices.len().max(1) as u64;
     for (number, device) in wanted.devices.clone().into_iter().enumerate() {
         let start = Event::new(0, Kind::Start).of(&wanted.app, &device, "");
@@ -141,6 +147,7 @@ pub(crate) async fn run(wanted: Device) -> anyhow::Result<()> {
             end: end.clone(),
             seed: random.random(),
             clients: clients.clone(),
+            heard: heard.clone(),
         };
         let wait = Duration::from_millis(wanted.over_ms * number as u64 / count);
         all.spawn(async move {
@@ -167,10 +174,11 @@ struct Life {
     end: Arc<End>,
     seed: u64,
     clients: requests::Clients,
+    heard: Option<Arc<Journal>>,
 }
 
 async fn live(life: Life) -> anyhow::Result<()> {
-    let Life { wanted, device, history, journal, end, seed, clients } = life;
+    let Life { wanted, device, history, journal, end, seed, clients, heard: groups } = life;
     let (builder, road) = if wanted.moves_ms.is_some() {
         let (token, road) = Road::pave(&wanted.control, &wanted.app, &device, seed).await?;
         let points = road.points();
@@ -207,10 +215,16 @@ async fn live(life: Life) -> anyhow::Result<()> {
         let mut listener = handle.listen();
         clients.add(&device, business, handle);
         let (wanted, history, end) = (wanted.clone(), history.clone(), end.clone());
-        let device = device.clone();
+        let (device, groups) = (device.clone(), groups.clone());
         tasks.spawn(async move {
             while let Some(item) = listener.next_item().await {
                 end.at(Point::Handler);
+                if let (Incoming::Push(push), Some(groups)) = (&item, &groups)
+                    && push.group.is_some()
+                {
+                    groups.heard(&device, &push.body);
+                    continue;
+                }
                 if let Some(event) = heard(item) {
                     let event = event.of(&wanted.app, &device, business);
                     history.write(Event { process: wanted.process, ..event });
@@ -219,6 +233,11 @@ async fn live(life: Life) -> anyhow::Result<()> {
         });
     }
     client.start();
+    if let Some(group) = wanted.join.clone() {
+        let chat = client.business(BUSINESSES[0]);
+        // It waits for the connection; once in, the client joins again by itself.
+        tasks.spawn(async move { while chat.join(&group).await.is_err() {} });
+    }
     let mut states = client.states();
     if let (Some(road), Some(moves)) = (road, wanted.moves_ms) {
         let (moves_for, torn) = (Duration::from_millis(wanted.moves_for_ms), wanted.torn);

@@ -37,6 +37,8 @@ pub(super) struct Plan {
     /// Its devices start over this long.
     pub(super) over: Duration,
     pub(super) trust: Option<PathBuf>,
+    /// A group that all are in.
+    pub(super) join: Option<String>,
     pub(super) seed: u64,
 }
 
@@ -61,6 +63,11 @@ impl Keeper {
     /// When its devices were online.
     pub(super) fn links(&self) -> PathBuf {
         self.plan.folder.join(format!("links-{}.jsonl", self.number))
+    }
+
+    /// What its devices heard in their group.
+    pub(super) fn heard(&self) -> PathBuf {
+        self.plan.folder.join(format!("heard-{}.jsonl", self.number))
     }
 
     /// What became of its requests.
@@ -107,6 +114,9 @@ impl Keeper {
         }
         if let Some(trust) = &plan.trust {
             command.arg("--trust").arg(trust);
+        }
+        if let Some(group) = &plan.join {
+            command.args(["--join", group, "--heard"]).arg(self.heard());
         }
         command.args(["--over-ms", &plan.over.as_millis().to_string()]);
         command.arg("--").args(&plan.devices);

@@ -37,11 +37,12 @@ impl Done {
     /// A figure of the row, before the others, with what is asked of it.
     pub(super) fn figure(&mut self, figure: impl Into<String>, holds: bool) {
         let figure = figure.into();
-        if !holds {
-            self.misses.push(figure.clone());
+        if holds {
+            self.figures.insert(self.first, figure);
+            self.first += 1;
+        } else {
+            self.misses.push(figure);
         }
-        self.figures.insert(self.first, figure);
-        self.first += 1;
     }
 
     /// Something that goes without saying when it holds.
@@ -67,7 +68,7 @@ impl Done {
     pub(super) fn figures(&self) -> String {
         let mut line = self.figures.join("; ");
         if !self.misses.is_empty() {
-            line = format!("MISSED: {}; {line}", self.misses.join(", "));
+            line = format!("MISSED: {}. KEPT: {line}", self.misses.join("; "));
         }
         line
     }

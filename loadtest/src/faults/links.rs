@@ -4,7 +4,7 @@ use super::history::now;
 use anyhow::Context;
 use hawser_sdk::State;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
@@ -51,8 +51,17 @@ impl Journal {
             }
             _ => return,
         };
-        let word = Word { t: now(), device: device.to_owned(), connection, epoch, reason };
-        let mut line = serde_json::to_vec(&word).unwrap_or_default();
+        self.put(&Word { t: now(), device: device.to_owned(), connection, epoch, reason });
+    }
+
+    /// Writes what a device heard in a group.
+    pub(super) fn heard(&self, device: &str, body: &[u8]) {
+        let reason = String::from_utf8_lossy(body).into_owned();
+        self.put(&Word { t: now(), device: device.to_owned(), reason, ..Word::default() });
+    }
+
+    fn put(&self, word: &Word) {
+        let mut line = serde_json::to_vec(word).unwrap_or_default();
         line.push(b'\n');
         (&self.0).write_all(&line).expect("the journal can be written");
     }
@@ -73,6 +82,12 @@ impl Links {
         }
         words.sort_by_key(|word| word.t);
         Ok(Self(words))
+    }
+
+    /// Who heard this in a group.
+    pub(super) fn who_heard(&self, body: &str) -> BTreeSet<&str> {
+        let heard = self.0.iter().filter(|word| word.reason == body);
+        heard.map(|word| word.device.as_str()).collect()
     }
 
     /// How each device stood at a time.

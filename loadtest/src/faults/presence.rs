@@ -17,7 +17,7 @@ const DEVICES_PER_CALL: usize = 500;
 const NOTICE: u64 = 3_000_000_000;
 
 /// What one router says of these devices, in their order.
-pub(super) async fn ask(
+pub(crate) async fn ask(
     push: &str,
     key: &str,
     devices: &[String],
@@ -88,17 +88,17 @@ pub(super) async fn wrong_at_rest(
 /// What a business was told of sessions, against what they were.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Told {
-    pub(super) online: usize,
-    pub(super) offline: usize,
+    pub(crate) online: usize,
+    pub(crate) offline: usize,
     /// Words that were above the last one of their device: whatever is not is a repetition.
-    pub(super) news: usize,
+    pub(crate) news: usize,
     /// Devices of which the last word is not the truth.
-    pub(super) wrong: Vec<String>,
+    pub(crate) wrong: Vec<String>,
     /// Ends that were told while the session lived.
-    pub(super) early: Vec<String>,
+    pub(crate) early: Vec<String>,
     /// Sessions that ended, were told of, and whose end was told by exactly one new word: theirs, or the
     /// beginning of a later one.
-    pub(super) ended: usize,
+    pub(crate) ended: usize,
 }
 
 impl Told {

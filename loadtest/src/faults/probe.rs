@@ -24,7 +24,7 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// What is felt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Feels {
+pub(crate) enum Feels {
     /// Volatile pushes, from the call to the device.
     Pushes,
     /// Requests, from the device to the business and back.
@@ -33,32 +33,32 @@ pub(super) enum Feels {
 
 /// Who is asked to feel it, and how.
 #[derive(Clone, Debug)]
-pub(super) struct Plan {
-    pub(super) feels: Feels,
+pub(crate) struct Plan {
+    pub(crate) feels: Feels,
     /// Devices are named by this and their number.
-    pub(super) name: String,
-    pub(super) devices: usize,
-    pub(super) per_second: u32,
-    pub(super) business: &'static str,
-    pub(super) key: String,
+    pub(crate) name: String,
+    pub(crate) devices: usize,
+    pub(crate) per_second: u32,
+    pub(crate) business: &'static str,
+    pub(crate) key: String,
     /// The push API to call.
-    pub(super) push: String,
+    pub(crate) push: String,
     /// The access nodes, in turn.
-    pub(super) doors: Vec<SocketAddr>,
+    pub(crate) doors: Vec<SocketAddr>,
 }
 
 /// When each was felt, and how long it took; what was not answered or not written counts as lost.
 type Felt = Arc<Mutex<Vec<(u64, Option<Duration>)>>>;
 
 /// Devices at work; dropped, they leave.
-pub(super) struct Probe {
+pub(crate) struct Probe {
     felt: Felt,
     tasks: JoinSet<anyhow::Result<()>>,
 }
 
 impl Probe {
     /// Logs the devices in and begins.
-    pub(super) async fn start(cluster: &Cluster, plan: Plan) -> anyhow::Result<Self> {
+    pub(crate) async fn start(cluster: &Cluster, plan: Plan) -> anyhow::Result<Self> {
         let felt = Felt::default();
         let mut tasks = JoinSet::new();
         let each = Duration::from_secs(1) * plan.devices as u32 / plan.per_second.max(1);
@@ -78,19 +78,19 @@ impl Probe {
     }
 
     /// What was felt between two times.
-    pub(super) fn between(&self, from: u64, to: u64) -> Delays {
+    pub(crate) fn between(&self, from: u64, to: u64) -> Delays {
         let felt = self.felt.lock().unwrap_or_else(PoisonError::into_inner);
         felt.iter().filter(|(at, _)| (from..to).contains(at)).filter_map(|(_, it)| *it).collect()
     }
 
     /// What came to nothing between two times.
-    pub(super) fn lost_between(&self, from: u64, to: u64) -> usize {
+    pub(crate) fn lost_between(&self, from: u64, to: u64) -> usize {
         let felt = self.felt.lock().unwrap_or_else(PoisonError::into_inner);
         felt.iter().filter(|(at, it)| it.is_none() && (from..to).contains(at)).count()
     }
 
     /// Fails once a device has lost its link.
-    pub(super) fn check(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn check(&mut self) -> anyhow::Result<()> {
         match self.tasks.try_join_next() {
             Some(ended) => ended.context("a probe broke")?.context("a probe ended"),
             None => Ok(()),
@@ -176,12 +176,12 @@ async fn push(plan: Plan, felt: Felt) -> anyhow::Result<()> {
 }
 
 /// A client of a router's push API.
-pub(super) fn client(push: &str) -> anyhow::Result<PushClient<Channel>> {
+pub(crate) fn client(push: &str) -> anyhow::Result<PushClient<Channel>> {
     let endpoint = Endpoint::from_shared(push.to_owned())?;
     Ok(PushClient::new(endpoint.connect_timeout(Duration::from_secs(1)).connect_lazy()))
 }
 
 /// What a business shows with each call.
-pub(super) fn bearer(key: &str) -> anyhow::Result<MetadataValue<Ascii>> {
+pub(crate) fn bearer(key: &str) -> anyhow::Result<MetadataValue<Ascii>> {
     Ok(format!("Bearer {key}").parse()?)
 }

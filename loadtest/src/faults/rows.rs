@@ -212,6 +212,7 @@ impl Stage<'_> {
             die: None,
             moves: None,
             torn: false,
+            join: None,
         }
     }
 

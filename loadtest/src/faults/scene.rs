@@ -48,6 +48,8 @@ pub(super) struct Staging {
     pub(super) die: Option<(Point, u32)>,
     pub(super) moves: Option<(Duration, Duration)>,
     pub(super) torn: bool,
+    /// A group that all devices are in.
+    pub(super) join: Option<String>,
 }
 
 /// The stage.
@@ -103,6 +105,7 @@ impl Scene {
                 torn: staging.torn,
                 requests_per_second: staging.requests.div_ceil(processes as u32),
                 over,
+                join: staging.join.clone(),
                 trust: staging.shape.secure_doors.then(|| certificate::authority(folder)),
                 seed: wanted.seed.wrapping_mul(1_000).wrapping_add(number as u64),
             };
@@ -135,18 +138,20 @@ impl Scene {
             healed: None,
             logins_before: 0.0,
         };
-        scene.warm_up(over).await?;
+        // Devices that move are never all there at once.
+        let all = if staging.moves.is_some() { 0 } else { scene.devices.len() };
+        scene.warm_up(over, all).await?;
         Ok(scene)
     }
 
-    async fn warm_up(&mut self, over: Duration) -> anyhow::Result<()> {
+    async fn warm_up(&mut self, over: Duration, all: usize) -> anyhow::Result<()> {
         let started = Instant::now();
         self.pass(Duration::from_secs(3), false).await?;
         let patience = 4 * over + Duration::from_secs(30);
         loop {
             let online = self.links()?.at(now()).values().filter(|word| word.is_online()).count();
             let stored = self.backends.count.stored.load(Ordering::Relaxed);
-            if online == self.devices.len() && stored > 0 {
+            if online >= all && stored > 0 {
                 break;
             }
             ensure!(
@@ -248,6 +253,11 @@ impl Scene {
     /// When devices were connected, and where.
     pub(super) fn links(&self) -> anyhow::Result<Links> {
         Links::read(self.keepers.iter().map(Keeper::links))
+    }
+
+    /// What was heard in groups.
+    pub(super) fn heard(&self) -> anyhow::Result<Links> {
+        Links::read(self.keepers.iter().map(Keeper::heard))
     }
 
     /// What became of requests since then.

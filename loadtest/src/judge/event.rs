@@ -20,7 +20,8 @@ pub enum Kind {
     PushFail,
     /// It may or may not have happened.
     PushUnknown,
-    /// The store took a login (`instance`, `attempt`) or an announcement (no `instance`): `epoch`, `node`.
+    /// The store took a login (`instance`, `attempt`) or an announcement (no `instance`): `epoch`, `node`; and
+    /// `inbox`, when it names a business that has to have heard of the session when all is at rest.
     Claim,
     /// A node wrote a push to the link of `app`, `device`, `epoch`.
     Send,
@@ -43,7 +44,7 @@ pub enum Kind {
     RouteSet,
     /// The route was removed by the session with `epoch`.
     RouteDel,
-    /// Words about a session, to its business: it began.
+    /// Words about a session, heard by the business `inbox`: it began. Words may be repeated.
     Online,
     /// It ended.
     Offline,

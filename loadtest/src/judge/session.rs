@@ -2,7 +2,7 @@
 //! counts. Rules S6, P1 to P5.
 
 use super::{Court, DeviceKey, Event, Kind, Rule};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// One device's sessions. Numbers are indexes of events.
 #[derive(Debug, Default)]
@@ -12,7 +12,23 @@ struct Sessions<'a> {
     highest: Option<usize>,
     attempts: HashMap<&'a str, usize>,
     route: Option<usize>,
-    online: Option<usize>,
+    /// What each business has heard.
+    heard: HashMap<&'a str, Heard>,
+}
+
+/// All that one business has heard of a device.
+#[derive(Debug, Default)]
+struct Heard {
+    /// The highest word: the newest session, its end above its beginning.
+    last: Option<usize>,
+    words: HashSet<Word>,
+}
+
+/// A session, and whether it ended.
+type Word = (u64, bool);
+
+fn word(event: &Event) -> Word {
+    (event.epoch, event.kind == Kind::Offline)
 }
 
 pub(super) fn judge(court: &mut Court<'_>) {
@@ -109,19 +125,42 @@ impl<'a> Sessions<'a> {
         self.route = Some(index);
     }
 
-    fn on_word(&mut self, court: &mut Court<'a>, index: usize, event: &Event) {
-        let newest = self.online.map(|it| court.events[it].epoch);
-        if event.kind == Kind::Online && newest.is_none_or(|newest| newest < event.epoch) {
-            self.online = Some(index);
-        } else if let Some(online) = self.online
-            && newest > Some(event.epoch)
-        {
-            let what = format!("word of epoch {} came after epoch {newest:?}", event.epoch);
-            court.convict(Rule::EventOrder, what, &[online, index]);
+    fn on_word(&mut self, court: &mut Court<'a>, index: usize, event: &'a Event) {
+        let heard = self.heard.entry(&event.inbox).or_default();
+        let is_new = heard.words.insert(word(event));
+        match heard.last {
+            Some(last) if word(event) < word(&court.events[last]) => {
+                let newer = &court.events[last];
+                if is_new && !court.went_back_between(newer.t, event.t) {
+                    let what =
+                        format!("word of epoch {} came after epoch {}", event.epoch, newer.epoch);
+                    court.convict(Rule::EventOrder, what, &[last, index]);
+                }
+            }
+            _ => heard.last = Some(index),
+        }
+    }
+
+    /// What the business that has to hear of the session has heard last is what is true.
+    fn told_at_rest(&self, court: &mut Court<'a>, index: usize, event: &Event) {
+        let claimed = self.current.map(|it| &court.events[it]).filter(|it| !it.inbox.is_empty());
+        let Some(claim) = claimed else { return };
+        let last = self.heard.get(claim.inbox.as_str()).and_then(|heard| heard.last);
+        let last_word = last.map(|last| word(&court.events[last]));
+        let is_told = if event.node.is_empty() {
+            last_word.is_none_or(|(_, ended)| ended)
+        } else {
+            last_word == Some((event.epoch, false))
+        };
+        if !is_told {
+            let what = format!("at rest {} has heard {last_word:?} last", claim.inbox);
+            let proof: Vec<usize> = last.into_iter().chain([index]).collect();
+            court.convict(Rule::Untold, what, &proof);
         }
     }
 
     fn at_rest(&mut self, court: &mut Court<'a>, index: usize, event: &Event) {
+        self.told_at_rest(court, index, event);
         let Some(route) = self.route else { return };
         let named = &court.events[route];
         let agree = match (named.kind, event.node.is_empty()) {

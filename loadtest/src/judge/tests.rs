@@ -46,6 +46,7 @@ impl History {
 
     fn claim(&mut self, epoch: u64, node: &str, attempt: u64) -> &mut Self {
         self.add(Kind::Claim, |it| {
+            it.inbox.clear();
             it.epoch = epoch;
             node.clone_into(&mut it.node);
             "i".clone_into(&mut it.instance);
@@ -294,7 +295,43 @@ fn words_about_sessions_come_in_the_order_of_epochs() {
     let mut it = history();
     it.add(Kind::Online, epoch(5)).add(Kind::Offline, epoch(5)).add(Kind::Online, epoch(6));
     it.check(&[]);
-    it.add(Kind::Offline, epoch(5)).check(&[Rule::EventOrder]);
+    let mut again = History(it.0.clone());
+    again.add(Kind::Offline, epoch(5)).add(Kind::Online, epoch(6)).check(&[]);
+    it.add(Kind::Offline, epoch(4)).check(&[Rule::EventOrder]);
+    let mut late = history();
+    late.add(Kind::Offline, epoch(5)).add(Kind::Online, epoch(5)).check(&[Rule::EventOrder]);
+    let mut other = history();
+    other.add(Kind::Online, epoch(6));
+    other.add(Kind::Online, |it| (it.epoch, it.inbox) = (5, "mail".to_owned())).check(&[]);
+    let mut back = history();
+    back.add(Kind::Online, epoch(6)).back(0).add(Kind::Online, epoch(5)).check(&[]);
+}
+
+#[test]
+fn at_rest_a_business_that_asked_has_heard_what_is_true() {
+    let epoch = |epoch: u64| move |it: &mut Event| it.epoch = epoch;
+    let watched = |it: &mut Event| {
+        (it.epoch, it.attempt) = (5, 1);
+        (it.node, it.instance) = ("a".to_owned(), "i".to_owned());
+    };
+    let here = |it: &mut Event| (it.epoch, it.node) = (5, "a".to_owned());
+    let logged_in = || {
+        let mut it = history();
+        it.add(Kind::Claim, watched);
+        it
+    };
+    logged_in().add(Kind::Online, epoch(5)).add(Kind::Rest, here).check(&[]);
+    logged_in().add(Kind::Rest, here).check(&[Rule::Untold]);
+    logged_in().add(Kind::Online, epoch(4)).add(Kind::Rest, here).check(&[Rule::Untold]);
+    let mut ended = logged_in();
+    ended.add(Kind::Online, epoch(5)).add(Kind::Offline, epoch(5));
+    History(ended.0.clone()).add(Kind::Rest, here).check(&[Rule::Untold]);
+    ended.add(Kind::Rest, |_| {}).check(&[]);
+    logged_in().add(Kind::Online, epoch(5)).add(Kind::Rest, |_| {}).check(&[Rule::Untold]);
+    logged_in().add(Kind::Rest, |_| {}).check(&[]);
+    let mut unwatched = history();
+    unwatched.claim(5, "a", 1);
+    unwatched.add(Kind::Rest, here).check(&[]);
 }
 
 #[test]

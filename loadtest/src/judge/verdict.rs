@@ -53,8 +53,10 @@ pub enum Rule {
     StaleRemoval,
     /// P3: two sessions with one epoch, or an epoch that did not grow.
     TwoSessions,
-    /// P4: word that a session ended came after word that a newer one began.
+    /// P4: a new word about a session came after word of a newer one, or of its end.
     EventOrder,
+    /// P4: at rest a business has not heard what is true of a device.
+    Untold,
     /// P5: an old login was taken.
     StaleLogin,
 }

@@ -57,16 +57,6 @@ impl Operator {
         Ok(keys)
     }
 
-    /// The access nodes, as reported.
-    pub(crate) async fn nodes(&self) -> anyhow::Result<Vec<Value>> {
-        let listed = self.call(Method::GET, "/v1/nodes", Value::Null).await?;
-        let nodes = listed
-            .as_array()
-            .cloned()
-            .or_else(|| listed.as_object()?.values().find_map(|value| value.as_array().cloned()));
-        nodes.context("control lists no nodes")
-    }
-
     pub(crate) async fn post(&self, path: &str, body: Value) -> anyhow::Result<Value> {
         self.call(Method::POST, path, body).await
     }

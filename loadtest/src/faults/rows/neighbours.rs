@@ -1,6 +1,7 @@
 //! Rows in which someone misbehaves, and the others must not feel it.
 
 use super::Stage;
+use crate::crowd::Told;
 use crate::faults::businesses::Mood;
 use crate::faults::cluster::{BUSINESSES, Cluster, Service, Shape};
 use crate::faults::crowds::{Crowds, Wanted};
@@ -113,6 +114,7 @@ impl Stage<'_> {
         let mut crowd = Crowds::start(wanted)?;
         crowd.until_online(200, Duration::from_secs(30)).await?;
         let mut figures = Vec::new();
+        let mut seen = Told::default();
         for ill in ["slow", "silent", "gone"] {
             let mut windows = Windows::default();
             for _ in 0..3 {
@@ -126,10 +128,10 @@ impl Stage<'_> {
                     _ => scene.offices[0].die(),
                 }
                 windows.trouble(self.window() / 2).await;
+                seen.merge(&crowd.take()?);
             }
             figures.push((ill, windows.of(&probe)));
         }
-        let seen = crowd.take()?;
         // Back to health: how long until it answers again, by who asks it.
         scene.fault("business gone");
         scene.offices[0].die();

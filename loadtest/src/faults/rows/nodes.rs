@@ -52,7 +52,9 @@ impl Stage<'_> {
         }
     }
 
-    fn say_rest(done: &mut Done, rest: &Rest) {
+    /// `noticed`: devices know at once that their session is over. One on a node that sleeps does not, and
+    /// the business hears of the end before it.
+    fn say_rest(done: &mut Done, rest: &Rest, noticed: bool) {
         let (wrong, first) = &rest.wrong;
         done.figure(
             format!("wrong presence at rest {wrong} (0) {first}").trim().to_owned(),
@@ -64,13 +66,14 @@ impl Stage<'_> {
         done.figure(
             format!(
                 "events: {online} online, {offline} offline, {news} of them news, {ended} sessions \
-                 ended once, {} wrong at rest (0), {} ends told early (0) {first}",
+                 ended once, {} wrong at rest (0), {} ends told before the device knew{} {first}",
                 wrong.len(),
-                early.len()
+                early.len(),
+                if noticed { " (0)" } else { "" }
             )
             .trim()
             .to_owned(),
-            wrong.is_empty() && early.is_empty(),
+            wrong.is_empty() && (early.is_empty() || !noticed),
         );
     }
 
@@ -97,7 +100,7 @@ impl Stage<'_> {
             ),
             p99 <= BACK_MS_MAX + WINDOW_MS && missing == 0 && !back.is_empty(),
         );
-        Self::say_rest(&mut done, &rest);
+        Self::say_rest(&mut done, &rest, true);
         done.carries_over("the lease only delays the words of lost sessions, by as much");
         Ok(done)
     }
@@ -140,7 +143,7 @@ impl Stage<'_> {
         let (moves, who) = rest.links.most_moves(begun, over + 2_000_000_000);
         done.figure(format!("moves of one device at most {moves} (1) {who}"), moves <= 1);
         Self::say_moving(&mut done, &rest.links, begun, &requests);
-        Self::say_rest(&mut done, &rest);
+        Self::say_rest(&mut done, &rest, true);
         Ok(done)
     }
 
@@ -229,7 +232,7 @@ impl Stage<'_> {
         );
         done.say(lines.join(", "));
         Self::say_moving(&mut done, &rest.links, begun, &requests);
-        Self::say_rest(&mut done, &rest);
+        Self::say_rest(&mut done, &rest, true);
         Ok(done)
     }
 
@@ -257,18 +260,27 @@ impl Stage<'_> {
         let mut scene = self.scene(staging).await?;
         scene.pass(self.load_time() / 3, false).await?;
         let mut late = LateAcks::prepare(&scene.cluster, 10, 3).await?;
+        late.ping().await?;
         let stopped = scene.fault("node stopped");
         let pause = if self.wanted.scaled { 10 } else { 30 };
         scene.cluster.signal(Service::Access(0), Signal::STOP)?;
         late.say_and_move().await?;
+        // They are as alive on their new links as devices are.
+        let silence = scene.cluster.shape.timers.idle / 2;
         // Its devices are wherever they noticed: those that were killed and started anew are elsewhere.
         let moved = scene.kill_process(0);
-        scene.pass(Duration::from_secs(pause), false).await?;
+        let until = Instant::now() + Duration::from_secs(pause);
+        while Instant::now() < until {
+            late.ping_new().await?;
+            scene.pass(silence.min(until.saturating_duration_since(Instant::now())), false).await?;
+        }
         scene.cluster.signal(Service::Access(0), Signal::CONT)?;
         scene.healed();
-        scene.pass(self.load_time() / 3, false).await?;
+        late.ping_new().await?;
+        scene.pass(Duration::from_secs(2), false).await?;
         let (said, taken) = late.taken().await?;
         drop(late);
+        scene.pass(self.load_time() / 3, false).await?;
         let rest = self.at_rest(&mut scene).await?;
         let ended = scene.cluster.has_ended(Service::Access(0))?;
         let (back, missing) = rest.links.back(stopped, "a0");
@@ -286,7 +298,7 @@ impl Stage<'_> {
             missing == 0 && !back.is_empty(),
         );
         done.figure(format!("the node lives on: {}", !ended), !ended);
-        Self::say_rest(&mut done, &rest);
+        Self::say_rest(&mut done, &rest, false);
         done.carries_over("the pause is longer than lease and idle time-out, as at full timers");
         Ok(done)
     }

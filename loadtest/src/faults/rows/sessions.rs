@@ -181,13 +181,30 @@ impl LateAcks {
         })
     }
 
+    /// So that none of them is idle when the node stops.
+    pub(super) async fn ping(&mut self) -> anyhow::Result<()> {
+        for late in &mut self.devices {
+            late.old.ping().await?;
+        }
+        Ok(())
+    }
+
     /// Acknowledges on the old link, which nobody reads, and logs in elsewhere.
     pub(super) async fn say_and_move(&mut self) -> anyhow::Result<()> {
         for late in &mut self.devices {
             late.old.ack(late.tail.0, late.tail.1).await?;
+        }
+        for late in &mut self.devices {
             let tries = (late.instance, 2);
             let (new, _) = Wire::log_in(self.door, &late.credential, BUSINESSES[1], tries).await?;
             late.new = Some(new);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn ping_new(&mut self) -> anyhow::Result<()> {
+        for new in self.devices.iter_mut().filter_map(|late| late.new.as_mut()) {
+            new.ping().await?;
         }
         Ok(())
     }
@@ -201,7 +218,6 @@ impl LateAcks {
             let left = entries(&self.push, &self.key, name).await?;
             stale += usize::from(left != self.pushes as u64);
             let new = late.new.as_mut().context("it has not moved")?;
-            new.ping().await?;
             for _ in 0..self.pushes {
                 late.tail = taken(new).await?;
             }
