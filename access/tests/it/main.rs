@@ -24,6 +24,8 @@ mod requests;
 mod routing;
 mod slow;
 mod tickets;
+mod tier;
+mod tier_pushes;
 mod tokens;
 
 use std::time::Duration;

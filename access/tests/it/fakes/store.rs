@@ -145,7 +145,11 @@ impl Store {
     /// `keeps`: the call is remembered.
     pub fn hear(&mut self, ask: wire::Ask, keeps: bool) -> Option<wire::Answer> {
         self.asked.extend(ask.what.clone().filter(|_| keeps));
-        match self.answering {
+        self.hear_as(self.answering, ask)
+    }
+
+    pub fn hear_as(&mut self, answering: Answering, ask: wire::Ask) -> Option<wire::Answer> {
+        match answering {
             Answering::Truly => Some(self.answer(ask)),
             Answering::Never => {
                 self.held.push(ask);
