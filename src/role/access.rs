@@ -5,6 +5,7 @@ use super::secret_at::SecretAt;
 use super::{Admin, Role, Surroundings, cannot_start, reload, reload_peers};
 use crate::bind;
 use crate::failure::{Failure, Outcome, chain};
+use crate::span::Span;
 use hawser_access::{Config, Listeners};
 use hawser_chassis::callback::Callbacks;
 use hawser_chassis::tls::Certificate;
@@ -12,9 +13,6 @@ use hawser_proto::id::NodeId;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An access node's configuration file; what is left out has its default.
 #[derive(Deserialize)]
@@ -29,6 +27,7 @@ pub(super) struct File {
     cluster_secret: Option<SecretAt>,
     internal_tls: Option<InternalTls>,
     callbacks: Option<Callbacks>,
+    data_dir: Option<PathBuf>,
     advertised_host: Option<String>,
     server_name: Option<String>,
     connections_max: Option<u32>,
@@ -36,8 +35,18 @@ pub(super) struct File {
     failed_logins_max: Option<u32>,
     lanes: Option<usize>,
     certificate: Option<CertificateFiles>,
+    drain: Option<Drain>,
     listen: Listen,
     admin: Admin,
+}
+
+/// How the node goes.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Drain {
+    per_second: Option<u32>,
+    go_away_deadline: Option<Span>,
+    patience: Option<Span>,
 }
 
 #[derive(Deserialize)]
@@ -75,6 +84,9 @@ impl File {
         if secure && self.certificate.is_none() {
             return Err(Failure::usage("tls, quic and wss need a [certificate]"));
         }
+        if self.drain.as_ref().is_some_and(|drain| drain.per_second == Some(0)) {
+            return Err(Failure::usage("drain.per_second is 0: the node would never be empty"));
+        }
         if self.routers.is_empty() {
             return Err(Failure::usage("routers is empty: nobody could log in"));
         }
@@ -103,6 +115,18 @@ impl File {
         ] {
             if let Some(given) = given {
                 field.clone_from(given);
+            }
+        }
+        config.data_dir.clone_from(&self.data_dir);
+        if let Some(drain) = &self.drain {
+            config.drain_per_second = drain.per_second.unwrap_or(config.drain_per_second);
+            for (field, given) in [
+                (&mut config.go_away_deadline, drain.go_away_deadline),
+                (&mut config.patience, drain.patience),
+            ] {
+                if let Some(Span(given)) = given {
+                    *field = given;
+                }
             }
         }
         if let Some(callbacks) = &self.callbacks {
@@ -137,6 +161,7 @@ pub(super) async fn run(file: File) -> Outcome {
         wss: all(&file.listen.wss, "wss")?,
         quic: quic.collect::<Outcome<_>>()?,
     };
+    let patience = config.patience;
     let around = Surroundings::start(&file.admin)?;
     let (peers, certificate) = (config.peers.clone(), config.certificate.clone());
     around.at_hangup(move || {
@@ -147,6 +172,6 @@ pub(super) async fn run(file: File) -> Outcome {
         .await
         .map_err(|failure| cannot_start(Role::Access, &failure))?;
     around.until_terminated().await;
-    let calm = access.shutdown(PATIENCE).await;
+    let calm = access.shutdown(patience).await;
     around.end(calm).await
 }

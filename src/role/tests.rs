@@ -68,6 +68,7 @@ fn mistakes_are_refused_and_named() {
         (Role::Router, "https://control", "http://control", "must begin with https://"),
         (Role::Router, "ca = ", "cca = ", "unknown field `cca`"),
         (Role::Access, "https://r2.", "http://r2.", "must begin with https://"),
+        (Role::Access, "#[drain]\n#per_second = 500", "[drain]\nper_second = 0", "never be empty"),
         (Role::Access, "node = \"a1\"", "node = \"A1\"", "a-z"),
         (Role::Access, "[certificate]", "[certificates]", "certificates"),
         (Role::Access, "ws = [", "www = [", "unknown field `www`"),
