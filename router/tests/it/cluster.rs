@@ -1,17 +1,20 @@
 //! Two routers on one store: a login through one, everything else through the other.
 
 use crate::kit::control::CHAT;
-use crate::kit::node::{FakeNode, OK, Session, WRITTEN, announcement, bind};
+use crate::kit::node::{FakeNode, OK, Session, WRITTEN, Wire, announcement, bind};
 use crate::kit::redis::{Cluster, Member};
+use crate::kit::store::Mode;
 use crate::kit::{
     Client, LEASE, by, code, create_group, eventually, stored, to_group, to_one, within,
 };
 use hawser_proto::code::{CloseCode, ErrorCode};
+use hawser_proto::rpc::node::answer::Status as Answered;
 use hawser_proto::rpc::node::down;
 use hawser_proto::rpc::push::{
     DescribeDeviceRequest, DisconnectRequest, MembershipRequest, Outcome, PresenceRequest,
     PresenceState,
 };
+use std::time::Instant;
 use tonic::Code;
 
 pub async fn state(client: &Client, device: &str) -> PresenceState {
@@ -93,7 +96,7 @@ async fn a_router_that_a_node_does_not_reach_says_unknown_and_never_offline() {
     assert_eq!(state(&near, "nobody").await, PresenceState::Offline);
 
     // Longer than a lease: what the other router renews holds here.
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     while began.elapsed() < LEASE + LEASE / 2 {
         assert_eq!(state(&far, "a").await, PresenceState::Unknown);
         assert_eq!(push(&far, "a").await, Outcome::Unknown);
@@ -202,7 +205,7 @@ async fn an_older_node_tells_one_router_and_the_other_says_unknown() {
     let mut other = FakeNode::connect_older(&cluster.second.internal(), "node-1", 1).await;
     let _alive = (bound.keep_alive(), other.keep_alive());
     let session: Session = bound.bind("a", 1, &[CHAT]).await;
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     while began.elapsed() < 3 * LEASE {
         assert_eq!(state(&client, "a").await, PresenceState::Unknown);
         tokio::time::sleep(LEASE / 5).await;
@@ -270,4 +273,54 @@ async fn a_router_that_joins_asks_the_store_until_all_nodes_have_told_it() {
     third.complete().await;
     assert_eq!(state(&client, "a").await, PresenceState::Online);
     assert_eq!(state(&client, "nobody").await, PresenceState::Offline);
+}
+
+#[tokio::test]
+async fn while_the_store_is_away_nobody_is_said_to_be_offline() {
+    let Some(cluster) = Cluster::start().await else { return };
+    let client = cluster.second.client().await;
+    let wire = Wire::to(cluster.second.router.internal_addr()).await;
+    let mut bound = FakeNode::connect(&cluster.first.internal(), "node-1", 1).await;
+    let told = FakeNode::connect(&wire.uri(), "node-1", 1).await;
+    let _alive = (bound.keep_alive(), told.keep_alive());
+    let session = bound.bind("told", 1, &[CHAT]).await;
+    told.here(&session, &[CHAT]).await;
+    told.all_told().await;
+    cluster.second.complete().await;
+    wire.cut();
+    becomes(&client, "told", PresenceState::Unknown).await;
+    bound.bind("untold", 2, &[CHAT]).await;
+    cluster.second.store.set(Mode::Fails);
+    let began = Instant::now();
+    while began.elapsed() < 2 * LEASE {
+        for device in ["told", "untold"] {
+            assert_eq!(state(&client, device).await, PresenceState::Unknown, "{device}");
+            assert_eq!(push(&client, device).await, Outcome::Unknown, "{device}");
+        }
+        tokio::time::sleep(LEASE / 10).await;
+    }
+    cluster.second.store.set(Mode::Answers);
+    tokio::time::sleep(LEASE / 2).await;
+    assert_eq!(state(&client, "untold").await, PresenceState::Unknown);
+    assert_eq!(lost(&cluster.first) + lost(&cluster.second), 0);
+}
+
+#[tokio::test]
+async fn a_lease_that_one_router_gave_back_by_mistake_ends_no_session() {
+    let Some(cluster) = Cluster::start().await else { return };
+    // An older node begins its stream to one router anew; it looks as if it ended for good.
+    let mut first = FakeNode::connect_older(&cluster.first.internal(), "node-1", 1).await;
+    let mut second = FakeNode::connect_older(&cluster.second.internal(), "node-1", 1).await;
+    let _alive = second.keep_alive();
+    let session = second.bind("a", 1, &[CHAT]).await;
+    // Past the time in which nobody is judged.
+    tokio::time::sleep(LEASE + LEASE / 2).await;
+    for _ in 0..4 {
+        drop(first);
+        tokio::time::sleep(LEASE / 3).await;
+        first = FakeNode::connect_older(&cluster.first.internal(), "node-1", 1).await;
+        first.renew().await;
+    }
+    assert_eq!(lost(&cluster.first) + lost(&cluster.second), 0);
+    assert_eq!(second.pull(&session, CHAT, (0, 0)).await.status(), Answered::Ok);
 }
