@@ -298,10 +298,12 @@ pub trait Store: Send + Sync + 'static {
         now_ms: u64,
     ) -> Result<Batch, StoreError>;
 
-    /// Makes these changes, all or none where the engine can, and syncs them to disk. A group put with a
-    /// history begins one ([`crate::inbox::rules::begin_history`]); put without, or deleted: it ends. Redis
-    /// syncs as it is set up to and waits for no replica: a group that it lost is put again after
-    /// [`Store::changes`] moved, one whose deletion it lost may be back after a restart of the router.
+    /// Decides on each of these changes and makes it if nothing speaks against it, those of one group in
+    /// their order; syncs them to disk. An answer for each. A group put with a history begins one
+    /// ([`crate::inbox::rules::begin_history`]); put without, or deleted: it ends. The engine in the process
+    /// makes all or none, Redis may fail after some: asked again, what was made counts as made. Redis syncs as
+    /// it is set up to and waits for no replica: a group that it lost is put again after [`Store::changes`]
+    /// moved, one whose deletion it lost may be back after a restart of the routers.
     async fn change_groups(
         &self,
         changes: Vec<GroupChange>,
@@ -311,7 +313,8 @@ pub trait Store: Send + Sync + 'static {
     async fn group(&self, group: &Key) -> Result<Option<GroupMeta>, StoreError>;
 
     /// What was changed about groups since this mark. Engines with one router have no news. A change is in
-    /// the log when [`Store::change_groups`] has answered.
+    /// the log when [`Store::change_groups`] has answered; one of a router that died before may be missing until
+    /// it is asked for again.
     async fn group_news(&self, after: &LogMark) -> Result<GroupNews, StoreError>;
 
     /// Who has the device's session, as [`crate::inbox::Route`]; for routers that nobody told.
@@ -328,7 +331,8 @@ pub trait Store: Send + Sync + 'static {
     /// The node has said goodbye: ends its lease, if it is this boot's. Its sessions stay registered.
     async fn leave_node(&self, node: &NodeId, boot: BootId) -> Result<(), StoreError>;
 
-    /// All leases that hold.
+    /// All leases that hold. A store that failed over may have lost one that its node still believes in, until
+    /// it is renewed: who is missing once need not be dead.
     async fn node_leases(&self) -> Result<Vec<NodeLease>, StoreError>;
 
     /// The boots of nodes that have, or had, sessions registered: `claim` and `announce` register before
@@ -355,6 +359,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<bool, StoreError>;
 
     /// Takes a duty that one router of all does at a time, or keeps it, for this long. False: another has it.
+    /// After a failover of the store two may have it for as long: it only saves work.
     async fn hold_duty(&self, duty: &str, holder: u64, ttl_ms: u64) -> Result<bool, StoreError>;
 
     /// Devices of one shard that were marked after this: a business may have to hear of them. In order. Whoever

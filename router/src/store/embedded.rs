@@ -314,10 +314,10 @@ impl Store for Embedded {
     ) -> Result<bool, StoreError> {
         let device = *device;
         self.write(0, move |step| {
-            let mut shelf = step.device(&device);
-            let is_released = rules::release(&mut shelf, &session, &sent, now_ms)?;
+            let mut place = step.device(&device);
+            let is_released = rules::release(&mut place, &session, &sent, now_ms)?;
             // It may have it under another epoch.
-            if shelf.route()?.is_none_or(|route| route.owner.as_ref() != Some(&session.owner)) {
+            if place.route()?.is_none_or(|route| route.owner.as_ref() != Some(&session.owner)) {
                 sessions::left(step, &device, &session.owner)?;
             }
             if is_released {

@@ -184,8 +184,8 @@ async fn set(
         number(wanted.map_or(0, |meta| meta.created_ms)),
         number(goes_on.into()),
     ];
-    let called = caller.call(script, tag.slot(), &keys, &args).await?;
-    let Value::Array(answer) = called.answer else { return Err(StoreError::Value) };
+    let answer = caller.call(script, tag.slot(), &keys, &args).await?.answer;
+    let Value::Array(answer) = answer else { return Err(StoreError::Value) };
     match &answer[..] {
         [Value::Int(1), Value::Int(was_so)] => Ok(Ok(*was_so == 1)),
         [Value::Int(0), Value::BulkString(known)] if known.is_empty() => Ok(Err(None)),
@@ -231,8 +231,8 @@ pub(super) async fn news(caller: &Caller, after: &LogMark) -> Result<GroupNews, 
         mark.split_once('-').is_some_and(|(time, number)| is_number(time) && is_number(number))
     };
     let mark = if is_mark(after) { after.as_bytes().to_vec() } else { Vec::new() };
-    let called = caller.call(&SCRIPTS.group_news, log.slot, &[log.name], &[mark]).await?;
-    let Value::Array(mut answer) = called.answer else { return Err(StoreError::Value) };
+    let answer = caller.call(&SCRIPTS.group_news, log.slot, &[log.name], &[mark]).await?.answer;
+    let Value::Array(mut answer) = answer else { return Err(StoreError::Value) };
     if answer.len() < 2 {
         return Err(StoreError::Value);
     }

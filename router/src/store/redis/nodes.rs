@@ -19,8 +19,8 @@ pub(super) async fn renew(
 ) -> Result<Result<(), LeaseHeld>, StoreError> {
     let keys = [LEASES.to_vec(), BOOTS.to_vec()];
     let args = [node_bytes(node), boot_bytes(boot), number(lease_ms)];
-    let called = caller.call(&SCRIPTS.renew_node, nodes_slot(), &keys, &args).await?;
-    Ok(if answer::number(&called.answer)? == 1 { Ok(()) } else { Err(LeaseHeld) })
+    let answer = caller.call(&SCRIPTS.renew_node, nodes_slot(), &keys, &args).await?.answer;
+    Ok(if answer::number(&answer)? == 1 { Ok(()) } else { Err(LeaseHeld) })
 }
 
 /// See [`crate::store::Store::leave_node`].
@@ -31,8 +31,9 @@ pub(super) async fn leave(caller: &Caller, node: &NodeId, boot: BootId) -> Resul
 
 /// See [`crate::store::Store::node_leases`].
 pub(super) async fn leases(caller: &Caller) -> Result<Vec<NodeLease>, StoreError> {
-    let called = caller.call(&SCRIPTS.list_leases, nodes_slot(), &[LEASES.to_vec()], &[]).await?;
-    let Value::Array(rows) = called.answer else { return Err(StoreError::Value) };
+    let keys = [LEASES.to_vec()];
+    let answer = caller.call(&SCRIPTS.list_leases, nodes_slot(), &keys, &[]).await?.answer;
+    let Value::Array(rows) = answer else { return Err(StoreError::Value) };
     let lease = |row: &[Value]| {
         let [Value::BulkString(node), Value::BulkString(boot), left] = row else { return None };
         let boot = BootId(u64::from_be_bytes(boot.as_slice().try_into().ok()?));
@@ -78,8 +79,8 @@ pub(super) async fn hold(
     let key = Lone::duty(duty);
     // Compared as text: it may be any number. An end of 0 is none.
     let args = [holder.to_string().into_bytes(), number(ttl_ms.max(1))];
-    let called = caller.call(&SCRIPTS.hold_duty, key.slot, &[key.name], &args).await?;
-    Ok(answer::number(&called.answer)? == 1)
+    let answer = caller.call(&SCRIPTS.hold_duty, key.slot, &[key.name], &args).await?.answer;
+    Ok(answer::number(&answer)? == 1)
 }
 
 fn member(node: &NodeId, boot: BootId) -> Vec<u8> {

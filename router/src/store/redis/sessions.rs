@@ -75,14 +75,14 @@ impl Redis {
         let tag = Tag::device(device);
         let key = place(&tag, &owner.node, owner.boot);
         let is_together = self.caller.servers.map().is_one(tag.slot(), key.slot);
-        let registering = register(&self.caller, key, device, owner.at);
+        let told = register(&self.caller, key, device, owner.at);
         if !is_together {
-            registering.await?;
+            told.await?;
             return begin.await;
         }
         // Polled in this order, so sent in this order.
-        match join(registering, begin).await {
-            (Ok(()), begun) => begun,
+        match join(told, begin).await {
+            (Ok(()), done) => done,
             // The session may be there, and is not registered.
             (Err(failure), Ok(_)) if failure.is_refusal() => Err(StoreError::Timeout),
             (Err(failure), _) => Err(failure),
