@@ -98,6 +98,7 @@ fn path(node: &str) -> String {
 fn summarise(node: &mut Value) {
     let drain = &node["drain"];
     let state = match (node["draining"].as_bool(), node["hot"].as_bool()) {
+        _ if node["fresh"] == false => "silent".to_owned(),
         _ if drain.is_object() && drain["sessions"].as_u64() > Some(0) => {
             format!("draining, {} of {} told", drain["told"], drain["sessions"])
         }
