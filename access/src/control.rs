@@ -54,7 +54,7 @@ async fn watch_once(node: &Arc<Node>) -> Result<(), Status> {
     let mut updates = client.watch(who).await?.into_inner();
     while let Some(update) = updates.message().await? {
         apply(node, update).await;
-        node.catalogue_news.notify_one();
+        node.catalogue_news.send_modify(|news| *news += 1);
     }
     Ok(())
 }

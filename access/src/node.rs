@@ -31,7 +31,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tracing::error;
 
 /// The sockets a node accepts on, bound by whoever starts it. Any of them may be empty.
@@ -102,7 +102,7 @@ pub(crate) struct Node {
     pub(crate) news: Notify,
     pub(crate) drain: Drain,
     /// The catalogue has changed, and is to be kept.
-    pub(crate) catalogue_news: Notify,
+    pub(crate) catalogue_news: watch::Sender<u64>,
     /// What control last said about the other nodes.
     pub(crate) advice: ArcSwap<Advice>,
 }
@@ -280,7 +280,7 @@ pub async fn start(
         links: Tasks::new(),
         news: Notify::new(),
         drain: Drain::new(),
-        catalogue_news: Notify::new(),
+        catalogue_news: watch::Sender::new(0),
         advice: ArcSwap::default(),
         config,
     });

@@ -1,18 +1,26 @@
 //! A value kept on disk between two lives of a process: written whole or not at all, readable by its
 //! owner alone, and believed only if every byte of it is as it was written.
 //!
-//! The file: a magic, the label of what it holds, a checksum, the bytes. It is no place for what must not be
+//! [`keep`] writes a value whenever it has changed. The file: a magic, the label of what it holds, a checksum, the bytes. It is no place for what must not be
 //! lost: a value that cannot be read is as if there were none.
 
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
 use xxhash_rust::xxh3::xxh3_128;
 
 const MAGIC: &[u8; 8] = b"HWKEPT1\n";
 /// Nothing that is kept is larger; what is, is somebody else's file.
 const BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+/// Between two writes: changes that come together are written together.
+const KEEP_INTERVAL: Duration = Duration::from_millis(200);
+/// A disk that fails is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Why a file is not believed.
 #[derive(Debug, thiserror::Error)]
@@ -128,6 +136,39 @@ impl Snapshot {
     }
 }
 
+/// Keeps what `value` gives, after each of the `changes`, until told to stop. The first change is written at
+/// once, those that follow it soon together. A disk that fails harms nothing but what is kept: that grows old,
+/// with a warning once.
+pub async fn keep(
+    snapshot: Snapshot,
+    mut changes: watch::Receiver<u64>,
+    value: impl Fn() -> Vec<u8>,
+    stop: CancellationToken,
+) {
+    let mut is_failing = false;
+    loop {
+        if !is_failing {
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                () = stop.cancelled() => return,
+            }
+        }
+        let (bytes, to) = (value(), snapshot.clone());
+        let written = tokio::task::spawn_blocking(move || to.write(&bytes)).await;
+        let failed = written.map_err(io::Error::other).and_then(|written| written).err();
+        if let Some(error) = &failed
+            && !is_failing
+        {
+            warn!(path = %snapshot.path().display(), %error, "cannot be kept on disk");
+        }
+        is_failing = failed.is_some();
+        tokio::select! {
+            () = tokio::time::sleep(if is_failing { RETRY_INTERVAL } else { KEEP_INTERVAL }) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,6 +231,37 @@ mod tests {
         assert!(matches!(snapshot.read(), Err(SnapshotError::Foreign)));
         let a_folder = Snapshot::new(folder.path().to_owned(), "numbers");
         assert!(matches!(a_folder.read(), Err(SnapshotError::Foreign)));
+    }
+
+    #[tokio::test]
+    async fn each_change_is_kept_and_a_disk_that_fails_is_tried_again() {
+        tokio::time::pause();
+        let folder = tempfile::tempdir().unwrap();
+        let snapshot = kept(&folder);
+        let (change, changes) = watch::channel(0u64);
+        let (seen, stop) = (changes.clone(), CancellationToken::new());
+        let value = move || (*seen.borrow()).to_be_bytes().to_vec();
+        let keeping = tokio::spawn(keep(snapshot.clone(), changes, value, stop.clone()));
+        let until = async |number: u64| {
+            while snapshot.read().ok().flatten().map(|it| it.bytes)
+                != Some(number.to_be_bytes().into())
+            {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        for number in [1, 2, 3] {
+            change.send_replace(number);
+            until(number).await;
+        }
+        // A file where the folder should be: nothing can be written, then it can.
+        std::fs::remove_dir_all(folder.path().join("deep")).unwrap();
+        std::fs::write(folder.path().join("deep"), "in the way").unwrap();
+        change.send_replace(4);
+        tokio::time::sleep(3 * RETRY_INTERVAL).await;
+        std::fs::remove_file(folder.path().join("deep")).unwrap();
+        until(4).await;
+        stop.cancel();
+        keeping.await.unwrap();
     }
 
     /// What a crash in the middle of a write leaves behind, and what somebody else may have put there.

@@ -109,8 +109,15 @@ impl Known {
                 watching.entry(app.clone()).or_default().push(*number);
             }
         }
-        watching.values_mut().for_each(|numbers| numbers.sort_unstable());
+        for numbers in watching.values_mut() {
+            numbers.sort_unstable();
+        }
         Self { catalogue, is_whole, watching, resolved: RwLock::default() }
+    }
+
+    /// The same, from a time that is over: a business that it does not name may have come since.
+    pub(crate) fn of_before(self) -> Self {
+        Self { is_whole: false, ..self }
     }
 
     /// Whether there is no such business any more, switched on or off. False as long as that cannot be

@@ -225,6 +225,7 @@ pub async fn start_on(
     tasks.spawn("orphaned groups", orphans::run(core.clone()));
     let advertised = config.push_advertised.unwrap_or_else(|| format!("http://{push_addr}"));
     tasks.spawn("reports", report::run(core.clone(), channel.clone(), advertised));
+    watch::restore(&core, &config.data_dir);
     tasks.spawn("catalogue watch", watch::run(core.clone(), channel));
 
     let (health, health_service) = tonic_health::server::health_reporter();

@@ -1,10 +1,15 @@
 //! Watches control's catalogue: a snapshot, then each change, in a value that every call reads without
-//! a lock. Control may be down; the last catalogue stays in use.
+//! a lock. Control may be down; the last catalogue stays in use, and is kept on disk, so that a router that
+//! starts while control is away knows it. What has an end in it still ends.
 
+use crate::auth::Known;
 use crate::core::Core;
 use hawser_chassis::peers::PeerChannel;
-use hawser_proto::rpc::control::WatchRequest;
+use hawser_chassis::snapshot::{self, Kept, Snapshot};
 use hawser_proto::rpc::control::control_client::ControlClient;
+use hawser_proto::rpc::control::{Update, WatchRequest};
+use prost::Message as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::Status;
@@ -16,6 +21,38 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// A snapshot of many thousand businesses is one message.
 const UPDATE_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+fn snapshot(data_dir: &Path) -> Snapshot {
+    Snapshot::new(data_dir.join("catalogue.kept"), "router catalogue")
+}
+
+/// Takes up what was kept, if that can be believed, and keeps what is heard from now on.
+pub(crate) fn restore(core: &Arc<Core>, data_dir: &Path) {
+    let snapshot = snapshot(data_dir);
+    let path = snapshot.path().display();
+    let kept = snapshot.read().map_err(|error| error.to_string());
+    let update = kept.and_then(|kept| match kept {
+        Some(Kept { bytes, written }) => {
+            let update = Update::decode(&bytes[..]).map_err(|error| error.to_string())?;
+            Ok(Some((update, written.elapsed().unwrap_or_default())))
+        }
+        None => Ok(None),
+    });
+    match update {
+        Ok(Some((update, age))) => {
+            let revision = update.revision;
+            info!(%path, ?age, revision, "the kept catalogue holds until control is heard");
+            take(core, core.known.load().apply(update).of_before());
+        }
+        Ok(None) => {}
+        Err(error) => {
+            warn!(%path, error, "the kept catalogue is not believed; waiting for control")
+        }
+    }
+    let (of, changes, stop) = (core.clone(), core.revision.subscribe(), core.tasks.stop_signal());
+    let value = move || of.known.load().catalogue.snapshot().encode_to_vec();
+    core.tasks.spawn("kept catalogue", snapshot::keep(snapshot.clone(), changes, value, stop));
+}
 
 /// Keeps the catalogue up to date until told to stop.
 pub(crate) async fn run(core: Arc<Core>, channel: PeerChannel) {
@@ -48,11 +85,14 @@ async fn watch(core: &Core, client: &mut ControlClient<PeerChannel>) -> Result<(
     let request = WatchRequest { role: "router".to_owned(), node: core.name.clone() };
     let mut updates = client.watch(request).await?.into_inner();
     while let Some(update) = updates.message().await? {
-        let next = core.known.load().apply(update);
-        let revision = next.catalogue.revision;
-        core.known.store(Arc::new(next));
-        core.metrics.catalogue_revision.set(revision.cast_signed());
-        core.revision.send_replace(revision);
+        take(core, core.known.load().apply(update));
     }
     Ok(())
+}
+
+fn take(core: &Core, next: Known) {
+    let revision = next.catalogue.revision;
+    core.known.store(Arc::new(next));
+    core.metrics.catalogue_revision.set(revision.cast_signed());
+    core.revision.send_replace(revision);
 }

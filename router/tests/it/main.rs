@@ -13,6 +13,7 @@ mod functions;
 mod groups;
 mod histories;
 mod inboxes;
+mod kept;
 mod kit;
 mod leases;
 mod operations;
