@@ -135,10 +135,10 @@ async fn known(
     life: &Life,
     key: &Key,
     report: &GroupReport,
-    room: &mut Option<Room>,
+    answer: &mut Option<Room>,
 ) -> Option<Arc<Group>> {
-    let code = match group_writer::find(core, key, Look::Now).await {
-        Ok(Some(_)) => match look(core, life, key, report, room) {
+    let refused = match group_writer::find(core, key, Look::Now).await {
+        Ok(Some(_)) => match look(core, life, key, report, answer) {
             Seen::Answered => return None,
             Seen::Kept(group) => return Some(group),
             Seen::Unknown => ErrorCode::GroupNotFound,
@@ -149,7 +149,7 @@ async fn known(
             ErrorCode::Unavailable
         }
     };
-    room.take()?.send(down::What::GroupResult(refusal(report, code)));
+    answer.take()?.send(down::What::GroupResult(refusal(report, refused)));
     None
 }
 

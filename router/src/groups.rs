@@ -661,8 +661,10 @@ mod tests {
         GroupMeta { owner: owner.0, created_ms, history: None }
     }
 
+    type Noted = Arc<Mutex<Vec<(u64, Vec<LifeNo>)>>>;
+
     /// Notes the creation of what was dropped, and whom it was told of.
-    fn noting() -> (Dropped, Arc<Mutex<Vec<(u64, Vec<LifeNo>)>>>) {
+    fn noting() -> (Dropped, Noted) {
         let noted = Arc::new(Mutex::new(Vec::new()));
         let into = noted.clone();
         let dropped = Box::new(move |_: &Key, created: u64, lives: &[LifeNo]| {

@@ -359,7 +359,7 @@ pub(crate) fn unbind(core: &Arc<Core>, life: &Life, unbind: &Unbind) {
 
 /// A session lives on a node whose claim another router took to the store. Nobody is asked, and a route with a
 /// higher epoch stays.
-pub(crate) fn here(core: &Core, life: &Arc<Life>, stamp: u16, here: Here) {
+pub(crate) fn here(core: &Core, life: &Arc<Life>, stamp: u16, here: &Here) {
     let now_ms = core.clock.now_ms();
     let ahead_ms = EPOCH_AHEAD.as_millis() as u64;
     let key = AppId::new(&here.app)

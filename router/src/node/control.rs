@@ -304,7 +304,7 @@ impl Reader {
                 self.stream.answered(done.call, up::What::KickDone(done));
             }
             Some(up::What::Here(here)) => {
-                sessions::here(&self.core, &self.life, self.stamp, here);
+                sessions::here(&self.core, &self.life, self.stamp, &here);
             }
             Some(up::What::Gone(gone)) => sessions::gone(&self.core, &self.life, &gone),
             Some(up::What::AllTold(_)) => {

@@ -90,18 +90,15 @@ fn known(
             .map_err(|why| Refusal::id(&format!("devices[{index}]"), why))?;
         let found = core.table.look(&key, |owner, route| (owner, route.epoch, route.at_ms));
         let route = found.filter(|(owner, ..)| view.owner(owner).is_some());
-        let (state, epoch, since_ms) = match route {
-            Some((owner, epoch, at_ms)) => {
-                let heard = view.owner(&owner).is_some_and(|life| life.is_heard());
-                let state = if heard { PresenceState::Online } else { PresenceState::Unknown };
-                (state, epoch, at_ms.cast_signed())
+        let (state, epoch, since_ms) = if let Some((owner, epoch, at_ms)) = route {
+            let heard = view.owner(&owner).is_some_and(|life| life.is_heard());
+            let state = if heard { PresenceState::Online } else { PresenceState::Unknown };
+            (state, epoch, at_ms.cast_signed())
+        } else {
+            if !view.is_complete() {
+                unrouted.push((index, key));
             }
-            None => {
-                if !view.is_complete() {
-                    unrouted.push((index, key));
-                }
-                (PresenceState::Offline, 0, 0)
-            }
+            (PresenceState::Offline, 0, 0)
         };
         devices.push(DevicePresence { device, state: state.into(), epoch, since_ms });
     }

@@ -70,8 +70,8 @@ async fn of_two_that_make_a_group_at_once_one_wins() {
             let (mut client, request) = (client.clone(), by(business, request));
             async move { client.create_group(request).await }
         };
-        let made = tokio::join!(make(&clients[0], "demo-chat"), make(&clients[1], "demo-live"));
-        let winner = match made {
+        let answers = tokio::join!(make(&clients[0], "demo-chat"), make(&clients[1], "demo-live"));
+        let winner = match answers {
             (Ok(_), Err(refused)) => (CHAT, refused),
             (Err(refused), Ok(_)) => (LIVE, refused),
             other => panic!("one of them has it: {other:?}"),

@@ -123,7 +123,7 @@ impl Cluster {
 
     /// One router more, on the same store.
     pub async fn another(&self) -> Member {
-        member(&self.control, &self.redis, |config| config.name = "router-3".to_owned()).await
+        member(&self.control, &self.redis, |config| "router-3".clone_into(&mut config.name)).await
     }
 }
 
