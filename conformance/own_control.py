@@ -2,9 +2,11 @@
 which the real one never would."""
 
 import contextlib
+import hashlib
 import json
 import pathlib
 import queue
+import secrets
 import socket
 import tempfile
 import threading
@@ -21,6 +23,8 @@ from hawser_wire.access import b64
 
 control = messages.control
 SECRET = "a-cluster-secret-of-the-suite"
+# What a device is given to be elsewhere.
+GO_AWAY_SECONDS = 4
 
 
 def public(key: Ed25519PrivateKey) -> bytes:
@@ -36,8 +40,15 @@ def sign(key: Ed25519PrivateKey, header: dict, claims: dict) -> str:
 class OwnControl(messages.control_grpc.ControlServicer):
     """hawser.control.v1 with one app, one business and a few signing keys."""
 
-    def __init__(self, app: str, business: str):
-        self.app, self.business = app, business
+    def __init__(self, app: str, business: str, endpoints=()):
+        self.app, self.business, self.endpoints = app, business, list(endpoints)
+        # A key of the business, for the push API.
+        self.business_key = f"hbk_{secrets.token_urlsafe(32)}"
+        # Keys of resume tickets, by their number.
+        self.ticket_keys = {7: secrets.token_bytes(32)}
+        # What each node is told in answer to its reports.
+        self.orders: dict[str, control.ReportResponse] = {}
+        self.last_report: dict[str, control.NodeReport] = {}
         self.keys = {"good": Ed25519PrivateKey.generate(), "old": Ed25519PrivateKey.generate(), "early": Ed25519PrivateKey.generate()}
         self.refreshes = "grant"
         self.watchers: list[queue.Queue] = []
@@ -55,7 +66,11 @@ class OwnControl(messages.control_grpc.ControlServicer):
         after = {"good": 0, "old": 0, "early": now + 3_600_000}
         return control.Snapshot(
             apps=[control.App(app=self.app, enabled=True, allowed_origins=["*"], heartbeat_ms=25_000, idle_timeout_ms=35_000, frame_bytes_max=65_536)],
-            businesses=[control.Business(app=self.app, business=self.business, number=1, request_timeout_ms=3000, expected_requests_per_second=100, enabled=True)],
+            businesses=[control.Business(app=self.app, business=self.business, number=1, request_timeout_ms=5000, expected_requests_per_second=100,
+                                         enabled=True, endpoints=self.endpoints)],
+            keys=[control.BusinessKey(sha256=hashlib.sha256(self.business_key.encode()).digest(), key_id="k", app=self.app, business=self.business,
+                                      scopes=[control.SCOPE_PUSH, control.SCOPE_GROUP, control.SCOPE_PRESENCE, control.SCOPE_ADMIN])],
+            ticket_keys=[control.TicketKey(kid=kid, key=key, active_from_ms=1, verify_until_ms=0) for kid, key in self.ticket_keys.items()],
             signing_keys=[control.SigningKey(kid=kid, public_key=public(key), active_from_ms=after[kid], verify_until_ms=until[kid])
                           for kid, key in self.keys.items()],
         )
@@ -77,7 +92,14 @@ class OwnControl(messages.control_grpc.ControlServicer):
 
     def Report(self, request, context):  # noqa: N802
         self.reports += 1
-        return control.ReportResponse(next_report_ms=500)
+        self.last_report[request.node] = request
+        answer = control.ReportResponse(next_report_ms=500)
+        if request.node in self.orders:
+            answer.MergeFrom(self.orders[request.node])
+        return answer
+
+    def ReportRouter(self, request, context):  # noqa: N802
+        return control.RouterReportResponse(next_report_ms=500)
 
     def RefreshToken(self, request, context):  # noqa: N802
         if self.refreshes != "grant":
@@ -106,9 +128,11 @@ def free_port() -> int:
 class Cluster:
     """Where the processes listen."""
 
-    def __init__(self, folder: pathlib.Path, own: OwnControl):
+    def __init__(self, folder: pathlib.Path, own: OwnControl, nodes: int):
         self.own = own
-        self.ports = {name: free_port() for name in ("push", "internal", "router_admin", "tcp", "ws", "access_admin")}
+        self.nodes = [f"a{number + 1}" for number in range(nodes)]
+        self.ports = {name: free_port() for name in ("push", "internal", "router_admin")}
+        self.of_node = {node: {name: free_port() for name in ("tcp", "ws", "admin")} for node in self.nodes}
         at = {name: f"127.0.0.1:{port}" for name, port in self.ports.items()}
         (folder / "router.toml").write_text(f"""
 name = "r1"
@@ -117,53 +141,67 @@ internal_listen = "{at['internal']}"
 data_dir = "{folder}/router"
 control = "http://127.0.0.1:{own.port}"
 cluster_secret = "env:HAWSER_CLUSTER_SECRET"
+callbacks = "any"
 [admin]
 listen = "{at['router_admin']}"
 log = "warn"
 """, encoding="utf-8")
-        (folder / "access.toml").write_text(f"""
-node = "a1"
+        for node in self.nodes:
+            of_node = {name: f"127.0.0.1:{port}" for name, port in self.of_node[node].items()}
+            (folder / f"access-{node}.toml").write_text(f"""
+node = "{node}"
 control = "http://127.0.0.1:{own.port}"
 routers = ["http://{at['internal']}"]
 cluster_secret = "env:HAWSER_CLUSTER_SECRET"
 # The tests fail far more often than any device, all from one address.
 accepts_per_second = 20000
 failed_logins_max = 100000
+callbacks = "any"
+[drain]
+go_away_deadline = "{GO_AWAY_SECONDS}s"
 [listen]
-tcp = ["{at['tcp']}"]
-ws = ["{at['ws']}"]
+tcp = ["{of_node['tcp']}"]
+ws = ["{of_node['ws']}"]
 [admin]
-listen = "{at['access_admin']}"
+listen = "{of_node['admin']}"
 log = "warn"
 """, encoding="utf-8")
 
-    def point(self, protocol: str) -> dict:
-        return {"host": "127.0.0.1", "port": self.ports[protocol]}
+    def point(self, protocol: str, node: str = "a1") -> dict:
+        return {"protocol": protocol, "host": "127.0.0.1", "port": self.of_node[node][protocol], "node": node}
+
+    @property
+    def push(self) -> str:
+        return f"http://127.0.0.1:{self.ports['push']}"
+
+    def metrics(self, node: str) -> dict[str, float]:
+        return houses.read_metrics(f"http://127.0.0.1:{self.of_node[node]['admin']}")
 
 
 @contextlib.contextmanager
-def cluster(app: str, business: str):
-    """An access node and a router as processes of their own, under a control of ours."""
-    own = OwnControl(app, business)
+def cluster(app: str, business: str, nodes: int = 1, endpoints=()):
+    """Access nodes and a router as processes of their own, under a control of ours."""
+    own = OwnControl(app, business, endpoints)
     with tempfile.TemporaryDirectory(prefix="hawser-conformance-") as folder:
         folder = pathlib.Path(folder)
-        made = Cluster(folder, own)
+        made = Cluster(folder, own, nodes)
         processes = []
         try:
-            for role in ("router", "access"):
-                arguments = [role, "--config", str(folder / f"{role}.toml")]
-                processes.append(houses.Process(arguments, folder / f"{role}.log", HAWSER_CLUSTER_SECRET=SECRET))
+            for role, name in [("router", "router"), *(("access", f"access-{node}") for node in made.nodes)]:
+                arguments = [role, "--config", str(folder / f"{name}.toml")]
+                processes.append(houses.Process(arguments, folder / f"{name}.log", HAWSER_CLUSTER_SECRET=SECRET))
 
             def ready():
                 for process in processes:
                     if not process.alive():
                         raise RuntimeError(process.log.read_text(encoding="utf-8")[-2000:])
-                return own.reports > 0 and len(own.watchers) >= 2
+                return len(own.last_report) == nodes and len(own.watchers) >= 1 + nodes
 
-            houses.until(ready, 20, "an access node and a router to find our control")
+            houses.until(ready, 20, "access nodes and a router to find our control")
+            made.processes = dict(zip(["router", *made.nodes], processes))
             yield made
         finally:
             codes = [process.stop() for process in reversed(processes)]
             own.server.stop(None)
-        assert [process.complaints() for process in processes] == [[], []]
-        assert codes == [0, 0]
+        assert [process.complaints() for process in processes] == [[]] * len(processes)
+        assert codes == [0] * len(processes)

@@ -32,7 +32,7 @@ import { History } from "./history.js";
 import { Inboxes } from "./inboxes.js";
 import { Link } from "./link.js";
 import { Answer, Push, bytesOf, checkRequest } from "./message.js";
-import { Move } from "./move.js";
+import { Move, TWO_MOVES_MS } from "./move.js";
 import { START, isStart } from "./position.js";
 import { nextAttempt, webStore } from "./store.js";
 import { Ticket } from "./ticket.js";
@@ -215,7 +215,8 @@ export class Client {
   // === moving to another one ===
   /** @type {Move | null} */
   #move = null;
-  #moveBegan = -Infinity;
+  /** When the last two moves began. */
+  #moves = [-Infinity, -Infinity];
   /** The move says whether it found another place. @type {Promise<boolean>} */
   #moving = Promise.resolve(false);
   /** New requests wait for the new connection. */
@@ -509,8 +510,9 @@ export class Client {
       random: this.#options.random,
     });
     this.#move = move;
-    this.#moving = move.run(told, this.#moveBegan).then((arrived) => {
-      this.#moveBegan = Math.max(this.#moveBegan, move.began);
+    const begins = Math.max(Date.now(), this.#moves[0] + TWO_MOVES_MS);
+    this.#moves = [this.#moves[1], begins];
+    this.#moving = move.run(told, begins).then((arrived) => {
       if (this.#move === move && !arrived) this.#gaveUp(move);
       return arrived;
     });

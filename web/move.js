@@ -6,8 +6,8 @@
  */
 import { Backoff } from "./backoff.js";
 
-/** No node can have a device move more often. */
-const APART_MS = 5_000;
+/** No node can have a device begin more than two moves within this time. */
+export const TWO_MOVES_MS = 10_000;
 /** A shorter deadline is taken for this, so that there is one try at least. */
 const DEADLINE_MS_MIN = 1_000;
 const DEADLINE_MS_MAX = 600_000;
@@ -40,9 +40,6 @@ export class Move {
   #isLoggingIn = false;
   /** The new connection, while there is one. @type {import("./link.js").Link | null} */
   link = null;
-  /** When the last round began. */
-  began = 0;
-
   /** @param {Use} use */
   constructor(use) {
     this.#use = use;
@@ -51,16 +48,15 @@ export class Move {
   /**
    * True: the device is elsewhere. False: nothing was found in time, or it was cancelled.
    * @param {{ deadlineMs: number, alternatives: import("./access.js").AccessPoint[] }} told
-   * @param {number} lastBegan when the move before began
+   * @param {number} notBefore
    */
-  async run({ deadlineMs, alternatives }, lastBegan) {
+  async run({ deadlineMs, alternatives }, notBefore) {
     this.until = Date.now() + Math.min(Math.max(deadlineMs, DEADLINE_MS_MIN), DEADLINE_MS_MAX);
     this.named = alternatives;
     const { random, policy } = this.#use;
     const backoff = new Backoff(random);
-    await this.#sleep(lastBegan + APART_MS - Date.now());
+    await this.#sleep(notBefore - Date.now());
     while (!this.#isOver()) {
-      this.began = Date.now();
       let retryAfterMs = 0;
       for await (const step of this.#use.points(this.named, this.#stop.signal)) {
         const ended = await this.#try(step);

@@ -47,14 +47,17 @@ def close_name(params) -> str:
 
 class Device:
     """A device on a link. What no call waits for is kept: `pushes`, `notices` (what the node says unasked:
-    JOINED, LEFT, GAP, MISSED, GROUP_RESET), and `frames`, everything in the order it came.
+    JOINED, LEFT, GAP, MISSED, GROUP_RESET, GO_AWAY), and `frames`, everything in the order it came.
 
     It takes stored pushes as they come and acknowledges nothing by itself. With a `program` (see there)
-    it follows the rules: what has a position, and what speaks of positions, goes to that."""
+    it follows the rules: what has a position, and what speaks of positions, goes to that. With a `mover`
+    (see there) everything is offered to that first."""
 
-    def __init__(self, to, app: str = "", device: str = "", instance: bytes | None = None, heartbeat: bool = True, program=None):
+    def __init__(self, to, app: str = "", device: str = "", instance: bytes | None = None, heartbeat: bool = True, program=None,
+                 mover=None):
         self.link = to
         self.program = program
+        self.mover = mover
         self.app = app
         self.device = device
         self.instance = instance or os.urandom(16)
@@ -98,6 +101,8 @@ class Device:
             self.broken = failure
             self.ended = link.LinkEnded(clean=False)
         self.link.close()
+        if self.mover is not None:
+            self.mover.ended(self)
         with self._news:
             self._news.notify_all()
 
@@ -121,11 +126,13 @@ class Device:
                 self._reader.limit = got.params.frame_bytes_max
             elif got.name == "CLOSE":
                 self.close_frame = got.params
+            elif self.mover is not None and self.mover.takes(self, got):
+                pass
             elif self.program is not None and self.program.takes(self, got):
                 pass
             elif got.name in ("PUSH", "GROUP_PUSH"):
                 self.pushes.put(got)
-            elif got.name in ("GAP", "MISSED", "GROUP_RESET"):
+            elif got.name in ("GAP", "MISSED", "GROUP_RESET", "GO_AWAY"):
                 self.notices.put(got)
             elif got.name == "PONG":
                 self._answers["PONG", got.params.nonce] = got

@@ -69,6 +69,10 @@ class Program:
         self.asked_again = 0
         self.news = threading.Condition(threading.RLock())
         self.current = None
+        # The connection before, while it is still open after a move.
+        self.left = None
+        # A login of a move that has no answer yet, with the cursors that it named.
+        self.coming = None
         self.due: set[str] = set()
         self.handled = 0
         self.due_at: float | None = None
@@ -82,6 +86,10 @@ class Program:
             named = [wire.Cursor(business=name, term=at[0], seq=at[1]) for name, at in self.cursors.saved.items()]
             return {"attempt": self.attempt, "abilities": ABILITIES, "cursors": named}
 
+    def moving_in(self, device, cursors) -> None:
+        """A LOGIN beside a connection that stays in use until it is answered."""
+        self.coming = (device, cursors)
+
     def entering(self, device, cursors) -> None:
         """This connection is the newest, and its LOGIN names these cursors."""
         with self.news:
@@ -94,6 +102,10 @@ class Program:
 
     def logged_in(self, device) -> None:
         with self.news:
+            if self.coming is not None and self.coming[0] is device:
+                self.left = self.current
+                self.entering(*self.coming)
+                self.coming = None
             for it in device.login_ok.inboxes:
                 name = self._name(device, it.business)
                 if it.state == wire.INBOX_STATE_TERM_CHANGED:
@@ -146,6 +158,10 @@ class Program:
                 if at == START:
                     return False
             business = self._name(device, params.business)
+            if device is self.left and got.name == "GROUP_PUSH" and prev == self.last.get(got.params.group):
+                self.last[got.params.group] = at
+                self.handed.append((got.params.group, at, got.body))
+                self.news.notify_all()
             if device is not self.current or business is None:
                 return True
             if got.name == "GROUP_PUSH":

@@ -113,8 +113,8 @@ pub struct Session {
     going: Option<Going>,
     /// While online: the link that the last move has left.
     old: Option<Old>,
-    /// When the last move began.
-    moved_at: Option<Instant>,
+    /// When the last two moves began, the newest first.
+    moves: [Option<Instant>; 2],
     last_id: u64,
 }
 
@@ -139,7 +139,7 @@ impl Session {
             named: Vec::new(),
             going: None,
             old: None,
-            moved_at: None,
+            moves: [None; 2],
             last_id: 0,
         }
     }

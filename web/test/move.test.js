@@ -228,7 +228,7 @@ test("a move that fails is tried until the deadline, and the connection is used 
   client.close();
 });
 
-test("GO_AWAY every second moves it every five, and never without the ability", async () => {
+test("GO_AWAY every second moves it twice in ten, and never without the ability", async () => {
   const setting = await online();
   let moves = 0;
   let { socket } = setting;

@@ -40,8 +40,8 @@ use hawser_proto::limits::ALTERNATIVES_MAX;
 use hawser_proto::params;
 use std::time::{Duration, Instant};
 
-/// No node can have a device move more often.
-const MOVES_APART: Duration = Duration::from_secs(5);
+/// No node can have a device begin more than two moves within this time.
+const TWO_MOVES: Duration = Duration::from_secs(10);
 /// A shorter deadline is taken for this, so that there is one try at least.
 const DEADLINE_MIN: Duration = Duration::from_secs(1);
 const DEADLINE_MAX: Duration = Duration::from_mins(10);
@@ -150,7 +150,9 @@ impl Session {
         }
         let mut pace = self.backoff.clone();
         pace.reset();
-        let at = self.moved_at.map_or(now, |at| now.max(at + MOVES_APART));
+        let [last, before] = self.moves;
+        let at = before.map_or(now, |at| now.max(at + TWO_MOVES));
+        self.moves = [Some(at), last];
         self.going = Some(Going {
             stage: Stage::Waiting { until: at },
             until,

@@ -17,7 +17,6 @@ impl Session {
         let State::Online(online) = &self.state else { return };
         let Some(going) = &mut self.going else { return };
         (going.has_asked, going.told) = (false, Duration::ZERO);
-        self.moved_at = Some(now);
         let here = online.point.clone();
         self.route.avoid(here.clone(), Duration::ZERO, now);
         self.route.restart(None, now);
