@@ -2,17 +2,18 @@
 //! is slow, or comes back.
 
 use crate::eventually;
-use crate::fakes::device::Device;
+use crate::fakes::device::{Device, Got};
 use crate::fakes::dial::Dial;
 use crate::fakes::router::{Binding, INBOX, LOGINS, PUSH, Route, Router, Tier};
 use crate::fakes::tokens;
 use crate::house::{APP, CHAT, House, push_to};
 use hawser_access::Config;
 use hawser_proto::code::CloseCode;
-use hawser_proto::frame::DeviceFrame;
+use hawser_proto::frame::{DeviceFrame, NodeFrame};
 use hawser_proto::rpc::node::bind_result::Status;
 use hawser_proto::rpc::node::{Leaving, down, up};
 use hawser_proto::rpc::push::Outcome;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -292,6 +293,61 @@ async fn a_router_that_comes_back_is_told_all_and_the_others_hear_nothing() {
     assert_eq!(now, heard, "nothing was said to the other");
     for device in &mut devices {
         device.settle().await;
+    }
+}
+
+/// Words about a session are said on several streams, some of which have just begun: none may come late.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_comes_and_goes_while_streams_break_the_routers_know_who_is_there() {
+    let roomy = |config: &mut Config| {
+        (config.connections_max, config.unauthenticated_percent_max) = (2_000, 100);
+        config.accepts_per_second = 100_000;
+    };
+    let house = Arc::new(house_with(&[ALL, ALL, ALL], roomy).await);
+    let mut living = Vec::new();
+    for lane in 0..16 {
+        let house = house.clone();
+        living.push(tokio::spawn(async move {
+            let mut kept = Vec::new();
+            for n in 0..60 {
+                let name = format!("d-{lane}-{n}");
+                let mut device = house.dial(Dial::Tcp).await;
+                let login = device.login_frame(APP, &name, tokens::token(APP, &name));
+                device.send(&DeviceFrame::Login(login)).await;
+                // One that found no router in time has gone, too.
+                let is_in = matches!(device.got().await, Got::Frame(NodeFrame::LoginOk(_)));
+                if is_in && n % 6 == 0 {
+                    kept.push((name, device));
+                }
+            }
+            kept
+        }));
+    }
+    // Two of them break as soon as they are there.
+    let mut cuts = [0, 0];
+    while !living.iter().all(tokio::task::JoinHandle::is_finished) {
+        for (n, cuts) in cuts.iter_mut().enumerate() {
+            if house.routers[n].hellos() > *cuts {
+                *cuts += 1;
+                house.routers[n].cut();
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(cuts.iter().sum::<u64>() >= 6, "{cuts:?}");
+    let mut kept = BTreeMap::new();
+    for lane in living {
+        kept.extend(lane.await.unwrap());
+    }
+    house.metric_is("hawser_access_sessions", &[], kept.len() as i64).await;
+    assert!(kept.len() > 150, "{} of 160", kept.len());
+    let live: BTreeSet<&String> = kept.keys().collect();
+    for (n, router) in house.routers.iter().enumerate() {
+        eventually(&format!("router {n} knows who is there, and nobody else"), || {
+            let known = router.known(APP);
+            (known.iter().collect::<BTreeSet<_>>() == live).then_some(())
+        })
+        .await;
     }
 }
 

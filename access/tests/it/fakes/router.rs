@@ -7,11 +7,12 @@ use hawser_chassis::grpc::{self, RequireBearer};
 use hawser_proto::code::{CloseCode, ErrorCode};
 use hawser_proto::id::Position;
 use hawser_proto::rpc::node as wire;
+use hawser_proto::rpc::node::answer::Status as AnswerStatus;
 use hawser_proto::rpc::node::bind_result::Status as BindStatus;
 use hawser_proto::rpc::node::node_server::{self, NodeServer};
 use hawser_proto::rpc::node::{ControlDown, ControlUp, DeliverDown, DeliverUp, down, up};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{mpsc, watch};
@@ -67,6 +68,8 @@ struct State {
     hellos: u64,
     /// Asks that came to this router.
     asked: Vec<wire::ask::What>,
+    /// Routes that a node has not told of since its stream began.
+    untold: HashSet<(String, String)>,
     /// Nodes that said goodbye.
     goodbyes: Vec<u64>,
     /// Wake-ups numbered so far, by boot; a new stream begins anew.
@@ -265,7 +268,11 @@ impl Router {
                 }
                 inboxes = store.tails(&bind.app, &bind.device);
             }
-            let before = self.state.lock().routes.insert(name, route);
+            let before = {
+                let mut state = self.state.lock();
+                state.untold.remove(&name);
+                state.routes.insert(name, route)
+            };
             older = before.filter(|old| old.epoch != epoch);
         }
         let result = wire::BindResult { call: bind.call, status: status.into(), epoch, inboxes };
@@ -443,6 +450,16 @@ impl Router {
         to.send(Ok(DeliverDown { answers, ..Default::default() })).await.unwrap();
     }
 
+    /// Answers what was kept back by [`Router::asks`]: it cannot be answered.
+    pub async fn refuse_held_asks(&self) {
+        let refused = AnswerStatus::Unavailable.into();
+        let answer =
+            |ask: wire::Ask| wire::Answer { call: ask.call, status: refused, ..Default::default() };
+        let answers = std::mem::take(&mut self.store.lock().held).into_iter().map(answer).collect();
+        let to = self.deliver_sender().await;
+        to.send(Ok(DeliverDown { answers, ..Default::default() })).await.unwrap();
+    }
+
     pub fn call(&self) -> u64 {
         self.calls.fetch_add(1, Ordering::Relaxed)
     }
@@ -486,6 +503,13 @@ impl Router {
 
     pub fn route(&self, app: &str, device: &str) -> Option<Route> {
         self.state.lock().routes.get(&(app.to_owned(), device.to_owned())).cloned()
+    }
+
+    /// All devices of an app that are there.
+    pub fn known(&self, app: &str) -> Vec<String> {
+        let state = self.state.lock();
+        let of_app = state.routes.keys().filter(|(of, _)| of == app);
+        of_app.map(|(_, device)| device.clone()).collect()
     }
 
     /// The way to deliver to whatever boot is there.
@@ -583,6 +607,7 @@ impl Router {
             up::What::Here(here) => {
                 let name = (here.app.clone(), here.device.clone());
                 let mut state = self.state.lock();
+                state.untold.remove(&name);
                 let known = state.routes.get(&name).map_or(0, |route| route.epoch);
                 if known <= here.epoch {
                     let route = Route {
@@ -600,6 +625,12 @@ impl Router {
                 let name = (gone.app.clone(), gone.device.clone());
                 let mut state = self.state.lock();
                 if state.routes.get(&name).is_some_and(|route| route.epoch == gone.epoch) {
+                    state.routes.remove(&name);
+                }
+            }
+            up::What::AllTold(_) => {
+                let mut state = self.state.lock();
+                for name in std::mem::take(&mut state.untold) {
                     state.routes.remove(&name);
                 }
             }
@@ -654,6 +685,8 @@ impl node_server::Node for Service {
                 let _ = tell.try_send(Ok(first));
                 state.streams.entry(boot).or_default().0 = Some(tell.clone());
                 state.hellos += 1;
+                let theirs = state.routes.iter().filter(|(_, route)| route.boot == boot);
+                state.untold = theirs.map(|(name, _)| name.clone()).collect();
             }
             let mut deaf = router.deaf.subscribe();
             while let Ok(Some(message)) = inbound.message().await {
