@@ -31,6 +31,8 @@ use tracing::{info, warn};
 
 /// How long the small servers beside a service may take to end.
 const ADMIN_PATIENCE: Duration = Duration::from_secs(2);
+/// How often a service is asked whether it wants traffic.
+const READINESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// One of the services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -268,9 +270,22 @@ impl Surroundings {
 
     /// Ready from here on, until the process is told to stop.
     async fn until_terminated(&self) {
+        self.until_terminated_if(|| true).await;
+    }
+
+    /// Ready as long as the service says so, until the process is told to stop.
+    async fn until_terminated_if(&self, is_ready: impl Fn() -> bool) {
         let end = terminated();
-        self.readiness.set(true);
-        end.await;
+        let asking = async {
+            loop {
+                self.readiness.set(is_ready());
+                tokio::time::sleep(READINESS_INTERVAL).await;
+            }
+        };
+        tokio::select! {
+            () = end => {}
+            () = asking => {}
+        }
         self.readiness.set(false);
     }
 

@@ -171,7 +171,8 @@ pub(super) async fn run(file: File) -> Outcome {
     let access = hawser_access::start(config, listeners, &around.registry)
         .await
         .map_err(|failure| cannot_start(Role::Access, &failure))?;
-    around.until_terminated().await;
+    // Not while it drains by order, nor while it could take no login.
+    around.until_terminated_if(|| access.is_ready()).await;
     let calm = access.shutdown(patience).await;
     around.end(calm).await
 }
