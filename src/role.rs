@@ -136,15 +136,13 @@ fn default_log() -> String {
 pub(crate) fn config(output: Output, command: ConfigCommand) -> Outcome {
     match command {
         ConfigCommand::Check { role, file, settings } => {
-            let settings = settings.over(role)?;
-            let file = Some(file.as_path());
+            let (settings, at) = (settings.over(role)?, Some(file.as_path()));
             match role {
-                Role::Control => load::<control::File>(file, &settings)?.check()?,
-                Role::Access => load::<access::File>(file, &settings)?.check()?,
-                Role::Router => load::<router::File>(file, &settings)?.check()?,
+                Role::Control => load::<control::File>(at, &settings)?.check()?,
+                Role::Access => load::<access::File>(at, &settings)?.check()?,
+                Role::Router => load::<router::File>(at, &settings)?.check()?,
             }
-            let file = file.unwrap_or(Path::new("")).display();
-            output.done(&format!("{file} is a good configuration of {role}"));
+            output.done(&format!("{} is a good configuration of {role}", file.display()));
         }
         ConfigCommand::Example { role: Role::Router, store: Some(kind) } => {
             print!("{}{}", example(Role::Router), kind.example());

@@ -164,7 +164,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
             is_public_v4(v4(high, low))
         }
         // Protocol assignments, Teredo among them; documentation.
-        [0x2001, 0..=0x1ff, ..] | [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => false,
+        [0x2001, 0..=0x1ff | 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => false,
         // All else that was given out to be reached from everywhere (RFC 4291, 2.4).
         [first, ..] => first & 0xe000 == 0x2000,
     }

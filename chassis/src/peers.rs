@@ -212,7 +212,6 @@ impl Peers {
 
     /// A server for an internal port, with every bound set. Serve it on [`Peers::incoming`], each service
     /// behind [`Peers::guard`].
-    #[expect(clippy::unused_self, reason = "one place to ask for all that serving takes")]
     pub fn server(&self) -> Server {
         grpc::server()
     }

@@ -2,7 +2,7 @@
 
 use super::secret_at::SecretAt;
 use crate::failure::{Failure, Outcome, chain};
-use hawser_chassis::peers::{PeerFiles, Peers};
+use hawser_chassis::peers::{PeerFiles, Peers, PeersError};
 use hawser_chassis::secret::Secret;
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -47,7 +47,9 @@ impl Internal<'_> {
                     "both cluster_secret and [internal_tls] are given: leave the secret out",
                 ));
             }
-            (Some(_), None) => Peers::secret(&Secret::new("any")).map_err(unusable)?,
+            (Some(_), None) => {
+                Peers::secret(&Secret::new("any")).map_err(|failure| unusable(&failure))?
+            }
             (None, Some(_)) => {
                 for uri in dialled {
                     if !uri.trim_start_matches("dns:").starts_with("https://") {
@@ -60,7 +62,9 @@ impl Internal<'_> {
             }
         };
         for uri in dialled {
-            peers.check_address(uri.trim_start_matches("dns:")).map_err(unusable)?;
+            peers
+                .check_address(uri.trim_start_matches("dns:"))
+                .map_err(|failure| unusable(&failure))?;
         }
         let Some(listen) = listen.filter(|listen| !listen.ip().is_loopback()) else {
             return Ok(());
@@ -85,20 +89,20 @@ impl Internal<'_> {
                     certificate: certificate.clone(),
                     key: key.clone(),
                 };
-                Peers::tls(files).map_err(unusable)
+                Peers::tls(files).map_err(|failure| unusable(&failure))
             }
             (Some(at), None) => {
                 let secret = at.read()?;
                 if secret.expose().len() < SECRET_CHARS_MIN {
                     return Err(Failure::usage("the cluster secret is shorter than 16 characters"));
                 }
-                Peers::secret(&secret).map_err(unusable)
+                Peers::secret(&secret).map_err(|failure| unusable(&failure))
             }
             (None, None) => Err(Failure::usage("neither cluster_secret nor [internal_tls]")),
         }
     }
 }
 
-fn unusable(failure: hawser_chassis::peers::PeersError) -> Failure {
-    Failure::usage(chain(&failure))
+fn unusable(failure: &PeersError) -> Failure {
+    Failure::usage(chain(failure))
 }

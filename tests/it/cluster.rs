@@ -38,7 +38,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    async fn start() -> Self {
+    fn start() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let at = folder.path().to_str().expect("UTF-8");
         let certificates = run(&["certificates", "create", "--dir", &format!("{at}/tls")]);
@@ -202,7 +202,7 @@ async fn calls(channel: Channel) -> [Option<Code>; 2] {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_with_certificates_serves_and_its_internal_ports_are_shut() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::start();
     let fresh = |nodes: &Value| nodes.as_array().is_some_and(|all| all.len() == 2);
     cluster.until(&["node", "list"], fresh).await;
     cluster.done(&["app", "create", "demo", "--proof", "open"]).await;
@@ -217,8 +217,8 @@ async fn a_cluster_with_certificates_serves_and_its_internal_ports_are_shut() {
         .expect("a client");
     timeout(PATIENCE, client.connect()).await.expect("in time").expect("connected");
     let mut pushes = client.business("chat").pushes();
-    let push = ["push", "unicast", "--device", "phone-1", "hello", "--key", &key];
-    assert_eq!(cluster.done(&push).await["outcome"], "written");
+    let say = ["push", "unicast", "--device", "phone-1", "hello", "--key", &key];
+    assert_eq!(cluster.done(&say).await["outcome"], "written");
     let pushed = timeout(PATIENCE, pushes.next_push()).await.expect("in time").expect("a push");
     assert_eq!(pushed.body.as_ref(), b"hello");
 
@@ -270,7 +270,7 @@ async fn a_cluster_with_certificates_serves_and_its_internal_ports_are_shut() {
     let report = wire::NodeReport { node: "a9".into(), ..Default::default() };
     assert!(ControlClient::new(wrong).report(report).await.is_err());
     // None of it did any harm.
-    assert_eq!(cluster.done(&push).await["outcome"], "written");
+    assert_eq!(cluster.done(&say).await["outcome"], "written");
     let routers = cluster.until(&["router", "list"], |all| !all[0].is_null()).await;
     assert_eq!(routers[0]["push"], format!("http://{}", cluster.push));
     assert_eq!(routers[0]["functions"], json!(["logins", "push", "inbox"]));
@@ -280,7 +280,7 @@ async fn a_cluster_with_certificates_serves_and_its_internal_ports_are_shut() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drained_node_sends_its_device_to_the_other_and_takes_devices_again_when_told() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::start();
     let fresh = |nodes: &Value| nodes.as_array().is_some_and(|all| all.len() == 2);
     cluster.until(&["node", "list"], fresh).await;
     cluster.done(&["app", "create", "demo", "--proof", "open"]).await;
@@ -293,8 +293,8 @@ async fn a_drained_node_sends_its_device_to_the_other_and_takes_devices_again_wh
     timeout(PATIENCE, client.connect()).await.expect("in time").expect("connected");
     let holds = |nodes: &Value| {
         let all = nodes.as_array().expect("a list").iter();
-        let node = all.filter(|node| node["connections"] == 1).map(|node| node["node"].clone());
-        node.last()
+        let mut node = all.filter(|node| node["connections"] == 1).map(|node| node["node"].clone());
+        node.next_back()
     };
     let listed = cluster.until(&["node", "list"], |nodes| holds(nodes).is_some()).await;
     let first = holds(&listed).expect("one has it").as_str().expect("a name").to_owned();

@@ -41,8 +41,13 @@ impl TicketKey {
         active_from_ms: u64,
     ) -> Result<Self, SealError> {
         let secret = Zeroizing::new(rand::random::<[u8; SECRET_BYTES]>().to_vec());
-        let sealed = sealer.seal(&purpose(kid), &secret)?;
-        Ok(Self { kid, sealed, active_from_ms, verify_until_ms: None, secret: Secret(secret) })
+        Ok(Self {
+            kid,
+            sealed: sealer.seal(&purpose(kid), &secret)?,
+            active_from_ms,
+            verify_until_ms: None,
+            secret: Secret(secret),
+        })
     }
 
     /// Opens what was read from the store.
