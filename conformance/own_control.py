@@ -1,6 +1,7 @@
 """A control of our own, and an access node and a router that believe it: it signs whatever a test wants,
 which the real one never would."""
 
+import collections
 import contextlib
 import hashlib
 import json
@@ -49,6 +50,7 @@ class OwnControl(messages.control_grpc.ControlServicer):
         # What each node is told in answer to its reports.
         self.orders: dict[str, control.ReportResponse] = {}
         self.last_report: dict[str, control.NodeReport] = {}
+        self.reports_of: collections.Counter = collections.Counter()
         self.keys = {"good": Ed25519PrivateKey.generate(), "old": Ed25519PrivateKey.generate(), "early": Ed25519PrivateKey.generate()}
         self.refreshes = "grant"
         self.watchers: list[queue.Queue] = []
@@ -93,7 +95,8 @@ class OwnControl(messages.control_grpc.ControlServicer):
     def Report(self, request, context):  # noqa: N802
         self.reports += 1
         self.last_report[request.node] = request
-        answer = control.ReportResponse(next_report_ms=500)
+        self.reports_of[request.node] += 1
+        answer = control.ReportResponse(next_report_ms=250)
         if request.node in self.orders:
             answer.MergeFrom(self.orders[request.node])
         return answer

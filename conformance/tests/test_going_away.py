@@ -8,11 +8,12 @@ import pytest
 
 import own_control
 from backend import PushApi, outcome, text
-from hawser_wire import device, messages, page
+from hawser_wire import access, device, messages, page
 from hawser_wire.mover import ABILITIES, Mover
-from house import until
+from house import running, until
+from operator_api import Control
 from own_control import GO_AWAY_SECONDS
-from world import fresh
+from world import World, fresh
 
 control = messages.control
 DEVICES = 24
@@ -74,8 +75,12 @@ class Away:
         self.tell(node, drain=True, alternatives=alternatives)
 
     def undrain(self, node: str) -> None:
-        self.cluster.own.orders.pop(node, None)
-        until(lambda: not self.cluster.own.last_report[node].draining, 10, f"{node} to take devices again")
+        own = self.cluster.own
+        if own.orders.pop(node, None) is None:
+            return
+        # The answer to the next report takes the order back, the one after that says so.
+        seen = own.reports_of[node]
+        until(lambda: own.reports_of[node] >= seen + 2 and not own.last_report[node].draining, 10, f"{node} to take devices again")
 
     def release(self) -> None:
         for made in self.devices:
@@ -248,6 +253,22 @@ def test_the_window_of_control_reaches_the_device(away):
         return made.login_ok.reconnect_window_ms == 12_345
 
     until(told, 10, "LOGIN_OK to say the new window")
+
+
+def test_an_operator_drains_a_node_of_a_running_house(backend, tmp_path):
+    with running(tmp_path / "data") as house:
+        tenant = World(house, Control(house.control, house.admin_token), backend)
+        stays = [tenant.connect() for _ in range(6)]
+        drained = house.cli("node", "drain", "dev", "--rate", "20/s", "--wait")
+        assert drained.returncode == 0, drained.stderr
+        assert [made.wait_closed() for made in stays] == ["draining"] * len(stays)
+        nobody = access.call(house.control, {"app": tenant.name, "device": "late", "proof": tenant.proof("late")})
+        assert nobody.json()["code"] == "no_access_point"
+        assert house.cli("node", "undrain", "dev").returncode == 0
+        until(lambda: access.call(house.control, {"app": tenant.name, "device": "late", "proof": tenant.proof("late")}).is_success,
+              10, "control to hand the node out again")
+        tenant.connect("late").ping(1)
+        tenant.release()
 
 
 # Tickets.

@@ -8,7 +8,7 @@ import pytest
 from backend import PushError, floor, outcome, place, push, tail, text
 from hawser_wire import messages, page
 from hawser_wire.device import PROTOCOLS, Closed
-from hawser_wire.program import START
+from hawser_wire.program import ABILITIES, START
 from house import until
 from world import World, fresh
 
@@ -173,7 +173,7 @@ def test_what_was_stored_while_it_was_away_comes_after_the_login_in_order(world,
     made = world.enter(program, protocol)
     [inbox] = made.login_ok.inboxes
     assert (inbox.business, (inbox.tail_term, inbox.tail_seq)) == (made.number("chat"), place(told[-1].stored))
-    assert made.login_ok.abilities == sum(page.ABILITY.values())
+    assert made.login_ok.abilities == ABILITIES
     assert program.wait_for("chat", 100) == [str(n).encode() for n in range(100)]
     drained(world, program.device)
     assert not program.words and not program.asked_again and not program.redelivered

@@ -156,7 +156,7 @@ fn drain_of(node: &nodes::Node, order: Option<&DrainOrder>) -> Option<Drain> {
 /// stays up, and drains until the order is taken back or its process ends; the next process of its name takes
 /// devices again. A new order takes the place of the one before.
 #[utoipa::path(post, path = "/v1/nodes/{node}/drain", tag = "operator", params(NodePath),
-    request_body = DrainNode,
+    request_body = Option<DrainNode>,
     responses((status = 202, description = "Ordered; the node hears of it with its next report.", body = Order)))]
 pub(super) async fn drain(
     State(shared): State<Arc<Shared>>,

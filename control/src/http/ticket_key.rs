@@ -34,7 +34,7 @@ pub(super) struct NewTicketKey {
 
 /// Make a new key of resume tickets. Control does so by itself twice a day.
 #[utoipa::path(post, path = "/v1/ticket-keys/rotate", tag = "operator",
-    request_body = RotateTicketKeys,
+    request_body = Option<RotateTicketKeys>,
     responses((status = 201, description = "Told to access nodes.", body = NewTicketKey),
               (status = 403, description = "Refused: `permission_denied`; `disabled`: resume tickets are switched off.",
                body = super::problem::ProblemBody, content_type = "application/problem+json")))]
