@@ -149,7 +149,7 @@ pub async fn keep(
     loop {
         if !is_failing {
             tokio::select! {
-                changed = changes.changed() => if changed.is_err() { return },
+                moved = changes.changed() => if moved.is_err() { return },
                 () = stop.cancelled() => return,
             }
         }
@@ -187,9 +187,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let snapshot = kept(&folder);
         assert_eq!(bytes(&snapshot), None);
-        for value in [&b"one"[..], b"", &[7; 100_000]] {
-            snapshot.write(value).unwrap();
-            assert_eq!(bytes(&snapshot).as_deref(), Some(value));
+        for value in [b"one".to_vec(), Vec::new(), vec![7; 100_000]] {
+            snapshot.write(&value).unwrap();
+            assert_eq!(bytes(&snapshot), Some(value));
         }
         let mode = std::fs::metadata(snapshot.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -241,7 +241,7 @@ mod tests {
         let (change, changes) = watch::channel(0u64);
         let (seen, stop) = (changes.clone(), CancellationToken::new());
         let value = move || (*seen.borrow()).to_be_bytes().to_vec();
-        let keeping = tokio::spawn(keep(snapshot.clone(), changes, value, stop.clone()));
+        let keeping = keep(snapshot.clone(), changes, value, stop.clone());
         let until = async |number: u64| {
             while snapshot.read().ok().flatten().map(|it| it.bytes)
                 != Some(number.to_be_bytes().into())
@@ -249,19 +249,21 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        for number in [1, 2, 3] {
-            change.send_replace(number);
-            until(number).await;
-        }
-        // A file where the folder should be: nothing can be written, then it can.
-        std::fs::remove_dir_all(folder.path().join("deep")).unwrap();
-        std::fs::write(folder.path().join("deep"), "in the way").unwrap();
-        change.send_replace(4);
-        tokio::time::sleep(3 * RETRY_INTERVAL).await;
-        std::fs::remove_file(folder.path().join("deep")).unwrap();
-        until(4).await;
-        stop.cancel();
-        keeping.await.unwrap();
+        let test = async {
+            for number in [1, 2, 3] {
+                change.send_replace(number);
+                until(number).await;
+            }
+            // A file where the folder should be: nothing can be written, then it can.
+            std::fs::remove_dir_all(folder.path().join("deep")).unwrap();
+            std::fs::write(folder.path().join("deep"), "in the way").unwrap();
+            change.send_replace(4);
+            tokio::time::sleep(3 * RETRY_INTERVAL).await;
+            std::fs::remove_file(folder.path().join("deep")).unwrap();
+            until(4).await;
+            stop.cancel();
+        };
+        tokio::join!(keeping, test);
     }
 
     /// What a crash in the middle of a write leaves behind, and what somebody else may have put there.

@@ -97,7 +97,7 @@ pub mod ability {
     /// A resume ticket in LOGIN_OK, which the next LOGIN may show in place of the token.
     pub const RESUME: u32 = 8;
     /// All that this release has.
-    pub const ALL: u32 = INBOX | HISTORY;
+    pub const ALL: u32 = INBOX | HISTORY | GO_AWAY | RESUME;
 }
 
 /// Kinds that a receiver which does not know them skips: 0x60 to 0x7f from devices, 0xe0 to 0xff

@@ -110,6 +110,10 @@ pub(crate) async fn report(node: Arc<Node>, access_points: Vec<AccessPoint>) {
 }
 
 fn heed(node: &Node, here: &[AccessPoint], answer: &ReportResponse) {
+    // A release before this one does not say.
+    if answer.now_ms != 0 {
+        node.table.heard_time(answer.now_ms);
+    }
     let advice = Advice::of(answer, here);
     if **node.advice.load() != advice {
         node.advice.store(Arc::new(advice));
@@ -125,11 +129,10 @@ fn heed(node: &Node, here: &[AccessPoint], answer: &ReportResponse) {
         end_by: None,
     });
     if node.drain.follow(order) {
-        match order {
-            Some(Order { id, per_second, .. }) => {
-                warn!(order = id, per_second, "control has ordered this node to drain");
-            }
-            None => warn!("the drain is over: this node accepts again"),
+        if let Some(Order { id, per_second, .. }) = order {
+            warn!(order = id, per_second, "control has ordered this node to drain");
+        } else {
+            warn!("the drain is over: this node accepts again");
         }
         node.news.notify_one();
     }

@@ -83,7 +83,9 @@ async fn unknown_kinds_end_a_connection_and_ignorable_ones_do_not() {
         (0x7f, CloseCode::LoginRequired, None),
         // What a device may skip is not for a node to skip.
         (0xe0, CloseCode::UnknownKind, Some(CloseCode::UnknownKind)),
-        (0x85, CloseCode::UnknownKind, Some(CloseCode::UnknownKind)),
+        (0x86, CloseCode::UnknownKind, Some(CloseCode::UnknownKind)),
+        // GO_AWAY is the node's to say.
+        (0x85, CloseCode::UnexpectedFrame, Some(CloseCode::UnexpectedFrame)),
     ] {
         let mut stranger = house.dial(Dial::Tcp).await;
         stranger.send_raw(&raw(kind)).await;

@@ -1,5 +1,6 @@
 //! Coming back with a resume ticket: as with the token it was made from, and never beyond it.
 
+use crate::eventually;
 use crate::fakes::device::Device;
 use crate::fakes::dial::Dial;
 use crate::fakes::tokens;
@@ -55,6 +56,9 @@ async fn with_ticket(house: &House, name: &str, ticket: &Bytes) -> Result<LoginO
 async fn a_ticket_is_given_to_those_who_know_it_once_there_is_a_key() {
     let house = House::start().await;
     house.control.advise(|answer| answer.reconnect_window_ms = 9_000);
+    // What the node knows of before it reports for the third time, it was told at the second.
+    let reports = house.control.reports().len();
+    eventually("reports", || (house.control.reports().len() >= reports + 3).then_some(())).await;
     let ok = with_token(&house, "d").await;
     assert_eq!((ok.abilities, ok.resume_ticket.len()), (ability::RESUME, 0), "no key yet");
     house.put(Entity::TicketKey(key(1, 7))).await;
