@@ -17,8 +17,6 @@ pub fn events_due<S: View>(shelf: &S, now_ms: u64) -> Result<Vec<Event>, S::Erro
     let mut due = Vec::new();
     for (business, heard) in &all_heard {
         let lives = session.filter(|(route, _)| route.watchers.contains(business));
-        // The same session; or a later one than the store knows, which went back in time: it will tell of
-        // itself again.
         if lives.is_none_or(|(route, _)| route.epoch > heard.epoch) {
             due.push(offline(*business, heard, route.as_ref()));
         }
@@ -54,13 +52,17 @@ fn offline(business: BusinessNo, heard: &Heard, route: Option<&Route>) -> Event 
     Event { business, heard, at_ms, cause }
 }
 
-/// The business has heard this much. Word of an older session changes nothing. That a session began, heard
-/// after the word of its end: it ends once more.
+/// The business has heard this much. Word of an older session changes nothing, nor does the beginning of one
+/// that the store does not know: it went back in time, and the session, if it lives, will tell of itself again.
+/// That a session began, heard after the word of its end: it ends once more.
 pub fn event_heard<S: Shelf>(
     shelf: &mut S,
     business: BusinessNo,
     heard: Heard,
 ) -> Result<(), S::Error> {
+    if heard.is_online && shelf.route()?.is_none_or(|route| route.epoch < heard.epoch) {
+        return Ok(());
+    }
     let known = shelf.heard()?.into_iter().find(|(of, _)| *of == business).map(|(_, known)| known);
     if known.is_none_or(|known| known.epoch <= heard.epoch) {
         // Nothing need be known of a session that is over: the next one is above it in any case.

@@ -156,7 +156,7 @@ pub(super) async fn a_lost_node_is_said_to_be_lost(desk: &mut Desk<'_>) {
 pub(super) async fn an_announcement_is_due(desk: &mut Desk<'_>) {
     let device = desk.device("d");
     let (epoch, login) = (desk.now_ms, watched(1, 1, &[SHOP]));
-    desk.store.announce(&device, epoch, login, Vec::new(), desk.now_ms).await.unwrap();
+    desk.store.announce(&device, epoch, login, Vec::new(), true, desk.now_ms).await.unwrap();
     assert_eq!(desk.due_in_short(&device).await, [(SHOP, epoch, EventCause::None)]);
     assert!(desk.mark(&device).await.is_some());
 }
@@ -171,6 +171,26 @@ pub(super) async fn an_older_confirmation_changes_nothing(desk: &mut Desk<'_>) {
     let over = Heard { is_online: false, ..old[0].heard.clone() };
     desk.hear(&device, &old).await;
     desk.hear(&device, &[Event { heard: over, ..old[0].clone() }]).await;
+    assert_eq!(desk.due(&device).await, []);
+    desk.log_out(&device, &session).await;
+    let right = [(CHAT, session.epoch, EventCause::Closed)];
+    assert_eq!(desk.due_in_short(&device).await, right);
+}
+
+pub(super) async fn a_confirmation_of_a_session_that_is_not_known_changes_nothing(
+    desk: &mut Desk<'_>,
+) {
+    let device = desk.device("d");
+    let unknown = |epoch| {
+        let heard = Heard { epoch, is_online: true, owner: login(3, 1, 1).owner };
+        Event { business: CHAT, heard, at_ms: epoch, cause: EventCause::None }
+    };
+    desk.hear(&device, &[unknown(desk.now_ms)]).await;
+    assert_eq!(desk.due(&device).await, []);
+    let session = desk.log_in(&device, watched(1, 1, &[CHAT])).await;
+    let due = desk.due(&device).await;
+    desk.hear(&device, &due).await;
+    desk.hear(&device, &[unknown(session.epoch + 1)]).await;
     assert_eq!(desk.due(&device).await, []);
     desk.log_out(&device, &session).await;
     let right = [(CHAT, session.epoch, EventCause::Closed)];

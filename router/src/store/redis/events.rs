@@ -116,7 +116,8 @@ impl Redis {
         let tag = Tag::device(device);
         let owner = if heard.is_online { owner_bytes(&heard.owner) } else { Vec::new() };
         let args = [number(business.0.into()), number(heard.epoch), owner];
-        self.caller.call(&SCRIPTS.heard, tag.slot(), &[tag.heard()], &args).await.map(drop)
+        let keys = [tag.route(), tag.heard()];
+        self.caller.call(&SCRIPTS.heard, tag.slot(), &keys, &args).await.map(drop)
     }
 
     pub(super) async fn due(&self, device: &Key, now_ms: u64) -> Result<Vec<Event>, StoreError> {

@@ -250,7 +250,7 @@ const STORIES: &[Story] = &[
             it.shelf = before;
             it.tell();
             let login = Login { owner: session.owner.clone(), ..it.login_of(&[CHAT]) };
-            announce(&mut it.shelf, session.epoch, login, &[], it.now_ms).unwrap();
+            announce(&mut it.shelf, session.epoch, login, &[], true, it.now_ms).unwrap();
             it.hears(&began);
             it.tell();
             it.end(&session);
@@ -259,7 +259,7 @@ const STORIES: &[Story] = &[
         &["chat+200", "chat-200 closed"],
     ),
     (
-        "a store that knows an older session than the business waits for word of the later one",
+        "a store that knows an older session than the business waits for word of the later one, and repeats",
         |it| {
             it.login(&[CHAT]);
             it.tell();
@@ -267,13 +267,31 @@ const STORIES: &[Story] = &[
             let session = it.login(&[CHAT]);
             let due = it.tell();
             it.shelf = before;
-            it.hears(&due);
+            it.hears(&due[1..]);
             it.tell();
             let login = Login { owner: session.owner.clone(), ..it.login_of(&[CHAT]) };
-            announce(&mut it.shelf, session.epoch, login, &[], it.now_ms).unwrap();
+            announce(&mut it.shelf, session.epoch, login, &[], true, it.now_ms).unwrap();
             it.tell();
         },
-        &["chat+200", "chat-200 superseded", "chat+300"],
+        &["chat+200", "chat-200 superseded", "chat+300", "chat-200 superseded", "chat+300"],
+    ),
+    (
+        "the end of an older session is not taken for that of a later one that the store forgot",
+        |it| {
+            let first = it.login(&[CHAT]);
+            it.tell();
+            let before = it.shelf.clone();
+            let second = it.login(&[CHAT]);
+            let due = it.tell();
+            it.shelf = before;
+            it.lose(&first);
+            it.hears(&due[1..]);
+            it.tell();
+            let login = Login { owner: second.owner.clone(), ..it.login_of(&[CHAT]) };
+            announce(&mut it.shelf, second.epoch, login, &[], true, it.now_ms).unwrap();
+            it.tell();
+        },
+        &["chat+200", "chat-200 superseded", "chat+300", "chat-200 lost", "chat+300"],
     ),
     (
         "an end is told also when the route is forgotten",
