@@ -19,7 +19,8 @@
 //!
 //! A [`Client`] asks control for a token and access points, dials them in the order it was given,
 //! logs in, and from then on comes back by itself: with jitter, with back-off, and as the close code
-//! says. Each [`Business`] sends requests, hears pushes and joins groups over the one connection;
+//! says. An access node that goes away (an upgrade, say) is left without a gap: the client logs in elsewhere
+//! first, and [`State::Online`] is told once more. Each [`Business`] sends requests, hears pushes and joins groups over the one connection;
 //! groups are joined again after a reconnect. Every queue has a bound, and its answer to being full
 //! stands beside it: [`RequestError::QueueFull`], [`Push::missed`].
 //!

@@ -205,7 +205,7 @@ impl Session {
             (S::Leaving { .. }, E::Broken(_) | E::Ended(_)) => self.close(Reason::Asked, now, out),
 
             (S::Online(_), E::Advised(answer)) => self.move_advised(answer, now, out),
-            (S::Online(_), E::Dialled(dialled)) => self.move_dialled(dialled, now, out),
+            (S::Online(_), E::Dialled(dialled)) => self.move_dialled(&dialled, now, out),
             (S::Online(_), E::Beside(heard)) => self.beside(heard, now, out),
 
             // In every state: the app and the storage go on whatever the link does.

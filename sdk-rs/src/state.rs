@@ -14,7 +14,9 @@ pub enum State {
     Idle,
     /// On its way: asking control, dialling or logging in.
     Connecting,
-    /// Logged in.
+    /// Logged in. Told once more, with another epoch and connection and nothing in between, when the
+    /// client has moved: an access node that goes away says so first, and is left when another one has
+    /// taken the client in.
     Online {
         /// Session epoch of this device; grows with every login.
         epoch: u64,

@@ -135,10 +135,8 @@ impl Session {
     /// A LOGIN, and the cursors that it names.
     pub(super) fn login(&mut self, now: Instant) -> (Bytes, Vec<params::Cursor>) {
         let resume_ticket = self.ticket.show(now);
-        let token = match resume_ticket.is_empty() {
-            true => self.token().map(|token| token.text.clone()).unwrap_or_default(),
-            false => String::new(),
-        };
+        let token = self.token().filter(|_| resume_ticket.is_empty());
+        let token = token.map(|token| token.text.clone()).unwrap_or_default();
         let mut login = params::Login {
             app: self.setup.app.clone(),
             device: self.setup.device.clone(),

@@ -247,15 +247,12 @@ impl Session {
         out.push(Action::HangUpBeside);
         self.link_over(now, out);
         self.groups.settled(now);
-        match until {
-            Some(until) => {
-                self.inboxes.logging_in(&cursors);
-                self.state = State::LoggingIn { point, until };
-            }
-            None => {
-                self.state = State::Dialling { point, until: now + DIAL_TIMEOUT };
-                self.log_in(now, out);
-            }
+        if let Some(until) = until {
+            self.inboxes.logging_in(&cursors);
+            self.state = State::LoggingIn { point, until };
+        } else {
+            self.state = State::Dialling { point, until: now + DIAL_TIMEOUT };
+            self.log_in(now, out);
         }
         true
     }

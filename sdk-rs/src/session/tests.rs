@@ -887,10 +887,9 @@ fn junk_from_the_node_never_panics() {
                 params: bytes(&mut byte),
                 body: bytes(&mut byte),
             };
-            rig.feed(match byte() < 128 {
-                true => Event::Frame(frame),
-                false => Event::Beside(Heard::Frame(frame)),
-            });
+            let is_main = byte() < 128;
+            let beside = Event::Beside(Heard::Frame(frame.clone()));
+            rig.feed(if is_main { Event::Frame(frame) } else { beside });
             if rig.session.wake_at().is_some() && byte() < 128 {
                 rig.due();
             }

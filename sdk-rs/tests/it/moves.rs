@@ -23,7 +23,7 @@ fn client(one: &Node, two: &Node) -> (Client, Arc<Mutex<Vec<String>>>) {
     let noted = told.clone();
     let client = Builder::pinned("demo", "d", "token-1", [one.point.clone()])
         .business("chat")
-        .root_certificate(&format!("{}{}", one.pem, two.pem))
+        .root_certificate(format!("{}{}", one.pem, two.pem))
         .backoff(fast)
         .on_state(move |state| noted.lock().unwrap().push(state.to_string()))
         .build()

@@ -84,7 +84,7 @@ impl Session {
 
     pub(in crate::session) fn move_dialled(
         &mut self,
-        dialled: Result<(), String>,
+        dialled: &Result<(), String>,
         now: Instant,
         out: &mut Vec<Action>,
     ) {

@@ -132,14 +132,14 @@ impl World {
         self.at(at, happening);
     }
 
-    fn to_device(&mut self, line: usize, frame: NodeFrame) {
+    fn write(&mut self, line: usize, frame: NodeFrame) {
         if self.lines[line].is_served {
             self.on_line(line, 1, Happening::ToDevice(line, Some(frame)));
         }
     }
 
     fn close_line(&mut self, line: usize, code: CloseCode) {
-        self.to_device(line, NodeFrame::close(code, "", 0));
+        self.write(line, NodeFrame::close(code, "", 0));
         self.node_done(line);
         self.on_line(line, 1, Happening::ToDevice(line, None));
     }
@@ -189,22 +189,22 @@ impl World {
             Action::Swap => std::mem::swap(&mut self.in_use, &mut self.beside),
             Action::Send(frame) => self.send(self.in_use, frame),
             Action::SendBeside(frame) => self.send(self.beside, frame),
-            Action::Limit(_) => {}
             Action::Tell(seen) => self.told.push(seen.to_string()),
             Action::Answer(id, answer) => {
                 assert!(self.answers.insert(id, answer.is_ok()).is_none(), "answered twice");
             }
-            Action::Grouped(..) => {}
+            Action::Limit(_) | Action::Grouped(..) => {}
             Action::Push(_, push) => {
                 let id = String::from_utf8(push.id.to_vec()).unwrap();
                 *self.heard.entry(id).or_default() += 1;
             }
-            Action::Left(..) | Action::Reset(..) => panic!("nothing of that was done"),
             Action::Shelve(_, number, crate::Incoming::Push(push)) => {
                 self.handed.push(push.position.unwrap().seq);
                 self.soon(30, Happening::Handled(number));
             }
-            Action::Shelve(..) => panic!("nothing of that was done"),
+            Action::Left(..) | Action::Reset(..) | Action::Shelve(..) => {
+                panic!("nothing of that was done")
+            }
             Action::Keep(..) => self.soon(20, Happening::Kept),
         }
     }
@@ -240,7 +240,7 @@ impl World {
                 prev_seq: seq - 1,
                 ..params::Push::default()
             };
-            self.to_device(line, NodeFrame::Push(push, Bytes::new()));
+            self.write(line, NodeFrame::Push(push, Bytes::new()));
         }
     }
 
@@ -277,7 +277,7 @@ impl World {
                     ..params::Inbox::default()
                 }];
                 let ok = params::LoginOk { epoch: self.epoch, inboxes, ..login_ok() };
-                self.to_device(line, NodeFrame::LoginOk(ok));
+                self.write(line, NodeFrame::LoginOk(ok));
                 self.write_stored(line);
             }
             DeviceFrame::Ack(ack) => {
@@ -290,7 +290,7 @@ impl World {
                     }
                 }
             }
-            DeviceFrame::Ping(ping) => self.to_device(line, NodeFrame::Pong(ping)),
+            DeviceFrame::Ping(ping) => self.write(line, NodeFrame::Pong(ping)),
             DeviceFrame::Bye(_) => self.close_line(line, CloseCode::Goodbye),
             DeviceFrame::Request(request, _) => {
                 let patience = if request.method == "slow" { 4_000 } else { 50 };
@@ -304,7 +304,7 @@ impl World {
                     business: 5,
                     ..params::Joined::default()
                 };
-                self.to_device(line, NodeFrame::Joined(joined));
+                self.write(line, NodeFrame::Joined(joined));
             }
             other => panic!("not expected: {other:?}"),
         }
@@ -347,7 +347,7 @@ impl World {
                 let push_id = format!("v{}", self.volatile).into();
                 let push = params::Push { push_id, business: 5, ..params::Push::default() };
                 if let Some(owner) = self.owner {
-                    self.to_device(owner, NodeFrame::Push(push, Bytes::new()));
+                    self.write(owner, NodeFrame::Push(push, Bytes::new()));
                 }
             }
             3 => {
@@ -399,7 +399,7 @@ impl World {
                 }],
             };
             let told = params::GoAway { deadline_ms, reason: String::new(), alternatives };
-            self.to_device(owner, NodeFrame::GoAway(told));
+            self.write(owner, NodeFrame::GoAway(told));
             self.at(self.clock + u64::from(deadline_ms), Happening::Closing(owner));
         }
     }
@@ -435,20 +435,17 @@ impl World {
                     self.moves += u64::from(beside);
                     self.feed(Event::Dialled(Ok(())));
                 }
-                Happening::Dialled(..) => {}
                 Happening::ToNode(line, frame) => self.node_hears(line, &frame),
                 Happening::ToDevice(line, frame) => self.device_hears(line, frame),
                 Happening::Evict(line) if self.lines[line].is_served => {
                     self.close_line(line, CloseCode::Superseded);
                 }
-                Happening::Evict(_) => {}
                 Happening::Closing(line) if self.lines[line].is_served => {
                     self.close_line(line, CloseCode::Draining);
                 }
-                Happening::Closing(_) => {}
                 Happening::Answer(line, request_id) => {
                     let response = params::Response { request_id, ..Default::default() };
-                    self.to_device(line, NodeFrame::Response(response, Bytes::new()));
+                    self.write(line, NodeFrame::Response(response, Bytes::new()));
                 }
                 Happening::ToMembers(line, id) if self.lines[line].is_member => {
                     let push = params::GroupPush {
@@ -457,12 +454,16 @@ impl World {
                         group: "g".into(),
                         ..params::GroupPush::default()
                     };
-                    self.to_device(line, NodeFrame::GroupPush(push, Bytes::new()));
+                    self.write(line, NodeFrame::GroupPush(push, Bytes::new()));
                 }
-                Happening::ToMembers(..) => {}
                 Happening::Handled(number) => self.feed(Event::Handled("chat".into(), number)),
                 Happening::Kept => self.feed(Event::Kept(true)),
                 Happening::Traffic => self.traffic(),
+                // Of a link that is gone.
+                Happening::Dialled(..)
+                | Happening::Evict(_)
+                | Happening::Closing(_)
+                | Happening::ToMembers(..) => {}
             }
         }
     }
@@ -518,8 +519,5 @@ fn sent_away_while_links_are_cut_and_nodes_refuse_nothing_stored_is_lost() {
     }
     println!("{moves} moves, {away} times offline");
     assert!(moves > 200 && away > 200, "{moves} {away}");
-    assert!(
-        GO_AWAY_DEADLINE > Duration::from_millis(8_000),
-        "shorter than usual, so that some miss it"
-    );
+    assert!(GO_AWAY_DEADLINE > 8 * SECOND, "shorter than usual, so that some miss it");
 }
