@@ -7,6 +7,7 @@
 
 mod accept;
 mod admission;
+mod clock;
 mod config;
 mod conn;
 mod control;

@@ -4,7 +4,7 @@ mod proof;
 
 use crate::downlink;
 use crate::groups::GroupKey;
-use crate::node::{Node, wall_ms};
+use crate::node::Node;
 use crate::routers::Unbound;
 use crate::session::Event;
 use crate::table::{ClientFacts, Identity};
@@ -120,7 +120,7 @@ fn check(
     if catalogue.revision == 0 {
         return Err((CloseCode::Overloaded, "this node has not heard from control yet").into());
     }
-    let now_ms = wall_ms();
+    let now_ms = node.table.exact_wall_ms();
     let Proven { identity, is_ticket } = proof::prove(&catalogue, &app, &device, login, now_ms)?;
     let settings = match catalogue.app(&app) {
         Some(settings) if settings.enabled => settings.clone(),

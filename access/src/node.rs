@@ -69,12 +69,6 @@ pub enum StartError {
     Address(#[from] PeersError),
 }
 
-/// Milliseconds since 1970, right now: for tokens.
-pub(crate) fn wall_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as u64)
-}
-
 /// Everything the parts of a node share.
 pub(crate) struct Node {
     pub(crate) config: Config,
@@ -155,9 +149,22 @@ impl Node {
         set.unwrap_or(Ok(false))
     }
 
-    /// Whether a session is there, its goodbye not yet said.
-    pub(crate) fn has_session(&self, at: SlotRef) -> bool {
-        self.table.with(at, |connection| connection.identity.is_some()) == Some(true)
+    /// A session has told of itself by one epoch, and goes on under the other: the same, or a higher one that
+    /// stands for it from now on. What was asked by the one of before is asked anew, its answers come in vain.
+    /// `None`: it has gone, or is saying goodbye. False: nothing has changed.
+    pub(crate) fn raise_epoch(&self, at: SlotRef, told: Epoch, now: Epoch) -> Option<bool> {
+        let raised = self.table.with(at, |connection| {
+            let identity = connection.identity.as_mut()?;
+            let is_raised = identity.epoch == told && now > told;
+            if is_raised {
+                identity.epoch = now;
+                if let Some(downlink) = &mut connection.downlink {
+                    downlink.feeds.ask_anew();
+                }
+            }
+            Some(is_raised)
+        });
+        raised.flatten()
     }
 
     /// Keeps a kick for a session whose claim is still being answered. False: it has its answer.
@@ -180,10 +187,14 @@ impl Node {
         kept == Some(true)
     }
 
-    /// Tells a session that another one of its device is the right one.
-    pub(crate) fn supersede(&self, at: SlotRef) {
-        let order = Signal::Ordered(CloseCode::Superseded, String::new());
-        self.table.with(at, |connection| connection.order(order));
+    /// Tells a session that another one of its device is the right one, if it still has the epoch that it told
+    /// of itself by.
+    pub(crate) fn supersede(&self, at: SlotRef, told: Epoch) {
+        self.table.with(at, |connection| {
+            if connection.identity.as_ref().is_some_and(|identity| identity.epoch == told) {
+                connection.order(Signal::Ordered(CloseCode::Superseded, String::new()));
+            }
+        });
     }
 }
 

@@ -8,7 +8,8 @@ use tonic::Status;
 use tracing::{info, warn};
 
 const PAUSE_MIN: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(3);
+/// A network that is whole again is noticed within this and the time a dial takes.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Keeps one stream's tries apart.
 pub(crate) struct Retry {

@@ -5,6 +5,7 @@
 //! under the same lock, and freeing the slot takes it too. So a push that was meant for another
 //! connection, another life of the slot or another process never passes.
 
+use crate::clock::{Jump, WallClock};
 use crate::config::Guards;
 use crate::frame_out::{Form, FrameOut, close_message};
 use crate::metrics::{Metrics, StaleReason};
@@ -17,12 +18,18 @@ use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tracing::error;
 
 mod connection;
 
 pub use connection::Signal;
 pub(crate) use connection::{ClientFacts, Connection, Identity, Told, Written};
+
+/// What the machine's clock says, in milliseconds since 1970.
+fn machine_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
 
 /// Slots allocated together.
 const CHUNK: usize = 1024;
@@ -89,7 +96,7 @@ pub(crate) struct Table {
     /// Milliseconds since `started`, set by the lanes: no clock is read per packet. 64 bits: a node that
     /// is up for 50 days must not lose its deadlines.
     now_ms: AtomicU64,
-    wall_offset_ms: AtomicU64,
+    wall: WallClock,
     write_timeout_ms: u64,
 }
 
@@ -110,6 +117,7 @@ impl Table {
         metrics: Arc<Metrics>,
     ) -> Self {
         let chunks = (slots_max as usize).div_ceil(CHUNK);
+        let started = Instant::now();
         let table = Self {
             boot,
             chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
@@ -118,9 +126,9 @@ impl Table {
             guards,
             metrics,
             watched: (0..lanes).map(|_| Mutex::default()).collect(),
-            started: Instant::now(),
+            started,
             now_ms: AtomicU64::new(0),
-            wall_offset_ms: AtomicU64::new(0),
+            wall: WallClock::new(machine_ms(), 0),
             write_timeout_ms: write_timeout.as_millis() as u64,
         };
         table.tick();
@@ -131,9 +139,9 @@ impl Table {
     pub(crate) fn tick(&self) -> u64 {
         let now_ms = self.started.elapsed().as_millis() as u64;
         self.now_ms.store(now_ms, Ordering::Relaxed);
-        let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let wall_ms = wall.map_or(0, |since| since.as_millis() as u64);
-        self.wall_offset_ms.store(wall_ms.saturating_sub(now_ms), Ordering::Relaxed);
+        if let Some(Jump { by_ms, followed }) = self.wall.look(machine_ms(), now_ms) {
+            error!(by_ms, followed, "the machine's clock has jumped");
+        }
         now_ms
     }
 
@@ -149,7 +157,17 @@ impl Table {
 
     /// Milliseconds since 1970, coarse.
     pub(crate) fn wall_ms(&self) -> u64 {
-        self.wall_offset_ms.load(Ordering::Relaxed) + self.now_ms()
+        self.wall.at(self.now_ms())
+    }
+
+    /// Milliseconds since 1970, right now: for tokens.
+    pub(crate) fn exact_wall_ms(&self) -> u64 {
+        self.wall.at(self.exact_ms())
+    }
+
+    /// Control has told what time it is.
+    pub(crate) fn heard_time(&self, control_ms: u64) {
+        self.wall.heard(control_ms, self.exact_ms());
     }
 
     /// The lane a slot belongs to, for life.

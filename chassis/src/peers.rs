@@ -203,7 +203,7 @@ impl Peers {
             return Err(PeersError::Scheme { uri, expected, reason });
         }
         // The connector speaks TLS itself; told of `https`, the library would want to.
-        let endpoint = grpc::endpoint(&format!("http://{rest}")).map_err(|_| address())?;
+        let endpoint = grpc::peer_endpoint(&format!("http://{rest}")).map_err(|_| address())?;
         if endpoint.uri().host().is_none() || endpoint.uri().port().is_none() {
             return Err(address());
         }

@@ -106,6 +106,7 @@ impl Control for ControlRpc {
             drain,
             reconnect_window_ms: window.unwrap_or(config.reconnect_window).as_millis() as u32,
             alternatives,
+            now_ms: crate::clock::now_ms(),
         }))
     }
 
