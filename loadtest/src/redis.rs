@@ -2,9 +2,11 @@
 
 use crate::process::Guarded;
 use anyhow::{Context, bail, ensure};
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const START_PATIENCE: Duration = Duration::from_secs(10);
@@ -20,9 +22,17 @@ pub struct Redis {
     process: Option<Guarded>,
 }
 
-/// A port that was free a moment ago.
+/// Ports that were handed out: the kernel may name one again before whoever got it listens there.
+static HANDED_OUT: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
+/// A port that was free a moment ago, and that nobody in this process was told of.
 pub fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    loop {
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        if HANDED_OUT.lock().unwrap_or_else(PoisonError::into_inner).insert(port) {
+            return Ok(port);
+        }
+    }
 }
 
 /// A port that was free, and the one 10,000 above it, which Redis Cluster takes too.

@@ -175,7 +175,7 @@ impl Settings<'_> {
             "[internal_tls]\nca = \"{}\"\ncertificate = \"{}\"\nkey = \"{}\"\n",
             at.join("ca.pem").display(),
             at.join(format!("{role}.pem")).display(),
-            at.join(format!("{role}.key.pem")).display(),
+            at.join(format!("{role}.key")).display(),
         )
     }
 }

@@ -18,11 +18,11 @@ impl Timers {
         heartbeat: Duration::from_secs(25),
         idle: Duration::from_secs(35),
     };
-    /// A lease is a third, silence a seventh.
+    /// A lease is a third, silence a sixth of what releases have.
     pub(crate) const SCALED: Self = Self {
         lease: Duration::from_secs(3),
-        heartbeat: Duration::from_millis(3_500),
-        idle: Duration::from_secs(5),
+        heartbeat: Duration::from_millis(2_500),
+        idle: Duration::from_secs(6),
     };
 
     /// For the table.
