@@ -85,25 +85,24 @@ impl Groups {
         let mut verdict = {
             let mut books = self.books.lock();
             let (tell, verdict) = oneshot::channel();
-            match books.entries.get_mut(key) {
-                Some(entry) => match &mut entry.state {
+            if let Some(entry) = books.entries.get_mut(key) {
+                match &mut entry.state {
                     State::Live { stay, members } => {
                         members[lane] += 1;
                         return Ok(*stay);
                     }
                     State::Announcing { waiting, .. } => waiting.push((lane, tell)),
-                },
-                None => {
-                    let seq = self.next_seq();
-                    let mut entry = Entry::new(seq, (lane, tell));
-                    // A router that comes up later is told of it then.
-                    for up in routers.ups().iter() {
-                        if up.send(report(key, seq, true)).is_ok() && entry.tell(up, seq) {
-                            books.again.push(again(key, up.stream, seq, Instant::now()));
-                        }
-                    }
-                    books.entries.insert(key.clone(), entry);
                 }
+            } else {
+                let seq = self.next_seq();
+                let mut entry = Entry::new(seq, (lane, tell));
+                // A router that comes up later is told of it then.
+                for up in routers.ups().iter() {
+                    if up.send(report(key, seq, true)).is_none() && entry.tell(up, seq) {
+                        books.again.push(again(key, up.stream, seq, Instant::now()));
+                    }
+                }
+                books.entries.insert(key.clone(), entry);
             }
             verdict
         };
@@ -361,7 +360,7 @@ impl Groups {
             let up = ups.iter().find(|up| up.stream == next.stream);
             let call = self.next_seq();
             // Without room the stream is begun anew, and told everything then.
-            if up.is_some_and(|up| up.send(report(&next.key, call, true)).is_ok()) {
+            if up.is_some_and(|up| up.send(report(&next.key, call, true)).is_none()) {
                 told.again(call);
                 let pause = AGAIN_AFTER * ((1 << told.tries.min(AGAIN_DOUBLINGS_MAX)) - 1);
                 books.again.push(again(&next.key, next.stream, call, now + pause));

@@ -98,16 +98,6 @@ impl Routers {
         tier::pick(&self.ups.load(), function, key, now_ms, tried).cloned()
     }
 
-    /// Queues a word on a stream. `Some`: it will not be sent there. Unless the stream has ended anyway,
-    /// it is begun anew for that, and everything told again.
-    fn send_to(&self, node: &Node, up: &Up, word: What) -> Option<What> {
-        let left = up.send(word).err();
-        if left.is_some() {
-            node.metrics.uplink_full.inc();
-        }
-        left
-    }
-
     /// The way for a call of the store about this key, with the number of the stream.
     fn ask_up(&self, key: u64, now_ms: u64) -> Option<Arc<Deliver>> {
         tier::pick(&self.delivers.load(), Functions::INBOX, key, now_ms, &[]).cloned()
@@ -194,6 +184,15 @@ impl Routers {
         });
         asks::routers_changed(node);
     }
+}
+
+/// Queues a word on a stream, and counts one that will not be sent there, which comes back.
+fn send(node: &Node, up: &Up, word: What) -> Option<What> {
+    let left = up.send(word);
+    if left.is_some() {
+        node.metrics.uplink_full.inc();
+    }
+    left
 }
 
 #[cfg(test)]

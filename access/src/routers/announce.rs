@@ -5,9 +5,9 @@
 //! the message that leaves next, under the lock of the session's slot, where the end is decided first and
 //! told afterwards.
 
-use super::Routers;
 use super::claims::Purpose;
 use super::tier::{self, Functions, Up};
+use super::{Routers, send};
 use crate::downlink;
 use crate::groups::GroupKey;
 use crate::node::Node;
@@ -26,13 +26,13 @@ impl Routers {
         node.table.with(at, |connection| {
             for up in others().filter(|up| up.takes_here) {
                 if let Some(word) = here_of(at, connection) {
-                    self.send_to(node, up, word);
+                    send(node, up, word);
                 }
             }
         });
         for up in others().filter(|up| !up.takes_here) {
             if let Some((call, word)) = self.announcement(node, up, at)
-                && self.send_to(node, up, word).is_some()
+                && send(node, up, word).is_some()
             {
                 self.take_back(call);
             }

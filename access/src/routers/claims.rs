@@ -4,7 +4,7 @@
 
 use super::announce::bind_of;
 use super::tier::{self, Functions, Up};
-use super::{Bound, Routers, Unbound};
+use super::{Bound, Routers, Unbound, send};
 use crate::downlink;
 use crate::node::Node;
 use crate::table::Connection;
@@ -87,7 +87,7 @@ impl Routers {
         purpose: Purpose,
     ) -> Option<u64> {
         let (call, word) = self.claim_word(node, up, at, names, purpose)?;
-        if self.send_to(node, up, word).is_none() {
+        if send(node, up, word).is_none() {
             return Some(call);
         }
         self.take_back(call);
@@ -159,7 +159,7 @@ impl Routers {
         is_over: bool,
     ) -> Result<(), Unbound> {
         let at = pending.at;
-        if is_over && self.is_session(node, at, bound.epoch) {
+        if is_over && is_session(node, at, bound.epoch) {
             // Another router has given the same answer before.
             return Ok(());
         }
@@ -186,14 +186,14 @@ impl Routers {
     ) {
         let at = pending.at;
         match verdict {
-            // Its unbind may have been faster than the announcement: then the router has just learned
-            // of a session that is no more.
-            Ok(_) if !node.has_session(at) => {
-                let device = (&pending.app, &pending.device);
-                self.unbind(node, device, at, epoch, Vec::new());
-            }
             Ok(bound) => {
-                if let Purpose::Forgotten(_) = pending.purpose {
+                let Some(is_raised) = node.raise_epoch(at, epoch, bound.epoch) else {
+                    // Its unbind may have been faster than the announcement: then the router has just learned
+                    // of a session that is no more.
+                    let device = (&pending.app, &pending.device);
+                    return self.unbind(node, device, at, bound.epoch, Vec::new());
+                };
+                if is_raised || matches!(pending.purpose, Purpose::Forgotten(_)) {
                     self.here(node, at, up.stream);
                 }
                 let stand = |connection: &mut Connection| {
@@ -204,18 +204,11 @@ impl Routers {
                 // What it acknowledged while the store did not know it was refused: said again.
                 node.sweeps.once(at);
             }
-            Err(Unbound::Superseded) => node.supersede(at),
+            Err(Unbound::Superseded) => node.supersede(at, epoch),
             // The router could not take it just now.
             Err(Unbound::Unavailable) => self.announce_later(at),
             Err(_) => {}
         }
-    }
-
-    fn is_session(&self, node: &Node, at: SlotRef, epoch: Epoch) -> bool {
-        let is_it = |connection: &mut Connection| {
-            connection.identity.as_ref().is_some_and(|identity| identity.epoch == epoch)
-        };
-        node.table.with(at, is_it) == Some(true)
     }
 
     /// Whether an answer to this claim would still be understood.
@@ -239,6 +232,13 @@ impl Routers {
             }
         }
     }
+}
+
+fn is_session(node: &Node, at: SlotRef, epoch: Epoch) -> bool {
+    let is_it = |connection: &mut Connection| {
+        connection.identity.as_ref().is_some_and(|identity| identity.epoch == epoch)
+    };
+    node.table.with(at, is_it) == Some(true)
 }
 
 /// Waits for what is said of a login: yes or no from whichever router, or that this call is in vain.

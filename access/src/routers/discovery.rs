@@ -19,7 +19,7 @@ const LOOK_UP_AGAIN: Duration = Duration::from_secs(1);
 const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(5);
 /// A router that vanished from the answer is let go after this long: a name server that forgets one for a
 /// moment must not cost its streams.
-const VANISHED_AFTER: Duration = Duration::from_secs(60);
+const VANISHED_AFTER: Duration = Duration::from_mins(1);
 /// Routers of one name; an answer with more is a mistake, or someone else's.
 const ADDRESSES_MAX: usize = 64;
 

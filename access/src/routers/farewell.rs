@@ -3,8 +3,8 @@
 //! one that is online: words that a broken stream may have swallowed are said again elsewhere, and while no
 //! router takes them they are kept. Saying one twice is harmless, it names the session in full.
 
-use super::Routers;
 use super::tier::{self, Functions};
+use super::{Routers, send};
 use crate::node::Node;
 use hawser_proto::id::{AppId, DeviceId, Epoch, SlotRef};
 use hawser_proto::rpc::node::{Gone, InboxPosition, Unbind, up::What};
@@ -62,10 +62,10 @@ impl Routers {
         let told = tier::pick(&ups, Functions::LOGINS, key_of(&unbind), node.table.now_ms(), &[]);
         for up in ups.iter().filter(|up| told.is_none_or(|told| told.stream != up.stream)) {
             let word = if up.takes_here { gone(&unbind) } else { What::Unbind(unbind.clone()) };
-            self.send_to(node, up, word);
+            send(node, up, word);
         }
         let left = match told {
-            Some(up) => self.send_to(node, up, What::Unbind(unbind)),
+            Some(up) => send(node, up, What::Unbind(unbind)),
             None => Some(What::Unbind(unbind)),
         };
         if let Some(What::Unbind(unbind)) = left {
@@ -91,7 +91,7 @@ impl Routers {
             let now_ms = node.table.now_ms();
             let told = tier::pick(&ups, Functions::LOGINS, key_of(&unbind), now_ms, &[]);
             let left = match told {
-                Some(up) => up.send(What::Unbind(unbind)).err(),
+                Some(up) => up.send(What::Unbind(unbind)),
                 None => Some(What::Unbind(unbind)),
             };
             if let Some(What::Unbind(unbind)) = left {

@@ -1,5 +1,6 @@
 //! What routers order: each is answered on the stream it came on, whose router waits for it.
 
+use super::send;
 use super::tier::Up;
 use crate::groups::GroupKey;
 use crate::lane::{Done, Work};
@@ -55,7 +56,7 @@ pub(super) async fn obey(node: &Arc<Node>, up: &Arc<Up>, order: down::What) {
 
 /// Whoever asked does not wait any longer if its stream has gone.
 fn answer(node: &Node, up: &Up, word: up::What) {
-    node.routers.send_to(node, up, word);
+    send(node, up, word);
 }
 
 fn group_key(app: &str, group: &str) -> Option<GroupKey> {

@@ -134,15 +134,17 @@ impl Up {
         (Arc::new(Self { router, stream, queue, takes_here, has_lost: Notify::new() }), words)
     }
 
-    /// Queues a word without waiting. `Err`: it will not be sent, and comes back.
-    pub(crate) fn send(&self, word: What) -> Result<(), What> {
-        self.queue.try_send(word).map_err(|failed| match failed {
-            mpsc::error::TrySendError::Full(word) => {
+    /// Queues a word without waiting. `Some`: it will not be sent, and comes back; unless the stream has
+    /// ended anyway, it is begun anew for that, and everything told again.
+    pub(crate) fn send(&self, word: What) -> Option<What> {
+        match self.queue.try_send(word) {
+            Ok(()) => None,
+            Err(mpsc::error::TrySendError::Full(word)) => {
                 self.has_lost.notify_one();
-                word
+                Some(word)
             }
-            mpsc::error::TrySendError::Closed(word) => word,
-        })
+            Err(mpsc::error::TrySendError::Closed(word)) => Some(word),
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
