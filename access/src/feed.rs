@@ -257,6 +257,17 @@ impl Feeds {
         }
     }
 
+    /// Whatever was asked of the store will not be answered: it is asked again. No caller is told anything.
+    pub fn ask_anew(&mut self) {
+        for inbox in &mut self.inboxes {
+            inbox.pull_anew();
+            inbox.told(false);
+        }
+        if let Some(busy) = &mut self.busy {
+            busy.is_telling = false;
+        }
+    }
+
     /// The session is over.
     pub fn end(self) -> Ended {
         let sent = self.high().collect();

@@ -149,6 +149,15 @@ impl Inbox {
         self.active.as_mut()?.pull.take_if(|pull| pull.serial == serial)
     }
 
+    /// The pull in flight will not be answered.
+    pub(super) fn pull_anew(&mut self) {
+        if let Some(active) = &mut self.active
+            && let Some(pull) = active.pull.take()
+        {
+            active.beyond = active.beyond.max(pull.beyond);
+        }
+    }
+
     pub(super) fn pause(&mut self, now_ms: u64) {
         let active = self.active();
         active.not_before_ms = now_ms.saturating_add(pause_ms(&mut active.tries));
