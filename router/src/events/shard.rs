@@ -19,6 +19,7 @@ use tracing::debug;
 /// For how long a duty is taken, and with how much left it is taken again.
 const DUTY: Duration = Duration::from_secs(10);
 const DUTY_RENEWED: Duration = Duration::from_secs(7);
+const DUTY_ASKED_INTERVAL: Duration = Duration::from_secs(3);
 /// No call is begun with less than this: the next holder must not call while this one still does.
 const DUTY_NEEDED: Duration = Duration::from_secs(CALL_TIMEOUT.as_secs() + 1);
 /// Between two tries to take a duty that another router has, and between two looks for marks while nobody
@@ -128,7 +129,7 @@ impl Shard {
         let poll = if self.core.known.load().has_watchers() { POLL } else { POLL_IDLE };
         let due = self.spool.next_ms().map(|at_ms| at_ms.saturating_sub(self.now().steady_ms));
         let until_due = due.map_or(poll, Duration::from_millis);
-        until_due.clamp(Duration::from_millis(1), poll.min(DUTY - DUTY_RENEWED))
+        until_due.clamp(Duration::from_millis(1), poll.min(DUTY_ASKED_INTERVAL))
     }
 
     /// Takes the duty, or keeps it. A shard that was another's is read from the start.

@@ -81,7 +81,7 @@ impl Redis {
         let Value::Array(answer) = called.answer else { return Err(StoreError::Value) };
         let [route, heard] = answer.as_slice() else { return Err(StoreError::Value) };
         let mut route = answer::route(route)?;
-        let mut shelf = Memory::default();
+        let mut held = Memory::default();
         for (field, value) in pairs(heard)? {
             let (field, value) = (bytes(field)?, bytes(value)?);
             if field == WATCHERS {
@@ -98,13 +98,13 @@ impl Redis {
                 let (epoch, owner) = value.split_first_chunk().ok_or(StoreError::Value)?;
                 let owner = answer::read_owner(owner).ok_or(StoreError::Value)?;
                 let heard = Heard { epoch: u64::from_be_bytes(*epoch), is_online: true, owner };
-                shelf.set_heard(business, Some(heard));
+                held.set_heard(business, Some(heard));
             }
         }
         if let Some(route) = &route {
-            shelf.set_route(route.clone());
+            held.set_route(route.clone());
         }
-        Ok((route, shelf))
+        Ok((route, held))
     }
 
     pub(super) async fn hear(
@@ -121,8 +121,8 @@ impl Redis {
     }
 
     pub(super) async fn due(&self, device: &Key, now_ms: u64) -> Result<Vec<Event>, StoreError> {
-        let (_, shelf) = self.look(device).await?;
-        let Ok(due) = rules::events_due(&shelf, now_ms);
+        let (_, held) = self.look(device).await?;
+        let Ok(due) = rules::events_due(&held, now_ms);
         Ok(due)
     }
 }
