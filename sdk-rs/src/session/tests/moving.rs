@@ -459,6 +459,18 @@ fn acknowledgements_go_to_the_link_that_has_brought_it() {
     assert!(!rig.after(SECOND).contains("ACK"));
     rig.hear(&stored(1));
     assert!(rig.after(SECOND).contains("send ACK"));
+
+    // Nor of what was handled after the move, and came before.
+    let mut rig = Rig::online(&[A, B]);
+    rig.hear(&stored(1));
+    rig.go_away(30 * SECOND, &[]);
+    rig.feed(Event::Dialled(Ok(())));
+    rig.beside(&ok(8));
+    rig.feed(Event::Handled("chat".into(), 1));
+    assert!(rig.after(SECOND).contains("keep"));
+    assert_eq!(rig.feed(Event::Kept(true)), "", "the new link would take it for a lie");
+    rig.hear(&stored(1));
+    assert!(rig.after(SECOND).contains("send ACK"));
 }
 
 // --- tickets ---
