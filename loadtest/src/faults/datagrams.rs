@@ -135,3 +135,43 @@ fn fate(weather: Weather, dice: &mut SmallRng) -> Option<Duration> {
         Weather::Night => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_seed_loses_the_same_datagrams_and_as_many_as_it_should() {
+        let lost = |seed| -> Vec<bool> {
+            let mut dice = SmallRng::seed_from_u64(seed);
+            (0..2_000).map(|_| fate(Weather::Lossy(20), &mut dice).is_none()).collect()
+        };
+        assert_eq!(lost(7), lost(7));
+        assert_ne!(lost(7), lost(8));
+        let count = lost(7).into_iter().filter(|lost| *lost).count();
+        assert!((300..500).contains(&count), "{count}");
+    }
+
+    #[tokio::test]
+    async fn datagrams_come_through_in_fair_weather_and_not_at_night() {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Datagrams::start(server.local_addr().unwrap(), 1).await.unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        client.connect(proxy.address).await.unwrap();
+        let mut buffer = [0; 16];
+        for weather in [Weather::Fair, Weather::Slow(Duration::from_millis(5))] {
+            proxy.set(weather);
+            client.send(b"there").await.unwrap();
+            let (read, from) = server.recv_from(&mut buffer).await.unwrap();
+            assert_eq!(&buffer[..read], b"there");
+            server.send_to(b"back", from).await.unwrap();
+            let read = client.recv(&mut buffer).await.unwrap();
+            assert_eq!(&buffer[..read], b"back", "{weather:?}");
+        }
+        proxy.set(Weather::Night);
+        client.send(b"lost").await.unwrap();
+        let silence =
+            tokio::time::timeout(Duration::from_millis(100), server.recv_from(&mut buffer));
+        assert!(silence.await.is_err());
+    }
+}

@@ -143,7 +143,7 @@ impl Told {
         for (device, word) in truth {
             let believed = last.get(device).copied();
             let right = if word.is_online() {
-                believed == Some((word.epoch, false))
+                believed.is_some_and(|(epoch, ends)| epoch >= word.epoch && !ends)
             } else {
                 believed.is_none_or(|(_, ends)| ends)
             };

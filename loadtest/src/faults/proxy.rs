@@ -149,8 +149,11 @@ async fn link(near: TcpStream, mut way: watch::Receiver<Way>) {
             tokio::time::sleep(ABANDONED).await;
         }
         Way::Reset => {
-            let _ = near_in.as_ref().set_zero_linger();
-            let _ = far_in.as_ref().set_zero_linger();
+            // A half that is dropped says goodbye first: a whole stream does not.
+            for whole in [near_in.reunite(near_out), far_in.reunite(far_out)].into_iter().flatten()
+            {
+                let _ = whole.set_zero_linger();
+            }
         }
         _ => {}
     }
@@ -185,5 +188,88 @@ async fn pass(
             return;
         }
         passed += read;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(5);
+    const QUIET: Duration = Duration::from_millis(100);
+
+    /// A server that answers what it is told, and the address of it.
+    async fn echo(tasks: &mut JoinSet<()>) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tasks.spawn(async move {
+            let mut links = JoinSet::new();
+            while let Ok((mut link, _)) = listener.accept().await {
+                links.spawn(async move {
+                    let (mut from, mut to) = link.split();
+                    let _ = tokio::io::copy(&mut from, &mut to).await;
+                });
+            }
+        });
+        address
+    }
+
+    /// What comes back of these bytes within a moment; `Err`: the link was reset.
+    async fn said(link: &mut TcpStream, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+        link.write_all(bytes).await?;
+        let mut heard = vec![0; 64];
+        let mut all = Vec::new();
+        while let Ok(read) = tokio::time::timeout(QUIET, link.read(&mut heard)).await {
+            match read? {
+                0 => break,
+                read => all.extend_from_slice(&heard[..read]),
+            }
+        }
+        Ok(all)
+    }
+
+    #[tokio::test]
+    async fn each_way_does_to_a_link_what_it_says() {
+        let mut tasks = JoinSet::new();
+        let to = echo(&mut tasks).await;
+        let proxy = Proxy::start(Way::To(to)).await.unwrap();
+        let mut link = TcpStream::connect(proxy.address).await.unwrap();
+        assert_eq!(said(&mut link, b"one").await.unwrap(), b"one");
+        for way in [Way::Stalled(to), Way::Mute(to), Way::Deaf(to)] {
+            proxy.set(way);
+            assert_eq!(said(&mut link, b"held").await.unwrap(), b"", "{way:?}");
+            proxy.set(Way::To(to));
+            let mut late = [0; 4];
+            tokio::time::timeout(PATIENCE, link.read_exact(&mut late)).await.unwrap().unwrap();
+            assert_eq!(&late, b"held", "nothing is lost once {way:?} is over");
+        }
+        proxy.set(Way::Swallowed(to));
+        assert_eq!(said(&mut link, b"gone").await.unwrap(), b"");
+        proxy.set(Way::To(to));
+        assert_eq!(
+            said(&mut link, b"two").await.unwrap(),
+            b"two",
+            "what was swallowed never comes"
+        );
+        proxy.set(Way::Cut);
+        assert_eq!(said(&mut link, b"").await.unwrap(), b"");
+        assert_eq!(link.read(&mut [0]).await.unwrap(), 0, "cut: an end");
+    }
+
+    #[tokio::test]
+    async fn a_torn_link_ends_in_the_middle_and_a_reset_one_with_an_error() {
+        let mut tasks = JoinSet::new();
+        let to = echo(&mut tasks).await;
+        let proxy = Proxy::start(Way::Torn(to, 5)).await.unwrap();
+        let mut link = TcpStream::connect(proxy.address).await.unwrap();
+        assert_eq!(said(&mut link, b"123").await.unwrap(), b"123");
+        let rest = said(&mut link, b"456").await.unwrap_or_default();
+        assert!(rest.len() < 3, "{rest:?}");
+        proxy.set(Way::To(to));
+        let mut link = TcpStream::connect(proxy.address).await.unwrap();
+        assert_eq!(said(&mut link, b"1").await.unwrap(), b"1");
+        proxy.set(Way::Reset);
+        let ended = tokio::time::timeout(PATIENCE, link.read(&mut [0])).await.unwrap();
+        assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
     }
 }
