@@ -123,8 +123,10 @@ pub enum Claimed {
 /// What came of an announcement: a live session that tells of itself again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Announced {
-    /// Taken in place.
+    /// It is the session.
     Bound {
+        /// Its epoch from now on: as it was, unless it had ended and came back.
+        epoch: u64,
         /// The session it was taken from, if there was one that nobody had released.
         displaced: Option<Session>,
         /// As of a claim.

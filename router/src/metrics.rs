@@ -41,6 +41,7 @@ pub(crate) struct Metrics {
     pub(crate) pending: IntGauge,
     pub(crate) releases_waiting: IntGauge,
     pub(crate) releases_dropped: IntCounter,
+    pub(crate) epochs_raised: IntCounter,
     pub(crate) terms_changed: IntCounter,
     pub(crate) cursors_refused: IntCounter,
     pub(crate) wakes: IntCounter,
@@ -389,6 +390,10 @@ impl Metrics {
             releases_dropped: make.counter(
                 "hawser_router_releases_dropped_total",
                 "Grows when the store could not be told of the end of a session, for want of room.",
+            )?,
+            epochs_raised: make.counter(
+                "hawser_router_epochs_raised_total",
+                "Grows when a session comes back that was taken for over while its node was not heard.",
             )?,
             terms_changed: make.counter(
                 "hawser_router_terms_changed_total",

@@ -208,9 +208,9 @@ async fn claim(
             Bound::Behind { epoch: known } => {
                 let above = known.saturating_add(1);
                 let (login, sent) = (wish.login.clone(), Positions::new());
-                let asked = core.store.announce(&wish.key, above, login, sent, now_ms);
+                let asked = core.store.announce(&wish.key, above, login, sent, true, now_ms);
                 match core.reach.ask(Call::Announce, asked).await? {
-                    Announced::Bound { .. } => epoch = above,
+                    Announced::Bound { epoch: taken, .. } => epoch = taken,
                     Announced::Superseded { .. } => {
                         return Ok(Verdict::Refused { status: Status::Unavailable, epoch: 0 });
                     }
@@ -222,14 +222,23 @@ async fn claim(
 }
 
 async fn announce(core: &Arc<Core>, wish: &Wish, life: &Arc<Life>) -> Result<Verdict, StoreError> {
-    let (now_ms, epoch) = (core.clock.now_ms(), wish.epoch);
-    // The epoch is the time of the login, unless clocks were set back in between.
-    let session = wish.session(life, epoch, epoch.min(now_ms));
+    let now_ms = core.clock.now_ms();
+    // An epoch is the time when its session began, unless clocks were set back in between.
+    let session = |epoch: u64| wish.session(life, epoch, epoch.min(now_ms));
+    let told = session(wish.epoch);
+    // A session that ended and came back has another epoch, and its node has to hear which: one of an earlier
+    // release would not heed it, and whatever it said from then on would be refused. Nor does a session come
+    // back above a later one that the store has forgotten.
+    let may_raise =
+        life.tells_all() && !core.table.has_later(&wish.key, &told.owner, wish.epoch);
     let (login, sent) = (wish.login.clone(), wish.positions.clone());
-    let asked = core.store.announce(&wish.key, epoch, login, sent, now_ms);
+    let asked = core.store.announce(&wish.key, wish.epoch, login, sent, may_raise, now_ms);
     match core.reach.ask(Call::Announce, asked).await {
-        Ok(Announced::Bound { displaced, inboxes }) => {
-            match core.table.bind(&wish.key, session) {
+        Ok(Announced::Bound { epoch, displaced, inboxes }) => {
+            if epoch != wish.epoch {
+                core.metrics.epochs_raised.inc();
+            }
+            match core.table.bind(&wish.key, session(epoch)) {
                 Bound::Taken { fresh, replaced } => {
                     count(core, &wish.app, life, fresh, replaced);
                     let ousted = ousted(core, displaced, replaced);
@@ -242,13 +251,13 @@ async fn announce(core: &Arc<Core>, wish: &Wish, life: &Arc<Life>) -> Result<Ver
             }
         }
         Ok(Announced::Superseded { epoch: newer }) => {
-            if core.table.release(&wish.key, life.no, wish.login.owner.at, epoch) {
+            if core.table.release(&wish.key, life.no, wish.login.owner.at, wish.epoch) {
                 life.count(&wish.app, false);
             }
             Ok(Verdict::Refused { status: Status::Superseded, epoch: newer })
         }
         Err(source) => {
-            if core.table.vouch(&wish.key, session) == Some(true) {
+            if core.table.vouch(&wish.key, told) == Some(true) {
                 life.count(&wish.app, true);
             }
             Err(source)

@@ -208,13 +208,15 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Claimed, StoreError>;
 
     /// See [`crate::inbox::rules::announce`]. Not synced to disk. `sent`: how far each inbox was written
-    /// to the link, so that a store that went back in time gives no such position out again.
+    /// to the link, so that a store that went back in time gives no such position out again. `may_raise`:
+    /// one that has ended comes back under a new epoch.
     async fn announce(
         &self,
         device: &Key,
         epoch: u64,
         login: Login,
         sent: Positions,
+        may_raise: bool,
         now_ms: u64,
     ) -> Result<Announced, StoreError>;
 

@@ -74,8 +74,8 @@ impl Default for Table {
 
 impl Table {
     /// The store has given the device to this session. A route with a higher epoch stays: then word of a
-    /// later session was faster, or the store went back in time. Told again, the session keeps the time
-    /// since when it is there.
+    /// later session was faster, or the store went back in time; or it is of this very connection, which has
+    /// not heard yet that its epoch was raised. Told again, the session keeps the time since when it is there.
     pub fn bind(&self, key: &Key, session: Session) -> Bound {
         let mut shard = self.shard(key).lock();
         let Some(route) = shard.get_mut(key.as_bytes()) else {
@@ -83,7 +83,12 @@ impl Table {
             return Bound::Taken { fresh: true, replaced: None };
         };
         if route.epoch > session.epoch {
-            return Bound::Behind { epoch: route.epoch };
+            let epoch = route.epoch;
+            if route.owner().is_same_connection(&session.owner) {
+                // It was told of, so it is alive.
+                route.vouch(session.owner.stamp);
+            }
+            return Bound::Behind { epoch };
         }
         let (before, epoch) = (route.owner(), route.epoch);
         if before.is_same_connection(&session.owner) {
@@ -123,6 +128,14 @@ impl Table {
         }
         shard.remove(key.as_bytes());
         true
+    }
+
+    /// Whether a later session of the device is known, on another connection.
+    pub fn has_later(&self, key: &Key, owner: &Owner, epoch: u64) -> bool {
+        let is_later = |known: Owner, route: &Route| {
+            route.epoch > epoch && !known.is_same_connection(owner)
+        };
+        self.look(key, is_later) == Some(true)
     }
 
     /// Reads the route of a device that has one. Whether its node is alive is for the caller to ask.

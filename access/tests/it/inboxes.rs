@@ -3,7 +3,7 @@
 use crate::eventually;
 use crate::fakes::device::Device;
 use crate::fakes::dial::{self, Dial};
-use crate::fakes::router::{Binding, Route};
+use crate::fakes::router::{Binding, PUSH, Route, Router, Tier};
 use crate::fakes::store::{self, Answering};
 use crate::fakes::tokens;
 use crate::house::{APP, CHAT, DEAF, House, business, push_to};
@@ -495,6 +495,135 @@ async fn a_session_that_the_store_has_forgotten_is_announced_and_goes_on() {
     device.ack(CHAT, at(4)).await;
     holds(&house, "d", 0).await;
     device.settle().await;
+}
+
+/// The announcement that the store waits for, and which it is of those since the start.
+async fn announced(house: &House, nth: usize) -> wire::Bind {
+    eventually("an announcement", || {
+        let mut binds = house.router.words().into_iter().filter_map(|word| match word {
+            up::What::Bind(bind) if bind.epoch != 0 => Some(bind),
+            _ => None,
+        });
+        binds.nth(nth - 1)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_was_taken_for_over_goes_on_under_its_new_epoch() {
+    let other = Router::start_in(&Tier::default(), "r-0", PUSH).await;
+    let house = House::start_on(vec![Router::start().await, other.clone()], |_| ()).await;
+    let mut device = able(&house, "d").await;
+    let before = house.route("d");
+    house.router.push_stored(APP, "d", CHAT, &body(1)).await;
+    reads(&mut device, 1, 1).await;
+    // Asked by the epoch of before, and answered afterwards: to no avail, and to no harm.
+    house.router.answers(Answering::Never);
+    store_all(&house, "d", 2, 3);
+    device.ack(CHAT, at(1)).await;
+    house.router.push_stored(APP, "d", CHAT, &body(4)).await;
+    eventually("a pull and an acknowledgement", || {
+        (house.router.store.lock().held.len() >= 2).then_some(())
+    })
+    .await;
+    let held = std::mem::take(&mut house.router.store.lock().held);
+    {
+        let mut store = house.router.store.lock();
+        (store.raises, store.answering) = (500, Answering::Truly);
+        store.owners.clear();
+    }
+    house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow {}));
+    assert_eq!(announced(&house, 1).await.epoch, before.epoch);
+    reads(&mut device, 2, 4).await;
+    let now = house.route("d");
+    assert_eq!(now.epoch, before.epoch + 500);
+    house.router.store.lock().held = held;
+    house.router.answer_held_asks().await;
+    device.ack(CHAT, at(4)).await;
+    holds(&house, "d", 0).await;
+    eventually("the other router hears", || {
+        other.route(APP, "d").filter(|route| route.epoch == now.epoch)
+    })
+    .await;
+    // What names the epoch of before is meant for what has ended.
+    assert!(!house.router.kick(&before, CloseCode::Disconnected).await);
+    let report = house.router.deliver(push_to(&[before.clone()], b"stale")).await;
+    assert_eq!(report.outcomes, [Outcome::Stale as u32]);
+    let report = house.router.deliver(push_to(&[now.clone()], b"hello")).await;
+    assert_eq!(report.outcomes, [Outcome::Written as u32]);
+    assert_eq!(device.pushed().await, b"hello");
+    device.settle().await;
+    drop(device);
+    eventually("its end under its new epoch", || {
+        house.router.words().iter().find_map(|word| match word {
+            up::What::Unbind(unbind) => Some(unbind.epoch),
+            _ => None,
+        })
+    })
+    .await;
+    assert_eq!(house.router.route(APP, "d"), None);
+    house.ends_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_of_the_epoch_of_before_does_not_end_a_session() {
+    let house = House::start().await;
+    let mut device = able(&house, "d").await;
+    let before = house.route("d");
+    house.router.binds(Binding::Hold);
+    let forget = || {
+        house.router.store.lock().owners.clear();
+        house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow {}));
+    };
+    // Two are on their way: the first one's answer raises the epoch, the second one's is of before.
+    for nth in 1..=2 {
+        forget();
+        assert_eq!(announced(&house, nth).await.epoch, before.epoch);
+    }
+    let [first, second] = house.router.held().try_into().expect("two are held back");
+    let boot = house.node.boot().0;
+    let answer = |call: u64, status: BindStatus, epoch: u64| {
+        let status = status.into();
+        let result = wire::BindResult { call, status, epoch, inboxes: Vec::new() };
+        house.router.tell(boot, down::What::BindResult(result));
+    };
+    answer(first.call, BindStatus::Ok, before.epoch + 7);
+    answer(second.call, BindStatus::Superseded, before.epoch + 7);
+    // Heard after the two answers.
+    assert!(!house.router.kick(&before, CloseCode::Disconnected).await);
+    let now = Route { epoch: before.epoch + 7, ..before };
+    let report = house.router.deliver(push_to(&[now], b"hello")).await;
+    assert_eq!(report.outcomes, [Outcome::Written as u32]);
+    assert_eq!(device.pushed().await, b"hello");
+    device.settle().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_ends_while_its_epoch_is_raised_ends_there_too() {
+    let house = House::start().await;
+    let device = able(&house, "d").await;
+    let before = house.route("d");
+    house.router.binds(Binding::Hold);
+    house.router.store.lock().raises = 500;
+    house.router.store.lock().owners.clear();
+    house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow {}));
+    announced(&house, 1).await;
+    drop(device);
+    let ends = || -> Vec<u64> {
+        let epoch = |word: up::What| match word {
+            up::What::Unbind(unbind) => Some(unbind.epoch),
+            _ => None,
+        };
+        house.router.words().into_iter().filter_map(epoch).collect()
+    };
+    eventually("its end", || (ends() == [before.epoch]).then_some(())).await;
+    house.router.answer_held(BindStatus::Ok);
+    eventually("the end of what it became", || {
+        (ends() == [before.epoch, before.epoch + 500]).then_some(())
+    })
+    .await;
+    assert_eq!(house.router.route(APP, "d"), None);
+    house.ends_clean().await;
 }
 
 /// Waits until so many sweeps were asked.

@@ -95,6 +95,20 @@ fn a_build_with_a_plain_counter_is_convicted() {
 }
 
 #[test]
+fn a_build_that_confirms_before_it_tells_is_convicted() {
+    let switches = Switches { confirms_first: true, ..Switches::default() };
+    let (seeds, outcome) = convicted_after::<Ours>(switches).expect("the order is needed");
+    println!("convicted after {seeds} seeds\n{}", outcome.summary());
+}
+
+#[test]
+fn a_build_in_which_every_router_tells_is_convicted() {
+    let switches = Switches { no_duty: true, ..Switches::default() };
+    let (seeds, outcome) = convicted_after::<Ours>(switches).expect("the duty is needed");
+    println!("convicted after {seeds} seeds\n{}", outcome.summary());
+}
+
+#[test]
 fn the_same_seed_gives_the_same_trace() {
     for seed in BASE..=20 {
         let one = run::run::<Ours>(seed, Switches::default(), false);

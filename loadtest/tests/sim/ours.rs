@@ -3,6 +3,7 @@
 
 mod caller;
 mod device;
+mod events;
 mod lane;
 mod node;
 mod router;
@@ -17,7 +18,7 @@ use caller::Wish;
 use device::Device;
 use hawser_loadtest::judge::{self, Event};
 use hawser_proto::id::{BusinessNo, Position, SlotRef};
-use hawser_router::cores::{Fenced, InboxTail, Owner, Session};
+use hawser_router::cores::{self, Fenced, InboxTail, Owner, Session};
 use node::Node;
 use router::Router;
 use std::rc::Rc;
@@ -128,7 +129,6 @@ pub(crate) enum Then {
     Above {
         stream: StreamId,
         call: u64,
-        epoch: u64,
         inboxes: Vec<InboxTail>,
         device: Key,
     },
@@ -147,6 +147,9 @@ pub(crate) enum Then {
         stream: StreamId,
         call: u64,
         business: BusinessNo,
+    },
+    Events {
+        asked: Ns,
     },
     Nothing,
 }
@@ -225,6 +228,21 @@ pub(crate) enum Message {
         wish: usize,
         call: u64,
     },
+    // Routers and businesses.
+    Tell {
+        router: usize,
+        call: u64,
+        batch: Vec<(Key, Vec<cores::Event>)>,
+    },
+    Told {
+        call: u64,
+        batch: Vec<(Key, Vec<cores::Event>)>,
+    },
+    /// The end of a call, also when nothing was said.
+    ToldOver(u64),
+    TellAgain,
+    /// The lease of this life of a node has ended.
+    Lost(usize, u32),
     // What parts tell themselves.
     Rise(Part),
     Replicate,
@@ -370,6 +388,10 @@ impl Engine for Ours {
                 net.after(fault.length, Part::Router(fault.router), Message::WakesAgain);
             }
             Kind::NodeKill => {
+                if let Some(boot) = net.life(Part::Node(fault.node)) {
+                    let lease = SEC + fault.dice % (5 * SEC);
+                    net.after(lease, Part::World, Message::Lost(fault.node, boot));
+                }
                 net.kill(Part::Node(fault.node));
                 net.after(fault.length, Part::World, Message::Rise(Part::Node(fault.node)));
             }
@@ -444,6 +466,10 @@ impl Engine for Ours {
             }
             if device.wants_in && !device.is_member {
                 found.push(format!("{name} is not in its group"));
+            }
+            let due = self.store.due(&key, wall_ms(net.now, 0));
+            if let Some(event) = due.first() {
+                found.push(format!("{name} has {} to be told of", event.heard.epoch));
             }
             if device.is_liar {
                 continue;
@@ -526,6 +552,8 @@ impl Ours {
                 net.after(lag, Part::World, Message::Replicate);
             }
             Message::Unstall(link) => net.stall(link, false),
+            Message::Tell { router, call, batch } => self.at_business(net, router, call, batch),
+            Message::Lost(node, boot) => self.end_lost(net, node, boot),
             Message::Member(device, is_in) => {
                 if net.life(Part::Device(device)).is_some() {
                     self.change_membership(net, device, is_in);

@@ -88,6 +88,12 @@ impl Life {
         self.control.load_full()
     }
 
+    /// Whether it tells every router of all its sessions, and so is of a release that also hears what epoch a
+    /// session of its own has got.
+    pub(crate) fn tells_all(&self) -> bool {
+        self.tells_all.load(Ordering::Acquire)
+    }
+
     /// Whether the node can be heard just now.
     pub(crate) fn is_heard(&self) -> bool {
         self.control.load().is_some()

@@ -288,13 +288,14 @@ impl Store for Embedded {
         epoch: u64,
         login: Login,
         sent: Positions,
+        may_raise: bool,
         now_ms: u64,
     ) -> Result<Announced, StoreError> {
         let device = *device;
         self.write(0, move |step| {
             let owner = login.owner.clone();
             let announced =
-                rules::announce(&mut step.device(&device), epoch, login, &sent, now_ms)?;
+                rules::announce(&mut step.device(&device), epoch, login, &sent, may_raise, now_ms)?;
             if let Announced::Bound { displaced, .. } = &announced {
                 sessions::took(step, &device, &owner, displaced.as_ref())?;
                 events::mark_if_due(step, &device, now_ms)?;

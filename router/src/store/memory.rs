@@ -193,11 +193,14 @@ impl Store for InMemory {
         epoch: u64,
         login: Login,
         sent: Positions,
+        may_raise: bool,
         now_ms: u64,
     ) -> Result<Announced, StoreError> {
         let owner = self.begin(device, &login);
         let announced =
-            self.on_device(device, |shelf, _| rules::announce(shelf, epoch, login, &sent, now_ms))?;
+            self.on_device(device, |shelf, _| {
+                rules::announce(shelf, epoch, login, &sent, may_raise, now_ms)
+            })?;
         if let Announced::Bound { displaced, .. } = &announced {
             self.displace(device, displaced.as_ref(), &owner);
         }

@@ -228,11 +228,12 @@ impl Store for Redis {
         epoch: u64,
         login: Login,
         sent: Positions,
+        may_raise: bool,
         now_ms: u64,
     ) -> Result<Announced, StoreError> {
         let marking = Some(!login.watchers.is_empty());
         let mut fixed = login_args(&login);
-        fixed.push(number(epoch));
+        fixed.extend([number(epoch), number(u64::from(may_raise))]);
         let begin = self.on_inboxes(&SCRIPTS.announce, device, now_ms, fixed, &sent, marking);
         let answer = self.with_session(device, &login.owner, begin).await?;
         let announced = answer::announced(&answer)?;

@@ -81,6 +81,11 @@ impl Route {
         Self { epoch, at_ms: since_ms, serves, life, slot, generation, stamp }
     }
 
+    /// This control stream of its node has told of it.
+    pub(super) fn vouch(&mut self, stamp: u16) {
+        self.stamp = stamp;
+    }
+
     /// The connection it leads to.
     pub fn owner(&self) -> Owner {
         let at = SlotRef { slot: self.slot, generation: self.generation };

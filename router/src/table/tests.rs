@@ -46,6 +46,22 @@ fn a_session_told_of_again_stays_with_a_new_stamp() {
 }
 
 #[test]
+fn a_session_that_has_not_heard_of_its_new_epoch_is_alive() {
+    let it = Table::default();
+    let (a, b) = (owner(1, 1), owner(2, 1));
+    it.bind(&key("d"), session(a, 1500));
+    let again = Owner { stamp: 2, ..a };
+    assert_eq!(it.bind(&key("d"), session(again, 1000)), Bound::Behind { epoch: 1500 });
+    assert_eq!(route(&it, "d"), Some((again, 1500)));
+    let other = Owner { stamp: 3, ..b };
+    assert_eq!(it.bind(&key("d"), session(other, 1400)), Bound::Behind { epoch: 1500 });
+    assert_eq!(route(&it, "d"), Some((again, 1500)), "another one's word says nothing of it");
+    assert!(!it.has_later(&key("d"), &a, 1000), "it is the same connection");
+    assert!(it.has_later(&key("d"), &b, 1499));
+    assert!(!it.has_later(&key("d"), &b, 1500) && !it.has_later(&key("e"), &b, 1));
+}
+
+#[test]
 fn without_the_store_a_session_stays_and_takes_no_other_ones_place() {
     let it = Table::default();
     let (a, b) = (owner(1, 1), owner(2, 1));

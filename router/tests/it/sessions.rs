@@ -3,6 +3,7 @@
 use crate::kit::control::{CHAT, LIVE};
 use crate::kit::node::{FakeNode, OK, WRITTEN, announcement, bind, superseded};
 use crate::kit::{Client, House, by, eventually, to_one, within};
+use hawser_proto::rpc::node::answer::Status as AnswerStatus;
 use hawser_proto::rpc::node::bind_result::Status;
 use hawser_proto::rpc::node::{Bind, Unbind, down, up};
 use hawser_proto::rpc::push::{Outcome, PresenceRequest, PresenceState};
@@ -119,6 +120,48 @@ async fn an_announcement_is_taken_in_place_and_refused_when_superseded() {
     let (_, newer) = two.try_bind(bind("a", 1, 2, &[CHAT])).await;
     let (status, told) = one.try_bind(announcement(&session, &[CHAT])).await;
     assert_eq!((status, told.epoch), (SUPERSEDED, newer.epoch));
+}
+
+#[tokio::test]
+async fn a_session_that_was_taken_for_over_comes_back_under_a_new_epoch() {
+    let house = House::new().await;
+    let mut node = FakeNode::connect(&house.internal(), "node-1", 1).await;
+    let before = node.bind("a", 1, &[CHAT]).await;
+    node.unbind(&before).await;
+    let (status, now) = node.try_bind(announcement(&before, &[CHAT])).await;
+    assert_eq!(status, OK);
+    assert!(now.epoch > before.epoch, "businesses may have heard that the one of before has ended");
+    let (status, again) = node.try_bind(announcement(&before, &[CHAT])).await;
+    assert_eq!((status, again.epoch), (OK, now.epoch), "the answer was lost");
+
+    let mut client = house.client().await;
+    let call = client.unicast(by("demo-chat", to_one("a")));
+    let (answer, delivery) = within(async { tokio::join!(call, node.deliver(WRITTEN)) }).await;
+    assert_eq!(answer.unwrap().into_inner().outcome(), Outcome::Written);
+    assert_eq!(delivery.targets[0].epoch, now.epoch);
+    let forgotten = AnswerStatus::Forgotten;
+    assert_eq!(node.pull(&before, CHAT, (0, 0)).await.status(), forgotten, "it may tell of itself");
+    assert_eq!(node.ack(&now, CHAT, (1, 1)).await.status(), AnswerStatus::Ok);
+
+    // Its end is the end of what it is now.
+    for (session, state_then) in
+        [(&before, PresenceState::Online), (&now, PresenceState::Offline)]
+    {
+        node.unbind(session).await;
+        node.bind("b", 7, &[CHAT]).await;
+        assert_eq!(state(&mut client, "a").await, state_then);
+    }
+}
+
+#[tokio::test]
+async fn a_node_of_an_earlier_release_keeps_the_epoch_that_it_knows() {
+    let house = House::new().await;
+    let mut node = FakeNode::connect_older(&house.internal(), "node-1", 1).await;
+    let session = node.bind("a", 1, &[CHAT]).await;
+    node.unbind(&session).await;
+    let (status, now) = node.try_bind(announcement(&session, &[CHAT])).await;
+    assert_eq!((status, now.epoch), (OK, session.epoch));
+    assert_eq!(node.ack(&session, CHAT, (1, 1)).await.status(), AnswerStatus::Ok);
 }
 
 #[tokio::test]

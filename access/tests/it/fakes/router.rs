@@ -245,6 +245,8 @@ impl Router {
         if status == BindStatus::Ok {
             if epoch == 0 {
                 epoch = self.store.lock().claim(boot, bind);
+            } else {
+                epoch += self.store.lock().raises;
             }
             let route = Route {
                 boot,

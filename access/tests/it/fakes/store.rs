@@ -79,6 +79,8 @@ pub struct Store {
     /// The claim that holds of each device, and its epoch.
     claims: HashMap<(String, String), (Claim, u64)>,
     epochs: u64,
+    /// By how much announcements raise epochs: their sessions were taken for over.
+    pub raises: u64,
     pub answering: Answering,
     /// What sweeps say of every session, whatever is there.
     pub swept: Option<wire::InboxTail>,

@@ -76,7 +76,8 @@ pub(super) struct Node {
     streams: BTreeMap<(usize, Stream), StreamId>,
     /// The last wake-up of each deliver stream.
     wakes: BTreeMap<StreamId, u64>,
-    binds: BTreeMap<u64, (StreamId, SlotRef, bool)>,
+    /// By whom, and whether it is a login.
+    binds: BTreeMap<u64, (StreamId, Named, bool)>,
     asks: BTreeMap<u64, (StreamId, Waits)>,
     last_call: u64,
     sweep_is_due: bool,
@@ -203,10 +204,10 @@ impl Ours {
                 }
             }
             Message::BindOverdue(call) => {
-                if let Some((_, at, is_login)) = self.nodes[node].binds.remove(&call)
+                if let Some((_, of, is_login)) = self.nodes[node].binds.remove(&call)
                     && is_login
                 {
-                    self.refuse(net, node, at, CloseCode::RouterUnavailable);
+                    self.refuse(net, node, of.owner.at, CloseCode::RouterUnavailable);
                 }
             }
             Message::Due(at) => self.pump(net, node, at),
@@ -268,10 +269,10 @@ impl Ours {
         let asks: Vec<u64> =
             it.asks.iter().filter(|(_, ask)| ask.0 == stream).map(|(call, _)| *call).collect();
         for call in binds {
-            if let Some((_, at, is_login)) = self.nodes[node].binds.remove(&call)
+            if let Some((_, of, is_login)) = self.nodes[node].binds.remove(&call)
                 && is_login
             {
-                self.refuse(net, node, at, CloseCode::RouterUnavailable);
+                self.refuse(net, node, of.owner.at, CloseCode::RouterUnavailable);
             }
         }
         for call in asks {

@@ -1,5 +1,6 @@
 //! A router's shell: what nodes and callers ask becomes calls of the store, and their answers go back.
 
+use super::events::{self, Teller};
 use super::lane::GROUP;
 use super::store::{Call, Key, Reply};
 use super::{Answer, Ask, Item, Message, No, Ours, Then, blob_of, node_of};
@@ -34,6 +35,7 @@ pub(super) struct Router {
     turns: BTreeMap<Key, VecDeque<(Call, Then)>>,
     /// Pushes to each app's group on their way to the streams.
     outlets: BTreeMap<&'static str, Outlet<Item>>,
+    pub(super) teller: Teller,
 }
 
 /// Mail is small and lets the oldest go; chat is large and refuses.
@@ -147,6 +149,7 @@ impl Ours {
         net.begin(Part::Router(router));
         let pause = net.rng.between(SEC / 10, 2 * SEC);
         net.after(pause, Part::Router(router), Message::LookAgain);
+        net.after(pause, Part::Router(router), Message::TellAgain);
     }
 
     pub(super) fn at_router(
@@ -181,6 +184,11 @@ impl Ours {
                 let pause = net.rng.between(SEC, 2 * SEC);
                 net.after(pause, Part::Router(router), Message::LookAgain);
             }
+            Happening::Due(Message::TellAgain) => self.look_for_events(net, router),
+            Happening::Due(Message::ToldOver(call)) => self.told_over(router, call),
+            Happening::Due(Message::Told { call, batch }) => {
+                self.told(net, router, call, &batch);
+            }
             Happening::Due(Message::WakesAgain)
                 if std::mem::take(&mut self.routers[router].has_lost_wakes) =>
             {
@@ -212,7 +220,7 @@ impl Ours {
         }
     }
 
-    fn ask_store(net: &mut Net<Message>, router: usize, call: Call, then: Then) {
+    pub(super) fn ask_store(net: &mut Net<Message>, router: usize, call: Call, then: Then) {
         let delay = net.rng.between(MS, 5 * MS);
         let message = Message::Store { router, call: Box::new(call), then, tries_on: true };
         net.after(delay, Part::World, message);
@@ -229,12 +237,15 @@ impl Ours {
             Message::Bind { call, of, instance, attempt, is_login, cursors } => {
                 let of_device = of.device.clone();
                 let then = Then::Bind { stream, call, of: of.clone(), instance, attempt };
-                let watchers = Vec::new();
+                let watchers = events::watchers(&of_device.0);
                 let login = Login { owner: of.owner, instance, attempt, watchers };
                 let wanted = if is_login {
                     Call::Claim { device: of.device, login, cursors }
                 } else {
-                    Call::Announce { device: of.device, epoch: of.epoch, login, sent: cursors }
+                    let (key, at) = (table_key(&of.device), table_session(&login.owner, 0).owner);
+                    let may_raise = !self.routers[router].table.has_later(&key, &at, of.epoch);
+                    let (device, epoch, sent) = (of.device, of.epoch, cursors);
+                    Call::Announce { device, epoch, login, sent, may_raise }
                 };
                 let waiting = self.routers[router].turns.entry(of_device);
                 if let Entry::Occupied(mut waiting) = waiting {
@@ -406,6 +417,7 @@ impl Ours {
     fn stored(&mut self, net: &mut Net<Message>, router: usize, then: Then, reply: Reply) {
         match then {
             Then::Nothing => {}
+            Then::Events { asked } => self.on_due(net, router, asked, reply),
             Then::Push { wish, call } => self.push_stored(net, router, wish, call, reply),
             Then::Volatile { wish, call } => match reply {
                 Reply::Route(session) => self.volatile(net, router, wish, call, session),
@@ -415,13 +427,13 @@ impl Ours {
                 self.published(net, router, (wish, call, ticket), reply);
             }
             Then::Bind { stream, call, of, instance, attempt } => {
-                let watchers = Vec::new();
+                let watchers = events::watchers(&of.device.0);
                 let login = Login { owner: of.owner.clone(), instance, attempt, watchers };
                 self.answer_bind(net, router, (stream, call), &of, login, reply);
             }
-            Then::Above { stream, call, epoch, inboxes, device } => {
+            Then::Above { stream, call, inboxes, device } => {
                 let outcome = match reply {
-                    Reply::Announced(Announced::Bound { .. }) => Ok((epoch, inboxes)),
+                    Reply::Announced(Announced::Bound { epoch, .. }) => Ok((epoch, inboxes)),
                     _ => Err(Some(No::Unavailable)),
                 };
                 net.say(stream, Part::Router(router), Message::BindResult { call, outcome });
@@ -570,26 +582,21 @@ impl Ours {
                         let above = epoch + 1;
                         table.bind(&key, table_session(&of.owner, above));
                         let device = of.device.clone();
+                        let (epoch, sent) = (above, Vec::new());
                         let announce =
-                            Call::Announce { device, epoch: above, login, sent: Vec::new() };
-                        let then = Then::Above {
-                            stream,
-                            call,
-                            epoch: above,
-                            inboxes,
-                            device: of.device.clone(),
-                        };
+                            Call::Announce { device, epoch, login, sent, may_raise: true };
+                        let then = Then::Above { stream, call, inboxes, device: of.device.clone() };
                         return Self::ask_store(net, router, announce, then);
                     }
                 }
             }
             Reply::Claimed(Claimed::Stale) => Err(None),
-            Reply::Announced(Announced::Bound { displaced, inboxes }) => {
-                match table.bind(&key, table_session(&of.owner, of.epoch)) {
+            Reply::Announced(Announced::Bound { epoch, displaced, inboxes }) => {
+                match table.bind(&key, table_session(&of.owner, epoch)) {
                     Bound::Taken { replaced, .. } => {
                         ousted.extend(displaced);
                         ousted.extend(replaced.map(known));
-                        Ok((0, inboxes))
+                        Ok((epoch, inboxes))
                     }
                     Bound::Behind { .. } => Err(Some(No::Superseded)),
                 }

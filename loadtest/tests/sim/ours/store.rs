@@ -1,14 +1,15 @@
 //! The store of the simulation: the router's own rules over plain shelves, with a replica that lags, a
 //! way back in time, and times when it cannot be reached.
 
+use super::events::{DUTY, Marked, WATCHING};
 use crate::net::Ns;
 use bytes::Bytes;
 use hawser_loadtest::judge::{Durability, Event, Kind};
 use hawser_proto::id::{BusinessNo, Position};
 use hawser_router::cores::shelf::{GROUP, Memory, View};
 use hawser_router::cores::{
-    Announced, Appended, Batch, Caps, Claimed, Fenced, InboxTail, Limits, Login, NewEntry, Owner,
-    Session, rules,
+    self, Announced, Appended, Batch, Caps, Claimed, Fenced, Heard, InboxTail, Limits, Login,
+    NewEntry, Owner, Session, rules,
 };
 use std::collections::BTreeMap;
 
@@ -36,6 +37,7 @@ pub(crate) enum Call {
         epoch: u64,
         login: Login,
         sent: Positions,
+        may_raise: bool,
     },
     Release {
         device: Key,
@@ -74,6 +76,19 @@ pub(crate) enum Call {
         after: Position,
         limits: Limits,
     },
+    /// This router wants the duty of telling businesses, and what there is to tell.
+    Marked {
+        router: usize,
+    },
+    Heard {
+        device: Key,
+        business: BusinessNo,
+        heard: Heard,
+    },
+    Unmark {
+        device: Key,
+        at: u64,
+    },
     /// Only to see whether the store is the one it was.
     Look,
 }
@@ -92,6 +107,8 @@ pub(crate) enum Reply {
     Route(Option<Session>),
     History(String, Batch),
     Looked,
+    /// None: the duty is another's.
+    Marked(Option<Vec<Marked>>),
     /// It may or may not have been done.
     Failed,
 }
@@ -103,12 +120,20 @@ pub(crate) struct Switches {
     pub(crate) no_fence: bool,
     /// Positions are a plain counter.
     pub(crate) plain_counter: bool,
+    /// Businesses count as having heard before they are told.
+    pub(crate) confirms_first: bool,
+    /// Every router tells them.
+    pub(crate) no_duty: bool,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Shelves {
     devices: BTreeMap<Key, Memory>,
     groups: BTreeMap<Key, Memory>,
+    marks: BTreeMap<Key, u64>,
+    last_mark: u64,
+    /// Who tells businesses, and until when.
+    duty: Option<(usize, Ns)>,
 }
 
 #[derive(Debug)]
@@ -190,6 +215,44 @@ impl Store {
         Some(Session { owner: route.owner?, epoch: route.epoch })
     }
 
+    /// What businesses have not heard.
+    pub(crate) fn due(&self, device: &Key, now_ms: u64) -> Vec<cores::Event> {
+        let Some(shelf) = self.now.devices.get(device) else { return Vec::new() };
+        let Ok(due) = rules::events_due(shelf, now_ms);
+        due
+    }
+
+    /// Whoever has something due is marked, in the step that makes it so.
+    fn mark_if_due(&mut self, device: &Key, now_ms: u64) {
+        if !self.due(device, now_ms).is_empty() {
+            self.now.last_mark += 1;
+            self.now.marks.insert(device.clone(), self.now.last_mark);
+        }
+    }
+
+    fn marked(&mut self, router: usize, now_ms: u64, now: Ns) -> Option<Vec<Marked>> {
+        let is_others = self.now.duty.is_some_and(|(by, until)| by != router && until > now);
+        if is_others && !self.switches.no_duty {
+            return None;
+        }
+        self.now.duty = Some((router, now + DUTY));
+        let marked = |(device, at): (&Key, &u64)| (device.clone(), *at, self.due(device, now_ms));
+        Some(self.now.marks.iter().map(marked).collect())
+    }
+
+    /// The node of this session has died.
+    pub(crate) fn end_lost(&mut self, device: &Key, owner: &Owner, now_ms: u64) {
+        let Some(session) = self.route(device) else { return };
+        let shelf = self.now.devices.entry(device.clone()).or_default();
+        let Ok(is_ended) = rules::end_lost(shelf, &owner.node, owner.boot, now_ms);
+        if is_ended {
+            let mut event = Event::new(0, Kind::RouteDel).of(&device.0, &device.1, "");
+            event.epoch = session.epoch;
+            self.events.push(event);
+            self.mark_if_due(device, now_ms);
+        }
+    }
+
     /// Entries that wait in an inbox, with what the device would be sent.
     pub(crate) fn waiting(&self, device: &Key, business: BusinessNo) -> Vec<(Position, Bytes)> {
         let Some(shelf) = self.now.devices.get(device) else { return Vec::new() };
@@ -238,14 +301,17 @@ impl Store {
                 let Ok(claimed) = rules::claim(shelf, login.clone(), &cursors, now_ms);
                 if let Claimed::Bound { epoch, .. } = &claimed {
                     self.claimed(&device, &login, *epoch, true);
+                    self.mark_if_due(&device, now_ms);
                 }
                 Reply::Claimed(claimed)
             }
-            Call::Announce { device, epoch, login, sent } => {
+            Call::Announce { device, epoch, login, sent, may_raise } => {
                 let shelf = self.now.devices.entry(device.clone()).or_default();
-                let Ok(announced) = rules::announce(shelf, epoch, login.clone(), &sent, now_ms);
-                if let Announced::Bound { .. } = &announced {
+                let Ok(announced) =
+                    rules::announce(shelf, epoch, login.clone(), &sent, may_raise, now_ms);
+                if let &Announced::Bound { epoch, .. } = &announced {
                     self.claimed(&device, &login, epoch, false);
+                    self.mark_if_due(&device, now_ms);
                 }
                 Reply::Announced(announced)
             }
@@ -258,6 +324,7 @@ impl Store {
                     event.inbox.clear();
                     event.epoch = session.epoch;
                     self.events.push(event);
+                    self.mark_if_due(&device, now_ms);
                 }
                 Reply::Released
             }
@@ -309,6 +376,19 @@ impl Store {
                 let Ok(batch) = rules::history(shelf, after, limits, now_ms);
                 Reply::History(app, batch)
             }
+            Call::Marked { router } => Reply::Marked(self.marked(router, now_ms, now)),
+            Call::Heard { device, business, heard } => {
+                let shelf = self.now.devices.entry(device.clone()).or_default();
+                let Ok(()) = rules::event_heard(shelf, business, heard);
+                self.mark_if_due(&device, now_ms);
+                Reply::Looked
+            }
+            Call::Unmark { device, at } => {
+                if self.now.marks.get(&device) == Some(&at) {
+                    self.now.marks.remove(&device);
+                }
+                Reply::Looked
+            }
             Call::Look => Reply::Looked,
         }
     }
@@ -354,6 +434,9 @@ impl Store {
             let mut event = Event::new(0, kind).of(&device.0, &device.1, "");
             event.epoch = epoch;
             event.node.clone_from(&node);
+            if kind == Kind::Claim && !login.watchers.is_empty() {
+                event.inbox = WATCHING.to_owned();
+            }
             if is_login && kind == Kind::Claim {
                 event.instance = format!("{:032x}", u128::from_be_bytes(login.instance));
                 event.attempt = login.attempt;

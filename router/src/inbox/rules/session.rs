@@ -65,21 +65,34 @@ pub fn claim<S: Shelf>(
 /// A live session tells of itself again: taken in place, unless a newer one is known. `sent`: how far
 /// each inbox was written to the link; a store that knows less went back in time, and must not give those
 /// positions out again.
+///
+/// One whose end is known was thought to be over while its node could not be heard, and its end may have been
+/// told. It comes back above that, or the word of its return would be older than that of its end. Its node may
+/// not have heard what became of it, and tell of it by the epoch of before: it is known by its connection, and
+/// after its end by its login. `may_raise`: its node hears what epoch it has now.
 pub fn announce<S: Shelf>(
     shelf: &mut S,
     epoch: u64,
     login: Login,
     sent: &[(BusinessNo, Position)],
+    may_raise: bool,
     now_ms: u64,
 ) -> Result<Announced, S::Error> {
-    let mut displaced = None;
+    let (mut displaced, mut taken) = (None, epoch);
     if let Some(route) = route(shelf, now_ms)? {
         let is_same = route.owner.as_ref() == Some(&login.owner);
-        let is_taken = route.epoch == epoch && route.owner.is_some() && !is_same;
-        if route.epoch > epoch || is_taken {
+        let has_ended = route.owner.is_none();
+        let is_its_end = has_ended
+            && (route.epoch == epoch
+                || (route.instance, route.attempt) == (login.instance, login.attempt));
+        if may_raise && route.epoch >= epoch && (is_same || is_its_end) {
+            taken = route.epoch;
+            if has_ended {
+                taken = now_ms.max(route.epoch.saturating_add(1));
+            }
+        } else if route.epoch > epoch || (route.epoch == epoch && !has_ended && !is_same) {
             return Ok(Announced::Superseded { epoch: route.epoch });
-        }
-        if !is_same {
+        } else if !is_same {
             displaced = route.owner.map(|owner| Session { owner, epoch: route.epoch });
         }
     }
@@ -91,7 +104,7 @@ pub fn announce<S: Shelf>(
     }
     trim::look_everywhere(shelf, now_ms)?;
     shelf.set_route(Route {
-        epoch,
+        epoch: taken,
         owner: Some(login.owner),
         instance: login.instance,
         attempt: login.attempt,
@@ -101,7 +114,8 @@ pub fn announce<S: Shelf>(
     });
     let brought: Vec<Brought> =
         sent.iter().map(|&(business, at)| (business, at, InboxState::Fine)).collect();
-    Ok(Announced::Bound { displaced, inboxes: tails(shelf, &brought, now_ms)? })
+    let inboxes = tails(shelf, &brought, now_ms)?;
+    Ok(Announced::Bound { epoch: taken, displaced, inboxes })
 }
 
 /// Ends a session: compare-and-clear on (connection, epoch). `sent`: how far each inbox was written to
@@ -155,7 +169,8 @@ pub fn end_lost<S: Shelf>(
     Ok(true)
 }
 
-/// Whether the session is the one that the store names.
+/// Whether the session is the one that the store names. One that is named with another epoch may have come back
+/// above its end, and one that has ended may do so: they have to tell of themselves, and [`announce`] decides.
 pub(super) fn check<S: View>(
     shelf: &S,
     session: &Session,
@@ -165,8 +180,7 @@ pub(super) fn check<S: View>(
     let is_owner = route.owner.as_ref() == Some(&session.owner);
     Ok(if route.epoch == session.epoch && is_owner {
         Ok(route)
-    } else if route.epoch > session.epoch || (route.epoch == session.epoch && route.owner.is_some())
-    {
+    } else if route.epoch >= session.epoch && route.owner.is_some() && !is_owner {
         Err(Fenced::Superseded)
     } else {
         Err(Fenced::Forgotten)

@@ -135,7 +135,7 @@ impl<'house> Desk<'house> {
         login: Login,
         sent: Positions,
     ) -> Announced {
-        self.store.announce(key, epoch, login, sent, self.now_ms).await.expect("a store")
+        self.store.announce(key, epoch, login, sent, true, self.now_ms).await.expect("a store")
     }
 
     pub(crate) async fn announce(
@@ -147,7 +147,7 @@ impl<'house> Desk<'house> {
     ) -> Bound {
         let owner = login.owner.clone();
         match self.try_announce(key, epoch, login, sent).await {
-            Announced::Bound { displaced, inboxes } => {
+            Announced::Bound { epoch, displaced, inboxes } => {
                 Bound { session: Session { owner, epoch }, displaced, inboxes }
             }
             Announced::Superseded { epoch } => panic!("superseded by {epoch}"),

@@ -57,6 +57,7 @@ enum Operation {
         instance: u8,
         attempt: u64,
         sent: Positions,
+        may_raise: bool,
         watchers: Vec<BusinessNo>,
     },
     Release {
@@ -140,9 +141,18 @@ async fn make(store: &dyn Store, app: &str, operation: Operation, now_ms: u64) -
             let login = Login { watchers, ..login(slot, instance, attempt) };
             format!("{:?}", store.claim(&device, login, cursors, now_ms).await)
         }
-        Operation::Announce { device, epoch, slot, instance, attempt, sent, watchers } => {
+        Operation::Announce {
+            device,
+            epoch,
+            slot,
+            instance,
+            attempt,
+            sent,
+            may_raise,
+            watchers,
+        } => {
             let login = Login { watchers, ..login(slot, instance, attempt) };
-            format!("{:?}", store.announce(&device, epoch, login, sent, now_ms).await)
+            format!("{:?}", store.announce(&device, epoch, login, sent, may_raise, now_ms).await)
         }
         Operation::Release { device, session, sent } => {
             format!("{:?}", store.release(&device, session, sent, false, now_ms).await)
@@ -348,7 +358,17 @@ impl Player {
                 let epoch = session.epoch + self.dice.below(2);
                 let (slot, instance) = (self.dice.below(4) as u32, self.dice.below(2) as u8);
                 let (attempt, sent, watchers) = (self.attempt, self.positions(), self.watchers());
-                Operation::Announce { device, epoch, slot, instance, attempt, sent, watchers }
+                let may_raise = self.dice.below(4) > 0;
+                Operation::Announce {
+                    device,
+                    epoch,
+                    slot,
+                    instance,
+                    attempt,
+                    sent,
+                    may_raise,
+                    watchers,
+                }
             }
             14..17 => {
                 let (device, session) = self.session();
@@ -460,13 +480,12 @@ impl Player {
                 }
                 GroupChange::Delete(key, _) => drop(self.groups.remove(key.as_bytes())),
             },
-            Operation::Claim { device, slot, .. } if answer.starts_with("Ok(Bound") => {
+            Operation::Claim { device, slot, .. } | Operation::Announce { device, slot, .. }
+                if answer.starts_with("Ok(Bound") =>
+            {
                 if let Some(epoch) = number(answer, "epoch: ") {
                     self.sessions.push((*device, bound(login(*slot, 0, 0).owner, epoch)));
                 }
-            }
-            Operation::Announce { device, slot, epoch, .. } if answer.starts_with("Ok(Bound") => {
-                self.sessions.push((*device, bound(login(*slot, 0, 0).owner, *epoch)));
             }
             _ => {}
         }

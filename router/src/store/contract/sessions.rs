@@ -118,13 +118,62 @@ pub(super) async fn an_announcement_of_an_older_session_is_superseded(it: &mut D
     assert_eq!(it.try_announce(&key, epoch - 1, login(2, 1, 4), vec![]).await, superseded);
 }
 
-pub(super) async fn an_announcement_after_a_release_is_taken(it: &mut Desk<'_>) {
+pub(super) async fn an_announcement_after_a_release_is_taken_under_a_new_epoch(it: &mut Desk<'_>) {
+    for (id, waited_ms) in [("at-once", 0), ("later", HOUR_MS)] {
+        let key = it.device(id);
+        let before = it.claim(&key, login(1, 1, 5), vec![]).await.session;
+        it.release(&key, &before, vec![]).await;
+        assert_eq!(it.sweep(&key, &before, vec![]).await, Err(Fenced::Forgotten));
+        it.now_ms += waited_ms;
+        let now = it.announce(&key, before.epoch, login(1, 1, 5), vec![]).await;
+        assert_eq!(now.session.epoch, it.now_ms.max(before.epoch + 1), "{id}");
+        assert_eq!(now.displaced, None);
+        assert_eq!(it.sweep(&key, &now.session, vec![]).await, Ok(vec![]));
+        assert!(!it.release(&key, &before, vec![]).await, "{id}: it goes on under another epoch");
+        let owner = before.owner.clone();
+        assert!(it.store.end_lost(&key, &owner.node, owner.boot, it.now_ms).await.expect("a store"));
+        let again = it.announce(&key, now.session.epoch, login(1, 1, 5), vec![]).await;
+        assert!(again.session.epoch > now.session.epoch, "{id}: its node was lost");
+    }
+}
+
+pub(super) async fn a_raised_session_is_known_by_the_epoch_of_before(it: &mut Desk<'_>) {
     let key = it.device("a");
-    let now = it.claim(&key, login(1, 1, 5), vec![]).await;
-    it.release(&key, &now.session, vec![]).await;
-    assert_eq!(it.sweep(&key, &now.session, vec![]).await, Err(Fenced::Forgotten));
-    it.announce(&key, now.session.epoch, login(1, 1, 5), vec![]).await;
-    assert_eq!(it.sweep(&key, &now.session, vec![]).await, Ok(vec![]));
+    let before = it.claim(&key, login(1, 1, 5), vec![]).await.session;
+    it.release(&key, &before, vec![]).await;
+    let raised = it.announce(&key, before.epoch, login(1, 1, 5), vec![]).await.session;
+    // The answer was lost: what the node asks meanwhile does not end it, and it tells of itself again.
+    assert_eq!(it.sweep(&key, &before, vec![]).await, Err(Fenced::Forgotten));
+    let again = it.announce(&key, before.epoch, login(1, 1, 5), vec![]).await.session;
+    assert_eq!(again, raised);
+    // And it was taken for over once more.
+    assert!(it.release(&key, &raised, vec![]).await);
+    assert_eq!(it.sweep(&key, &before, vec![]).await, Err(Fenced::Forgotten));
+    let once_more = it.announce(&key, before.epoch, login(1, 1, 5), vec![]).await.session;
+    assert!(once_more.epoch > raised.epoch);
+    // A later login is another session, also after its end.
+    let later = it.claim(&key, login(2, 1, 6), vec![]).await.session;
+    let superseded = Announced::Superseded { epoch: later.epoch };
+    for session in [&before, &once_more] {
+        assert_eq!(it.sweep(&key, session, vec![]).await, Err(Fenced::Superseded));
+        let told = it.try_announce(&key, session.epoch, login(1, 1, 5), vec![]).await;
+        assert_eq!(told, superseded);
+    }
+    it.release(&key, &later, vec![]).await;
+    let told = it.try_announce(&key, once_more.epoch, login(1, 1, 5), vec![]).await;
+    assert_eq!(told, superseded);
+}
+
+pub(super) async fn an_announcement_of_an_older_node_keeps_its_epoch(it: &mut Desk<'_>) {
+    let key = it.device("a");
+    let session = it.claim(&key, login(1, 1, 5), vec![]).await.session;
+    it.release(&key, &session, vec![]).await;
+    it.now_ms += 5;
+    let (epoch, now_ms) = (session.epoch, it.now_ms);
+    let asked = it.store.announce(&key, epoch, login(1, 1, 5), vec![], false, now_ms);
+    let bound = Announced::Bound { epoch, displaced: None, inboxes: vec![] };
+    assert_eq!(asked.await.expect("a store"), bound);
+    assert_eq!(it.sweep(&key, &session, vec![]).await, Ok(vec![]));
 }
 
 pub(super) async fn an_announcement_raises_the_term_above_what_was_sent(it: &mut Desk<'_>) {

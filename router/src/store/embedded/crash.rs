@@ -71,7 +71,7 @@ async fn session(store: &Embedded, key: &Key, epoch: u64) -> Session {
     let owner = Owner { node, boot: BootId(1), at: SlotRef { slot: 1, generation: 1 } };
     let login = Login { owner: owner.clone(), instance: [1; 16], attempt: epoch, watchers: vec![] };
     let now_ms = super::writer::now_ms();
-    let told = store.announce(key, epoch, login, vec![], now_ms).await.expect("a store");
+    let told = store.announce(key, epoch, login, vec![], false, now_ms).await.expect("a store");
     assert!(matches!(told, Announced::Bound { .. }), "{told:?}");
     Session { owner, epoch }
 }

@@ -81,9 +81,10 @@ impl Device {
         let epoch = self.session.epoch;
         let login = login(self.attempt as u32, 1, self.attempt);
         let sent = vec![(CHAT, self.received)];
-        let told = self.store.announce(&self.key, epoch, login, sent, self.now_ms).await.unwrap();
-        if let Announced::Superseded { .. } = told {
-            self.login().await;
+        let told = self.store.announce(&self.key, epoch, login, sent, true, self.now_ms).await;
+        match told.unwrap() {
+            Announced::Bound { epoch, .. } => self.session.epoch = epoch,
+            Announced::Superseded { .. } => self.login().await,
         }
     }
 

@@ -204,7 +204,8 @@ pub(super) fn claimed(answer: &[Value]) -> Answer<Claimed> {
 pub(super) fn announced(answer: &[Value]) -> Answer<Announced> {
     match answer {
         [Value::Int(0), epoch] => Ok(Announced::Superseded { epoch: number(epoch)? }),
-        [Value::Int(1), _, displaced, rows @ ..] => Ok(Announced::Bound {
+        [Value::Int(1), epoch, displaced, rows @ ..] => Ok(Announced::Bound {
+            epoch: number(epoch)?,
             displaced: session(bytes(displaced)?, None)?,
             inboxes: tails(rows)?,
         }),

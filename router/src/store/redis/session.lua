@@ -46,12 +46,13 @@ local function end_session(r, e, route, by_loss)
   if by_loss and call('EXISTS', e) == 1 then call('HSET', e, 'l', 1) end
 end
 
--- The route, if it names this session; else 1: a newer one is known, 2: an older one, or none.
+-- The route, if it names this session; else 1: a newer one is known, 2: an older one, none, or this one
+-- of another epoch, or one that has ended.
 local function check(r, epoch, owner)
   local route = read_route(r)
   if not route then return nil, 2 end
   if route.epoch == epoch and route.owner == owner then return route end
-  if route.epoch > epoch or (route.epoch == epoch and route.owner ~= '') then return nil, 1 end
+  if route.epoch >= epoch and route.owner ~= '' and route.owner ~= owner then return nil, 1 end
   return nil, 2
 end
 

@@ -111,10 +111,11 @@ impl Store for Faulty {
         epoch: u64,
         login: Login,
         sent: Positions,
+        may_raise: bool,
         now_ms: u64,
     ) -> Result<Announced, StoreError> {
         self.gate_write().await?;
-        let done = self.inner.announce(device, epoch, login, sent, now_ms).await;
+        let done = self.inner.announce(device, epoch, login, sent, may_raise, now_ms).await;
         self.say(done).await
     }
 

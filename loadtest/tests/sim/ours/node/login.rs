@@ -2,7 +2,7 @@
 
 use super::{BIND, HEARTBEAT_MS, IDLE, Stage};
 use crate::net::{MS, Net, Part, SEC, Stream, StreamId};
-use crate::ours::{Message, No, Ours, number_of};
+use crate::ours::{Message, Named, No, Ours, number_of};
 use bytes::Bytes;
 use hawser_access::cores::session::{self, Malformed, Signal};
 use hawser_proto::code::CloseCode;
@@ -147,7 +147,7 @@ impl Ours {
         let Some(conn) = self.nodes[node].conn(at) else { return };
         let cursors = if is_login { conn.cursors.clone() } else { conn.feeds.sent().collect() };
         let (instance, attempt) = (conn.instance, conn.attempt);
-        self.nodes[node].binds.insert(call, (stream, at, is_login));
+        self.nodes[node].binds.insert(call, (stream, of.clone(), is_login));
         let message = Message::Bind { call, of, instance, attempt, is_login, cursors };
         net.say(stream, Part::Node(node), message);
     }
@@ -175,7 +175,8 @@ impl Ours {
         call: u64,
         outcome: Result<(u64, Vec<InboxTail>), Option<No>>,
     ) {
-        let Some((_, at, is_login)) = self.nodes[node].binds.remove(&call) else { return };
+        let Some((stream, of, is_login)) = self.nodes[node].binds.remove(&call) else { return };
+        let (at, told) = (of.owner.at, of.epoch);
         match outcome {
             Ok((epoch, inboxes)) if is_login => {
                 let Some(conn) = self.nodes[node].conn(at) else {
@@ -199,15 +200,25 @@ impl Ours {
                     self.from_device(net, node, at, bytes);
                 }
             }
-            Ok((_, inboxes)) => {
-                if let Some(conn) = self.nodes[node].conn(at) {
-                    conn.is_forgotten = false;
+            Ok((epoch, inboxes)) => {
+                let Some(conn) = self.nodes[node].conn(at) else {
+                    // Its end was faster.
+                    let unbind = Message::Unbind { of: Named { epoch, ..of }, sent: Vec::new() };
+                    return net.say(stream, Part::Node(node), unbind);
+                };
+                conn.is_forgotten = false;
+                if conn.epoch == told && epoch > told {
+                    conn.epoch = epoch;
+                    conn.feeds.ask_anew();
+                    self.want_sweep(net, node);
                 }
                 self.stand(net, node, at, &inboxes);
             }
             Err(None) => self.refuse(net, node, at, CloseCode::StaleLogin),
             Err(Some(No::Superseded)) => {
-                self.order(net, node, at, CloseCode::Superseded);
+                if self.nodes[node].conn(at).is_some_and(|conn| is_login || conn.epoch == told) {
+                    self.order(net, node, at, CloseCode::Superseded);
+                }
             }
             Err(Some(_)) if is_login => {
                 self.refuse(net, node, at, CloseCode::RouterUnavailable);

@@ -46,6 +46,13 @@ impl House {
         release(&mut self.shelf, session, &[], self.now_ms).unwrap();
     }
 
+    /// The login of this number of attempt is alive, whatever was thought of it.
+    fn come_back(&mut self, session: &Session, attempt: u64) {
+        let owner = session.owner.clone();
+        let login = Login { owner, instance: [1; 16], attempt, watchers: vec![CHAT] };
+        announce(&mut self.shelf, session.epoch, login, &[], true, self.now_ms).unwrap();
+    }
+
     fn lose(&mut self, session: &Session) {
         self.now_ms += 1;
         let owner = &session.owner;
@@ -292,6 +299,30 @@ const STORIES: &[Story] = &[
             it.tell();
         },
         &["chat+200", "chat-200 superseded", "chat+300", "chat-200 lost", "chat+300"],
+    ),
+    (
+        "a session that was taken for lost comes back above its end",
+        |it| {
+            let session = it.login(&[CHAT]);
+            it.tell();
+            it.lose(&session);
+            it.tell();
+            it.now_ms += 100;
+            it.come_back(&session, 1);
+            it.tell();
+        },
+        &["chat+200", "chat-200 lost", "chat+301"],
+    ),
+    (
+        "a session that comes back before its end was told has ended all the same",
+        |it| {
+            let session = it.login(&[CHAT]);
+            it.tell();
+            it.lose(&session);
+            it.come_back(&session, 1);
+            it.tell();
+        },
+        &["chat+200", "chat-200 superseded", "chat+201"],
     ),
     (
         "an end is told also when the route is forgotten",
