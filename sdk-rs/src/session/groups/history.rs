@@ -60,10 +60,12 @@ impl Groups {
 
     /// The app has left, and the node may not have heard: what is still on its way is for nobody, and
     /// must not look as if the business had put this device in.
+    /// Also when it has joined again meanwhile: up to the LEFT it is of the stay before.
     pub(super) fn is_leaving(&self, group: &str) -> bool {
-        !self.wanted.contains_key(group)
-            && (self.on_wire.values().any(|it| it.group == group)
-                || self.leaves.iter().any(|(_, it)| it == group))
+        let mut on_wire = self.on_wire.values().filter(|it| it.group == group);
+        let is_wanted = self.wanted.contains_key(group);
+        on_wire.any(|it| !is_wanted || !it.is_join)
+            || self.leaves.iter().any(|(_, it)| it == group)
     }
 
     /// MISSED.
