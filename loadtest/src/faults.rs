@@ -32,7 +32,7 @@ use crate::system;
 use anyhow::{Context, ensure};
 use comfy_table::{ContentArrangement, Table};
 use rows::{Row, SHORT};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -137,7 +137,7 @@ fn named(wanted: &Faults) -> anyhow::Result<Vec<Row>> {
     names.into_iter().map(find).collect()
 }
 
-async fn one(row: Row, wanted: &Faults, binary: &Path, place: &PathBuf) -> anyhow::Result<Report> {
+async fn one(row: Row, wanted: &Faults, binary: &Path, place: &Path) -> anyhow::Result<Report> {
     let started = Instant::now();
     let folder = place.join(row.name());
     if folder.exists() {

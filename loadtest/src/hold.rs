@@ -209,6 +209,9 @@ async fn hold(
     Ok(verdict(wanted, &told, &counts, presence))
 }
 
+/// One part of a moment.
+type Pick = fn(&Moment) -> Part;
+
 /// Waits until all are online.
 async fn come_in(wanted: &Hold, crowds: &mut Crowds) -> anyhow::Result<Told> {
     let started = Instant::now();
@@ -266,7 +269,7 @@ fn report(
     };
     let mebibytes = |bytes: f64| format!("{:.0} MiB", bytes / 1_048_576.0);
     let mut sum = 0.0;
-    let parts: [(&str, fn(&Moment) -> Part); 4] = [
+    let parts: [(&str, Pick); 4] = [
         ("access nodes", |it| it.access),
         ("routers", |it| it.routers),
         ("control", |it| it.control),

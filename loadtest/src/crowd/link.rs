@@ -137,9 +137,9 @@ impl Link {
         // What is decrypted comes first, then what the kernel has.
         match tls.reader().read(buffer) {
             Ok(read @ 1..) => return Taken::Bytes(read),
-            Ok(0) => return Taken::End,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            _ => return Taken::End,
+            // A goodbye, or nonsense.
+            Ok(_) | Err(_) => return Taken::End,
         }
         match tls.read_tls(&mut self.stream) {
             Ok(0) => return Taken::End,

@@ -185,7 +185,6 @@ impl Cluster {
             let binary = shape.older_access.as_deref().filter(|_| is_older).unwrap_or(binary);
             cluster.place(Service::Access(number), binary, &text, admin(host)?, host)?;
         }
-        drop(settings);
         cluster.net = net;
         for place in 0..cluster.places.len() {
             cluster.launch(place)?;

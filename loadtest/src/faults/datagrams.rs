@@ -41,9 +41,9 @@ impl Datagrams {
     pub(super) async fn start(server: SocketAddr, seed: u64) -> anyhow::Result<Self> {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.context("no port")?;
         let address = socket.local_addr()?;
-        let (weather, seen) = watch::channel(Weather::Fair);
+        let (weather, forecast) = watch::channel(Weather::Fair);
         let mut task = JoinSet::new();
-        task.spawn(serve(Arc::new(socket), server, seen, SmallRng::seed_from_u64(seed)));
+        task.spawn(serve(Arc::new(socket), server, forecast, SmallRng::seed_from_u64(seed)));
         Ok(Self { address, weather, _task: task })
     }
 

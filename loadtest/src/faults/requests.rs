@@ -26,7 +26,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub(super) struct End {
     /// When it was asked, and when it ended.
     pub(super) t: u64,
-    pub(super) end: u64,
+    pub(super) ended: u64,
     pub(super) device: String,
     pub(super) business: String,
     /// Empty: answered, with the bytes that were sent.
@@ -54,7 +54,10 @@ impl Asked {
 
 /// Handles of the process's devices.
 #[derive(Clone, Default)]
-pub(super) struct Clients(Arc<Mutex<Vec<(String, &'static str, Business)>>>);
+pub(super) struct Clients(Arc<Mutex<Vec<Handle>>>);
+
+/// A device, a business, and how the one asks the other.
+type Handle = (String, &'static str, Business);
 
 impl Clients {
     pub(super) fn add(&self, device: &str, business: &'static str, handle: Business) {
@@ -62,7 +65,7 @@ impl Clients {
         all.push((device.to_owned(), business, handle));
     }
 
-    fn pick(&self, dice: &mut SmallRng) -> Option<(String, &'static str, Business)> {
+    fn pick(&self, dice: &mut SmallRng) -> Option<Handle> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         (!all.is_empty()).then(|| all[dice.random_range(0..all.len())].clone())
     }
@@ -101,7 +104,7 @@ pub(super) async fn ask(
                 Err(error) => (error.to_string(), was_not_done(&error)),
             };
             let business = business.to_owned();
-            asked.write(&End { t, end: now(), device, business, failure, safe });
+            asked.write(&End { t, ended: now(), device, business, failure, safe });
         });
     }
     Ok(())
@@ -130,10 +133,7 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    pub(super) fn read(
-        files: impl IntoIterator<Item = impl AsRef<Path>>,
-        from: u64,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn read(files: impl IntoIterator<Item = impl AsRef<Path>>, from: u64) -> Self {
         let mut all = Self::default();
         for file in files {
             let Ok(text) = std::fs::read_to_string(file) else { continue };
@@ -146,7 +146,7 @@ impl Requests {
                 }
             }
         }
-        Ok(all)
+        all
     }
 
     pub(super) fn doubtful(&self) -> usize {

@@ -149,7 +149,7 @@ impl Scene {
         self.pass(Duration::from_secs(3), false).await?;
         let patience = 4 * over + Duration::from_secs(30);
         loop {
-            let online = self.links()?.at(now()).values().filter(|word| word.is_online()).count();
+            let online = self.links().at(now()).values().filter(|word| word.is_online()).count();
             let stored = self.backends.count.stored.load(Ordering::Relaxed);
             if online >= all && stored > 0 {
                 break;
@@ -251,17 +251,17 @@ impl Scene {
     }
 
     /// When devices were connected, and where.
-    pub(super) fn links(&self) -> anyhow::Result<Links> {
+    pub(super) fn links(&self) -> Links {
         Links::read(self.keepers.iter().map(Keeper::links))
     }
 
     /// What was heard in groups.
-    pub(super) fn heard(&self) -> anyhow::Result<Links> {
+    pub(super) fn heard(&self) -> Links {
         Links::read(self.keepers.iter().map(Keeper::heard))
     }
 
     /// What became of requests since then.
-    pub(super) fn requests(&self, from: u64) -> anyhow::Result<Requests> {
+    pub(super) fn requests(&self, from: u64) -> Requests {
         Requests::read(self.keepers.iter().map(Keeper::requests), from)
     }
 
@@ -269,7 +269,7 @@ impl Scene {
     pub(super) async fn until_all_online(&mut self, patience: Duration) -> anyhow::Result<bool> {
         let started = Instant::now();
         loop {
-            let links = self.links()?;
+            let links = self.links();
             let online = links.at(now()).values().filter(|word| word.is_online()).count();
             if online == self.devices.len() {
                 return Ok(true);

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A token is good for this long after its end, so that clocks may differ.
-const LEEWAY: Duration = Duration::from_secs(60);
-const TOKEN_LIFE: Duration = Duration::from_secs(60);
+const LEEWAY: Duration = Duration::from_mins(1);
+const TOKEN_LIFE: Duration = Duration::from_mins(1);
 const AT_REST_PATIENCE: Duration = Duration::from_secs(30);
 const LIBRARIES: [&str; 4] = [
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",

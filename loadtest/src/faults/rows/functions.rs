@@ -38,7 +38,7 @@ impl Stage<'_> {
         let stay = Duration::from_millis(500);
         let devices = (per_second * stay.as_secs_f64()) as usize;
         let mut windows = Windows::default();
-        let mut storm = Told::default();
+        let mut crowd_told = Told::default();
         for _ in 0..PAIRS {
             windows.calm(self.window_of_functions()).await;
             let mut wanted = Wanted::new(&cluster.control, "storm", devices);
@@ -46,7 +46,7 @@ impl Stage<'_> {
             let mut crowd = Crowds::start(wanted)?;
             tokio::time::sleep(Duration::from_secs(1)).await;
             windows.trouble(self.window_of_functions()).await;
-            storm.merge(&crowd.take()?);
+            crowd_told.merge(&crowd.take()?);
         }
         probe.check()?;
         let compared = windows.of(&probe);
@@ -59,11 +59,11 @@ impl Stage<'_> {
         done.figure(
             format!(
                 "the storm: {:.0} logins/s, {} late, refused {:?}",
-                storm.logins as f64 / seconds,
-                storm.late,
-                storm.refused
+                crowd_told.logins as f64 / seconds,
+                crowd_told.late,
+                crowd_told.refused
             ),
-            storm.logins > 0,
+            crowd_told.logins > 0,
         );
         done.say("no clock is in it");
         Ok(done)

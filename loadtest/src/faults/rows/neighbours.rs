@@ -118,7 +118,7 @@ impl Stage<'_> {
         for ill in ["slow", "silent", "gone"] {
             let mut windows = Windows::default();
             for _ in 0..3 {
-                self.cure(&scene);
+                Self::cure(&scene);
                 crowd.during(Duration::from_millis(500)).await?;
                 scene.pass(Duration::from_millis(1), false).await?;
                 windows.calm(self.window() / 2).await;
@@ -138,7 +138,7 @@ impl Stage<'_> {
         scene.pass(Duration::from_secs(3), false).await?;
         crowd.take()?;
         let cured = Instant::now();
-        self.cure(&scene);
+        Self::cure(&scene);
         let recovered = loop {
             let told = crowd.during(Duration::from_millis(100)).await?;
             if told.answers > 0 {
@@ -172,7 +172,7 @@ impl Stage<'_> {
         Ok(done)
     }
 
-    fn cure(&self, scene: &Scene) {
+    fn cure(scene: &Scene) {
         scene.offices[0].set(Mood::Well);
         scene.offices[0].come_back();
     }

@@ -66,7 +66,7 @@ impl Stage<'_> {
             AT_REST_PATIENCE,
         )
         .await?;
-        let told = presence::Told::of(&scene.events()?, &scene.links()?);
+        let told = presence::Told::of(&scene.events()?, &scene.links());
         let (mut done, arrivals) = scene.end().await?;
         done.figure(
             format!("parted from one router: {one} (there unknown, never offline)"),
@@ -107,7 +107,7 @@ impl Stage<'_> {
 
     /// What routers say of the devices on a node, and what comes of volatile pushes to them.
     async fn seen(&self, scene: &Scene, node: &str) -> anyhow::Result<Seen> {
-        let links = scene.links()?;
+        let links = scene.links();
         let on_it: Vec<String> = links
             .at(now())
             .values()
@@ -165,7 +165,7 @@ impl Stage<'_> {
             AT_REST_PATIENCE,
         )
         .await?;
-        let links = scene.links()?;
+        let links = scene.links();
         let wrong_node = links.at(now()).values().filter(|word| word.node() == "a0").count();
         let written = self.written(&scene.cluster, &scene.devices).await?;
         scene.pass(self.load_time() / 3, false).await?;

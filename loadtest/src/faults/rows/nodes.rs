@@ -47,7 +47,7 @@ impl Stage<'_> {
         )
         .await?;
         loop {
-            let links = scene.links()?;
+            let links = scene.links();
             let told = Told::of(&scene.events()?, &links);
             if told.wrong.is_empty() || started.elapsed() > AT_REST_PATIENCE {
                 return Ok(Rest { wrong, told, links });
@@ -118,7 +118,7 @@ impl Stage<'_> {
         let mut scene = self.scene(staging).await?;
         scene.pass(self.load_time() / 3, false).await?;
         let begun = scene.fault("node drained");
-        let on_it = on_node(&scene.links()?, begun, "a0");
+        let on_it = on_node(&scene.links(), begun, "a0");
         let mut command = scene.cluster.hawser();
         command.args(["node", "drain", "a0", "--rate", &format!("{rate}/s"), "--wait"]);
         let mut command = tokio::process::Command::from(command);
@@ -136,7 +136,7 @@ impl Stage<'_> {
         let output = command.args(["node", "undrain", "a0"]).output()?;
         ensure!(output.status.success(), "hawser node undrain failed");
         scene.pass(self.load_time() / 3, false).await?;
-        let requests = scene.requests(begun)?;
+        let requests = scene.requests(begun);
         let (mut done, _) = scene.end().await?;
         let peak = rest.links.peak(begun, over + 2_000_000_000);
         let most = (rate as f64 * PEAK_SHARE) as usize + PEAK_SLACK;
@@ -194,15 +194,15 @@ impl Stage<'_> {
         for number in 0..3 {
             let node = format!("a{number}");
             let from = now();
-            let on_it = on_node(&scene.links()?, from, &node);
+            let on_it = on_node(&scene.links(), from, &node);
             scene.cluster.signal(Service::Access(number), Signal::TERM)?;
             let ended = self.until_ended(&mut scene, Service::Access(number), patience).await?;
             ensure!(ended, "{node} did not end within its patience of {patience:?}");
             scene.until_all_online(AT_REST_PATIENCE).await?;
             scene.pass(Duration::from_secs(2), false).await?;
-            let links = scene.links()?;
-            let (moves, _) = links.most_moves(from, now());
-            let second = links.peak(from, now());
+            let words = scene.links();
+            let (moves, _) = words.most_moves(from, now());
+            let second = words.peak(from, now());
             (worst, peak) = (worst.max(moves), peak.max(second));
             lines.push(format!("{node}: {on_it} devices in {:.1} s", seconds(from)));
             scene.cluster.revive(Service::Access(number)).await?;
@@ -223,7 +223,7 @@ impl Stage<'_> {
         scene.pass(self.load_time() / 3, false).await?;
         scene.healed();
         let rest = self.at_rest(&mut scene).await?;
-        let requests = scene.requests(begun)?;
+        let requests = scene.requests(begun);
         let (mut done, _) = scene.end().await?;
         let most = (f64::from(per_second) * PEAK_SHARE) as usize + PEAK_SLACK;
         done.figure(

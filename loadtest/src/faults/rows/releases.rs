@@ -122,7 +122,7 @@ impl Stage<'_> {
         let older = Older::start(sdk, &scene.cluster)?;
         self.until_older(&mut scene, &older, |nodes| nodes.len() == OLDER).await?;
         scene.pass(Duration::from_secs(3), false).await?;
-        let links = scene.links()?;
+        let links = scene.links();
         let mut places: BTreeMap<String, usize> = BTreeMap::new();
         for word in links.at(now()).values() {
             *places.entry(format!("today's devices on {}", word.node())).or_default() += 1;
@@ -158,7 +158,7 @@ impl Stage<'_> {
         scene.healed();
         scene.pass(Duration::from_secs(3), false).await?;
         let on_new = self.round(&mut scene, &older).await?;
-        let requests = scene.requests(begun)?;
+        let requests = scene.requests(begun);
         let (answered, failed) = (older.said("answered", begun), older.said("failed", begun));
         let wrong = older.said("wrong", 0).len();
         let closed = older.said("closed", 0);
@@ -280,7 +280,7 @@ impl Stage<'_> {
                 .filter(|(_, it)| *it == body)
                 .map(|(it, _)| it.as_str())
                 .collect();
-            let today = scene.heard()?;
+            let today = scene.heard();
             heard.extend(today.who_heard(&body));
             if heard.len() == devices.len() {
                 round.everybody += 1;

@@ -84,13 +84,13 @@ impl Stage<'_> {
         for _ in 0..10 {
             for door in scene.cluster.doors.clone() {
                 tries += 1;
-                let tried = crate::wire::Wire::log_in(
+                let try_it = crate::wire::Wire::log_in(
                     door.tcp,
                     &credential,
                     BUSINESSES[0],
                     (*b"the-kept-devices", tries),
                 );
-                in_again += u64::from(tried.await.is_ok());
+                in_again += u64::from(try_it.await.is_ok());
             }
             scene.pass(Duration::from_millis(100), false).await?;
         }
@@ -106,16 +106,16 @@ impl Stage<'_> {
             ));
         }
         // Its streams to the routers come up as it does: a device that is early asks again.
-        let mut tried = Err(anyhow::anyhow!("never tried"));
+        let mut newcomer = Err(anyhow::anyhow!("never tried"));
         for again in 1..=10 {
-            tried = crate::wire::Wire::log_in(
+            newcomer = crate::wire::Wire::log_in(
                 scene.cluster.doors[0].tcp,
                 &credential,
                 BUSINESSES[0],
                 (*b"the-kept-devices", tries + again),
             )
             .await;
-            if tried.is_ok() {
+            if newcomer.is_ok() {
                 break;
             }
             scene.pass(Duration::from_millis(300), false).await?;
@@ -138,9 +138,9 @@ impl Stage<'_> {
             format!(
                 "{}; a login on the new access node: {}; its devices back: {all_online}",
                 started.join(", "),
-                tried.as_ref().map_or_else(|why| format!("{why:#}"), |_| "ok".to_owned())
+                newcomer.as_ref().map_or_else(|why| format!("{why:#}"), |_| "ok".to_owned())
             ),
-            tried.is_ok() && all_online && !started.iter().any(|it| it.contains("NOT")),
+            newcomer.is_ok() && all_online && !started.iter().any(|it| it.contains("NOT")),
         );
         done.say(format!("volatile pushes {felt}, {lost} not written"));
         Ok(done)

@@ -302,7 +302,7 @@ impl Disk {
     fn fill(&self) -> anyhow::Result<std::path::PathBuf> {
         let path = self.0.join("ballast");
         let mut file = std::fs::File::create(&path)?;
-        let block = [0; 64 * 1024];
+        let block = vec![0; 64 * 1024];
         // Until there is no room for a single byte.
         for size in [block.len(), 4_096, 1] {
             while std::io::Write::write(&mut file, &block[..size]).is_ok_and(|it| it > 0) {}
