@@ -210,6 +210,19 @@ async fn a_full_node_names_the_others() {
     house.metric_is("hawser_access_refused_connections_total", &[("cause", "handshake")], 0).await;
 }
 
+/// Under pressure an address must prove itself first (Retry), which a device does not notice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quic_is_served_under_pressure_to_those_who_are_where_they_say() {
+    let house = House::start_with(|config| config.accepts_per_second = 4).await;
+    let mut kept = Vec::new();
+    for n in 0..3 {
+        kept.push(house.login(Dial::Tcp, &format!("d{n}")).await);
+    }
+    let (mut device, _) = house.login(Dial::Quic, "quic").await;
+    device.settle().await;
+    house.metric_is("hawser_access_refused_connections_total", &[], 0).await;
+}
+
 /// Without a router every login would be in vain, and every handshake before it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_can_take_no_login_does_no_handshake_for_one() {
