@@ -136,9 +136,9 @@ impl Node {
             {
                 return Err(Unbound::Kicked(code));
             }
-            if identity.epoch == epoch {
-                // Another router has said the same before.
-                return Ok(true);
+            if identity.epoch.0 != 0 {
+                // Another router has answered before: as the store does, the same.
+                return Ok(identity.epoch == epoch);
             }
             identity.epoch = epoch;
             // From here on it is a session, and its end counts it out.

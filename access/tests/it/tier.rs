@@ -465,9 +465,8 @@ async fn a_router_that_does_not_read_loses_words_and_is_told_all_again() {
     let nobody = Route { device: "nobody".into(), ..house.routers[1].route(APP, "d").unwrap() };
     let orders = async {
         loop {
-            for _ in 0..1_000 {
-                deaf.tell(nobody.boot, deaf.kick_of(&nobody, CloseCode::Ejected).1);
-            }
+            let kicks = (0..4_000).map(|_| deaf.kick_of(&nobody, CloseCode::Ejected).1);
+            deaf.tell_all(nobody.boot, kicks);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };

@@ -468,9 +468,15 @@ impl Router {
 
     /// Sends an order down the control stream of a boot, if there is one.
     pub fn tell(&self, boot: u64, what: down::What) {
+        self.tell_all(boot, [what]);
+    }
+
+    /// Sends orders in one message.
+    pub fn tell_all(&self, boot: u64, orders: impl IntoIterator<Item = down::What>) {
         let to = self.state.lock().streams.get(&boot).and_then(|streams| streams.0.clone());
         if let Some(to) = to {
-            let items = vec![wire::Down { what: Some(what) }];
+            let down = |what| wire::Down { what: Some(what) };
+            let items = orders.into_iter().map(down).collect();
             let _ = to.try_send(Ok(ControlDown { welcome: None, items }));
         }
     }
