@@ -58,7 +58,8 @@ pub(super) async fn wrong_at_rest(
             for word in said {
                 let live = truth.get(word.device.as_str()).filter(|link| link.is_online());
                 let right = match live {
-                    Some(link) => word.state() == PresenceState::Online && word.epoch == link.epoch,
+                    // Above: the session was taken for over, came back, and its device has not heard of that.
+                    Some(link) => word.state() == PresenceState::Online && word.epoch >= link.epoch,
                     None => word.state() == PresenceState::Offline,
                 };
                 if !right {
