@@ -74,6 +74,9 @@ pub(crate) struct Crowd {
     /// Come back when the link is lost, within the window that was told.
     #[arg(long)]
     pub(crate) come_back: bool,
+    /// Keep nothing to come back with: whoever lost its link asks control again. Saves the memory of a pass.
+    #[arg(long)]
+    pub(crate) forget: bool,
     /// Leave this long after each login, and come again.
     #[arg(long)]
     pub(crate) stay_ms: Option<u64>,

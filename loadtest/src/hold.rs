@@ -172,6 +172,7 @@ async fn hold(
     (plan.group, plan.group_every) = (Some(GROUP.to_owned()), wanted.group_every);
     plan.requests_per_second = wanted.requests;
     plan.sources = true;
+    (plan.come_back, plan.forget) = (true, true);
     let mut crowds = Crowds::start(plan)?;
     let coming = come_in(wanted, &mut crowds).await?;
     let idle_from = Moment::of(&cluster, &redis, Some(&crowds))?;

@@ -225,7 +225,8 @@ impl Member {
                 if ok.reconnect_window_ms > 0 {
                     device.window_ms = ok.reconnect_window_ms;
                 }
-                if !self.wanted.come_back && self.wanted.stay_ms.is_none() {
+                let leaves_for_good = !self.wanted.come_back && self.wanted.stay_ms.is_none();
+                if leaves_for_good || self.wanted.forget {
                     device.pass = None;
                 } else if let Some(pass) = &mut device.pass
                     && !ok.resume_ticket.is_empty()

@@ -26,6 +26,7 @@ pub(crate) struct Wanted {
     pub(crate) group_every: usize,
     pub(crate) requests_per_second: u32,
     pub(crate) come_back: bool,
+    pub(crate) forget: bool,
     pub(crate) stay: Option<Duration>,
     pub(crate) deaf: bool,
     pub(crate) trust: Option<PathBuf>,
@@ -49,6 +50,7 @@ impl Wanted {
             group_every: 1,
             requests_per_second: 0,
             come_back: false,
+            forget: false,
             stay: None,
             deaf: false,
             trust: None,
@@ -166,7 +168,11 @@ impl One {
         if let Some(trust) = &wanted.trust {
             command.arg("--trust").arg(trust);
         }
-        for (flag, on) in [("--come-back", wanted.come_back), ("--deaf", wanted.deaf)] {
+        for (flag, on) in [
+            ("--come-back", wanted.come_back),
+            ("--forget", wanted.forget),
+            ("--deaf", wanted.deaf),
+        ] {
             if on {
                 command.arg(flag);
             }
