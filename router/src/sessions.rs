@@ -7,7 +7,7 @@
 //! nodes tell of them again later.
 
 use crate::core::Core;
-use crate::inbox::{self, Announced, Claimed, InboxState};
+use crate::inbox::{self, Announced, Claimed, Fenced, InboxState};
 use crate::key::Key;
 use crate::node::control::{ControlStream, Room};
 use crate::nodes::Life;
@@ -203,18 +203,24 @@ async fn claim(
                 replaced = replaced.or(before);
                 break;
             }
-            // A session is known here that the store has forgotten: it went back in time, and its clock is
-            // behind as well. Epochs only grow, so this one goes above.
+            // A session is known here that is above this one. Either the store has forgotten it: it went back
+            // in time, and its clock is behind as well. Epochs only grow, so this one goes above. Or it is of a
+            // later login that another router took, and word of it was faster than the store's answer to this
+            // one: then the store names that one by now.
             Bound::Behind { epoch: known } => {
                 let above = known.saturating_add(1);
-                let (login, sent) = (wish.login.clone(), Positions::new());
-                let asked = core.store.announce(&wish.key, above, login, sent, true, now_ms);
-                match core.reach.ask(Call::Announce, asked).await? {
-                    Announced::Bound { epoch: taken, .. } => epoch = taken,
-                    Announced::Superseded { .. } => {
-                        return Ok(Verdict::Refused { status: Status::Unavailable, epoch: 0 });
+                let claimed = inbox::Session { owner: wish.login.owner.clone(), epoch };
+                let is_watched = !wish.login.watchers.is_empty();
+                let asked = core.store.raise(&wish.key, claimed, above, is_watched, now_ms);
+                let status = match core.reach.ask(Call::Announce, asked).await? {
+                    Ok(()) => {
+                        epoch = above;
+                        continue;
                     }
-                }
+                    Err(Fenced::Superseded) => Status::Superseded,
+                    Err(Fenced::Forgotten) => Status::Unavailable,
+                };
+                return Ok(Verdict::Refused { status, epoch: 0 });
             }
         }
     }

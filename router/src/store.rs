@@ -220,6 +220,16 @@ pub trait Store: Send + Sync + 'static {
         now_ms: u64,
     ) -> Result<Announced, StoreError>;
 
+    /// See [`crate::inbox::rules::raise`]. Not synced to disk. `is_watched` as of a release.
+    async fn raise(
+        &self,
+        device: &Key,
+        claimed: Session,
+        above: u64,
+        is_watched: bool,
+        now_ms: u64,
+    ) -> Result<Result<(), Fenced>, StoreError>;
+
     /// See [`crate::inbox::rules::release`]. Not synced to disk. `is_watched`: a business may have to hear of
     /// it, so the device is marked first.
     async fn release(

@@ -125,12 +125,13 @@ pub(crate) enum Then {
         call: u64,
         ticket: u64,
     },
-    /// The claim that met a newer session in the table is made good by an announcement above it.
+    /// The claim that met a newer session in the table goes above it, unless the store names that one by now.
     Above {
         stream: StreamId,
         call: u64,
         inboxes: Vec<InboxTail>,
         device: Key,
+        raised: Session,
     },
     Volatile {
         wish: usize,

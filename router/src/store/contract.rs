@@ -62,6 +62,7 @@ const CASES: &[(&str, Case)] = table! {
         an_announcement_after_a_release_is_taken_under_a_new_epoch,
         a_raised_session_is_known_by_the_epoch_of_before,
         an_announcement_of_an_older_node_keeps_its_epoch,
+        a_claim_goes_above_only_while_it_is_the_session,
         an_announcement_raises_the_term_above_what_was_sent,
         a_superseded_session_can_do_nothing,
         a_session_that_the_store_does_not_know_is_forgotten,

@@ -305,6 +305,25 @@ impl Store for Embedded {
         .await
     }
 
+    async fn raise(
+        &self,
+        device: &Key,
+        claimed: Session,
+        above: u64,
+        _is_watched: bool,
+        now_ms: u64,
+    ) -> Result<Result<(), Fenced>, StoreError> {
+        let device = *device;
+        self.write(0, move |step| {
+            let raised = rules::raise(&mut step.device(&device), &claimed, above, now_ms)?;
+            if raised.is_ok() {
+                events::mark_if_due(step, &device, now_ms)?;
+            }
+            Ok(raised)
+        })
+        .await
+    }
+
     async fn release(
         &self,
         device: &Key,

@@ -208,6 +208,20 @@ impl Store for InMemory {
         Ok(announced)
     }
 
+    async fn raise(
+        &self,
+        device: &Key,
+        claimed: Session,
+        above: u64,
+        _is_watched: bool,
+        now_ms: u64,
+    ) -> Result<Result<(), Fenced>, StoreError> {
+        let raised =
+            self.on_device(device, |shelf, _| rules::raise(shelf, &claimed, above, now_ms))?;
+        self.held.lock().mark_if_due(device, now_ms);
+        Ok(raised)
+    }
+
     async fn release(
         &self,
         device: &Key,

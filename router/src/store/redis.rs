@@ -243,6 +243,21 @@ impl Store for Redis {
         Ok(announced)
     }
 
+    async fn raise(
+        &self,
+        device: &Key,
+        claimed: Session,
+        above: u64,
+        is_watched: bool,
+        now_ms: u64,
+    ) -> Result<Result<(), Fenced>, StoreError> {
+        let mut fixed = session_args(&claimed);
+        fixed.push(number(above));
+        let (none, marking) = (Positions::new(), Some(is_watched));
+        let answer = self.on_inboxes(&SCRIPTS.raise, device, now_ms, fixed, &none, marking).await?;
+        Ok(answer::tails_or_fenced(&answer)?.map(drop))
+    }
+
     async fn release(
         &self,
         device: &Key,

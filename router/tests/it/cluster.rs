@@ -9,7 +9,8 @@ use crate::kit::{
 };
 use hawser_proto::code::{CloseCode, ErrorCode};
 use hawser_proto::rpc::node::answer::Status as Answered;
-use hawser_proto::rpc::node::down;
+use hawser_proto::rpc::node::bind_result::Status;
+use hawser_proto::rpc::node::{Bind, down, up};
 use hawser_proto::rpc::push::{
     DescribeDeviceRequest, DisconnectRequest, MembershipRequest, Outcome, PresenceRequest,
     PresenceState,
@@ -184,6 +185,33 @@ async fn a_session_that_moved_is_kicked_by_whichever_router_reaches_its_node() {
     let asked =
         within(caller.describe_device(by("demo-chat", request))).await.unwrap().into_inner();
     assert_eq!(asked.epoch, after.epoch);
+}
+
+#[tokio::test]
+async fn a_login_whose_answer_is_late_does_not_take_the_session_from_a_later_one() {
+    let slow = |member, config: &mut hawser_router::Config| {
+        if member == 1 {
+            config.store_call_timeout = crate::kit::PATIENCE;
+        }
+    };
+    let Some(cluster) = Cluster::with(slow).await else { return };
+    let mut early = FakeNode::connect(&cluster.first.internal(), "node-0", 1).await;
+    let (told, mut bound) = on_both(&cluster, 1).await;
+    let _alive = (early.keep_alive(), told.keep_alive(), bound.keep_alive());
+    cluster.first.store.set(Mode::IsLate);
+    early.send(up::What::Bind(Bind { call: 77, ..bind("a", 1, 1, &[CHAT]) })).await;
+    // The store has it, and its answer is on the way.
+    let client = cluster.second.client().await;
+    becomes(&client, "a", PresenceState::Unknown).await;
+    let (status, later) = bound.try_bind(bind("a", 5, 2, &[CHAT])).await;
+    assert_eq!(status, OK);
+    told.here(&later, &[CHAT]).await;
+    becomes(&cluster.first.client().await, "a", PresenceState::Online).await;
+    cluster.first.store.set(Mode::Answers);
+    let Some(down::What::BindResult(result)) = early.word().await else { panic!("an answer") };
+    assert_eq!((result.call, result.status()), (77, Status::Superseded));
+    let (status, now) = bound.try_bind(announcement(&later, &[CHAT])).await;
+    assert_eq!((status, now.epoch), (OK, later.epoch), "the session is the later one's still");
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use hawser_proto::params;
 use hawser_router::cores::outlet::Outlet;
 use hawser_router::cores::table::{self, Bound, LifeNo, Serves, Table};
 use hawser_router::cores::{
-    Announced, Appended, Batch, Caps, Claimed, Limits, Login, LostReason, NewEntry, Owner,
+    Announced, Appended, Batch, Caps, Claimed, Fenced, Limits, Login, LostReason, NewEntry, Owner,
     Priority, Session,
 };
 use std::collections::btree_map::Entry;
@@ -431,9 +431,14 @@ impl Ours {
                 let login = Login { owner: of.owner.clone(), instance, attempt, watchers };
                 self.answer_bind(net, router, (stream, call), &of, login, reply);
             }
-            Then::Above { stream, call, inboxes, device } => {
+            Then::Above { stream, call, inboxes, device, raised } => {
                 let outcome = match reply {
-                    Reply::Announced(Announced::Bound { epoch, .. }) => Ok((epoch, inboxes)),
+                    Reply::Raised(Ok(())) => {
+                        let session = table_session(&raised.owner, raised.epoch);
+                        self.routers[router].table.bind(&table_key(&device), session);
+                        Ok((raised.epoch, inboxes))
+                    }
+                    Reply::Raised(Err(Fenced::Superseded)) => Err(Some(No::Superseded)),
                     _ => Err(Some(No::Unavailable)),
                 };
                 net.say(stream, Part::Router(router), Message::BindResult { call, outcome });
@@ -577,16 +582,15 @@ impl Ours {
                         ousted.extend(replaced.map(known));
                         Ok((epoch, inboxes))
                     }
-                    Bound::Behind { epoch } => {
+                    Bound::Behind { epoch: known } => {
                         // The store has forgotten a session that is known here: this one goes above it.
-                        let above = epoch + 1;
-                        table.bind(&key, table_session(&of.owner, above));
-                        let device = of.device.clone();
-                        let (epoch, sent) = (above, Vec::new());
-                        let announce =
-                            Call::Announce { device, epoch, login, sent, may_raise: true };
-                        let then = Then::Above { stream, call, inboxes, device: of.device.clone() };
-                        return Self::ask_store(net, router, announce, then);
+                        let above = known + 1;
+                        let claimed = Session { owner: of.owner.clone(), epoch };
+                        let raised = Session { owner: of.owner.clone(), epoch: above };
+                        let (device, to) = (of.device.clone(), of.device.clone());
+                        let raise = Call::Raise { device: to, claimed, above, login };
+                        let then = Then::Above { stream, call, inboxes, device, raised };
+                        return Self::ask_store(net, router, raise, then);
                     }
                 }
             }

@@ -39,6 +39,13 @@ pub(crate) enum Call {
         sent: Positions,
         may_raise: bool,
     },
+    /// A claim goes above what its router knows.
+    Raise {
+        device: Key,
+        claimed: Session,
+        above: u64,
+        login: Login,
+    },
     Release {
         device: Key,
         session: Session,
@@ -99,6 +106,7 @@ pub(crate) enum Reply {
     Appended(Appended, Durability),
     Claimed(Claimed),
     Announced(Announced),
+    Raised(Result<(), Fenced>),
     Released,
     Fetched(Result<Batch, Fenced>),
     Acked(Result<(), Fenced>),
@@ -314,6 +322,15 @@ impl Store {
                     self.mark_if_due(&device, now_ms);
                 }
                 Reply::Announced(announced)
+            }
+            Call::Raise { device, claimed, above, login } => {
+                let shelf = self.now.devices.entry(device.clone()).or_default();
+                let Ok(raised) = rules::raise(shelf, &claimed, above, now_ms);
+                if raised.is_ok() {
+                    self.claimed(&device, &login, above, false);
+                    self.mark_if_due(&device, now_ms);
+                }
+                Reply::Raised(raised)
             }
             Call::Release { device, session, sent } => {
                 let fenced = self.fence(&device, &session);

@@ -118,6 +118,27 @@ pub fn announce<S: Shelf>(
     Ok(Announced::Bound { epoch: taken, displaced, inboxes })
 }
 
+/// A claim that was just made goes above a later session that the store has forgotten, if this is still the very
+/// claim that it names: a session that is known elsewhere may as well be of a later login, which has taken over
+/// since. Raised before: so it is.
+pub fn raise<S: Shelf>(
+    shelf: &mut S,
+    claimed: &Session,
+    above: u64,
+    now_ms: u64,
+) -> Result<Result<(), Fenced>, S::Error> {
+    let raised = Session { owner: claimed.owner.clone(), epoch: above };
+    if check(shelf, &raised, now_ms)?.is_ok() {
+        return Ok(Ok(()));
+    }
+    let route = match check(shelf, claimed, now_ms)? {
+        Ok(route) => route,
+        Err(fenced) => return Ok(Err(fenced)),
+    };
+    shelf.set_route(Route { epoch: above.max(route.epoch), at_ms: now_ms, ..route });
+    Ok(Ok(()))
+}
+
 /// Ends a session: compare-and-clear on (connection, epoch). `sent`: how far each inbox was written to
 /// the link. False: the session is not this one's (any more), and nothing changed.
 pub fn release<S: Shelf>(

@@ -115,6 +115,11 @@ enum Operation {
     GroupsOf {
         owner: u32,
     },
+    Raise {
+        device: Key,
+        session: Session,
+        above: u64,
+    },
     EndLost {
         device: Key,
         owner: Owner,
@@ -191,6 +196,9 @@ async fn make(store: &dyn Store, app: &str, operation: Operation, now_ms: u64) -
             format!("{:?}", store.groups_of(app, owner, "", 10).await)
         }
         Operation::Group { group } => format!("{:?}", store.group(&group).await),
+        Operation::Raise { device, session, above } => {
+            format!("{:?}", store.raise(&device, session, above, true, now_ms).await)
+        }
         Operation::EndLost { device, owner } => {
             format!("{:?}", store.end_lost(&device, &owner.node, owner.boot, now_ms).await)
         }
@@ -375,9 +383,11 @@ impl Player {
                 Operation::Release { device, session, sent: self.positions() }
             }
             17 => {
-                let (device, Session { owner, .. }) = self.session();
-                match self.dice.below(3) {
+                let (device, session) = self.session();
+                let Session { owner, epoch } = session.clone();
+                match self.dice.below(5) {
                     0 => Operation::Route { device },
+                    1 | 2 => Operation::Raise { device, above: epoch + self.dice.below(9), session },
                     _ => Operation::EndLost { device, owner },
                 }
             }

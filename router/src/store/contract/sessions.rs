@@ -176,6 +176,35 @@ pub(super) async fn an_announcement_of_an_older_node_keeps_its_epoch(it: &mut De
     assert_eq!(it.sweep(&key, &session, vec![]).await, Ok(vec![]));
 }
 
+pub(super) async fn a_claim_goes_above_only_while_it_is_the_session(it: &mut Desk<'_>) {
+    let key = it.device("a");
+    let claimed = it.claim(&key, login(1, 1, 5), vec![]).await.session;
+    let above = claimed.epoch + 1_000;
+    let raise = async |session: &Session, above, now_ms| {
+        it.store.raise(&key, session.clone(), above, true, now_ms).await.expect("a store")
+    };
+    let other = Session { epoch: claimed.epoch + 1, ..claimed.clone() };
+    assert_eq!(raise(&other, above, it.now_ms).await, Err(Fenced::Forgotten), "another epoch");
+    for _ in 0..2 {
+        assert_eq!(raise(&claimed, above, it.now_ms).await, Ok(()), "also when it was raised before");
+        let route = it.store.route(&key, it.now_ms).await.expect("a store").expect("it is kept");
+        assert_eq!((route.epoch, route.owner.as_ref()), (above, Some(&claimed.owner)));
+        assert_eq!((route.instance, route.attempt), (login(1, 1, 5).instance, 5));
+    }
+    assert_eq!(raise(&claimed, above + 1, it.now_ms).await, Err(Fenced::Forgotten));
+    // A later login has taken over: the epoch that is to be gone above is its own.
+    let later = it.claim(&key, login(2, 1, 6), vec![]).await.session;
+    let raised = Session { epoch: above, ..claimed.clone() };
+    for session in [&claimed, &raised] {
+        let told = raise(session, later.epoch + 1, it.now_ms).await;
+        assert_eq!(told, Err(Fenced::Superseded));
+    }
+    assert_eq!(it.sweep(&key, &later, vec![]).await, Ok(vec![]));
+    it.release(&key, &later, vec![]).await;
+    let told = it.store.raise(&key, later.clone(), later.epoch + 1, true, it.now_ms).await;
+    assert_eq!(told.expect("a store"), Err(Fenced::Forgotten), "it is over");
+}
+
 pub(super) async fn an_announcement_raises_the_term_above_what_was_sent(it: &mut Desk<'_>) {
     let key = it.device("a");
     let first = it.push(&key, "a").await;

@@ -22,6 +22,7 @@ pub(super) struct Script {
 pub(super) struct Scripts {
     pub(super) claim: Script,
     pub(super) announce: Script,
+    pub(super) raise: Script,
     pub(super) release: Script,
     pub(super) append: Script,
     pub(super) fetch: Script,
@@ -79,6 +80,11 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
         body!(" flags=allow-oom", "inbox.lua", "session.lua", "announce.lua"),
         true,
     ),
+    raise: script(
+        "raise",
+        body!(" flags=allow-oom", "inbox.lua", "session.lua", "raise.lua"),
+        true,
+    ),
     // Again, it would say that the session was not this one's.
     release: script(
         "release",
@@ -133,10 +139,11 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
 
 impl Scripts {
     /// All, to be made known to a server.
-    pub(super) fn all(&self) -> [&Script; 29] {
+    pub(super) fn all(&self) -> [&Script; 30] {
         [
             &self.claim,
             &self.announce,
+            &self.raise,
             &self.release,
             &self.append,
             &self.fetch,

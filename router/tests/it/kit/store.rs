@@ -29,6 +29,10 @@ pub enum Mode {
     Hangs,
     /// Does what it is asked and never says so.
     IsSilent,
+    /// Does what it is asked, and says so when the mode is another.
+    IsLate,
+    /// Fails to say what others changed about groups.
+    HasNoNews,
     /// Answers publishes late, and each by another measure.
     Dawdles,
 }
@@ -83,10 +87,11 @@ impl Faulty {
     }
 
     async fn say<T>(&self, done: T) -> T {
-        let mode = *self.mode.borrow();
-        if mode == Mode::IsSilent {
+        let mut mode = self.mode.subscribe();
+        if *mode.borrow() == Mode::IsSilent {
             std::future::pending::<()>().await;
         }
+        let _ = mode.wait_for(|mode| *mode != Mode::IsLate).await;
         done
     }
 }
@@ -116,6 +121,19 @@ impl Store for Faulty {
     ) -> Result<Announced, StoreError> {
         self.gate_write().await?;
         let done = self.inner.announce(device, epoch, login, sent, may_raise, now_ms).await;
+        self.say(done).await
+    }
+
+    async fn raise(
+        &self,
+        device: &Key,
+        claimed: Session,
+        above: u64,
+        is_watched: bool,
+        now_ms: u64,
+    ) -> Result<Result<(), Fenced>, StoreError> {
+        self.gate_write().await?;
+        let done = self.inner.raise(device, claimed, above, is_watched, now_ms).await;
         self.say(done).await
     }
 
