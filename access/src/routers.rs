@@ -3,7 +3,7 @@
 //! and their answers, apart, so that a large push never delays a kick.
 //!
 //! Every router is told of all sessions and groups here (`announce`). One of those that take logins is asked
-//! for a login (`claims`) and told of its end (`farewell`), one of those that keep inboxes is asked for what
+//! for a login (`claims`, and `lost_claims` when nobody answered) and told of its end (`farewell`), one of those that keep inboxes is asked for what
 //! is stored (`asks`): the same one for a device, as long as it is up and answers (`tier`).
 
 mod announce;
@@ -13,12 +13,14 @@ mod control_stream;
 mod deliver_stream;
 mod discovery;
 mod farewell;
+mod lost_claims;
 mod orders;
 pub(crate) mod tier;
 
 use crate::node::Node;
 use arc_swap::ArcSwap;
 use claims::Pending;
+use lost_claims::LostClaim;
 use hawser_proto::code::CloseCode;
 use hawser_proto::id::{Epoch, SlotRef};
 use hawser_proto::rpc::node::{DeliveryReport, InboxTail, Unbind, up::What};
@@ -70,6 +72,8 @@ pub(crate) struct Routers {
     forgotten: Mutex<HashSet<SlotRef>>,
     /// Ends of sessions that no router has taken yet.
     kept: Mutex<VecDeque<Unbind>>,
+    /// Claims that nobody answered.
+    lost_claims: Mutex<VecDeque<LostClaim>>,
 }
 
 impl Routers {
@@ -163,7 +167,7 @@ impl Routers {
             others.cloned().collect::<Vec<_>>()
         });
         node.metrics.router_streams.dec();
-        self.claims_broke(up.stream);
+        self.claims_broke(node, up.stream);
         node.groups.stream_broke(up.stream, self);
         self.send_kept(node);
     }

@@ -106,6 +106,7 @@ pub(crate) async fn run(node: Arc<Node>) {
         asks::expire(&node).await;
         let per_tick = TICK.as_secs_f64() * f64::from(node.config.announcements_per_second);
         node.routers.announce_forgotten(&node, per_tick.ceil() as usize);
+        node.routers.ask_for_lost_claims(&node, per_tick.ceil() as usize);
         node.routers.send_kept(&node);
         node.groups.tell_again(&node.routers, Instant::now());
         step(&node);

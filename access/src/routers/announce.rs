@@ -157,11 +157,11 @@ fn here_of(at: SlotRef, connection: &Connection) -> Option<What> {
     }))
 }
 
-pub(super) fn bind_of(node: &Node, at: SlotRef, call: u64, epoch: Epoch) -> Option<What> {
+pub(super) fn bind_of(node: &Node, at: SlotRef, call: u64, epoch: Epoch) -> Option<Bind> {
     node.table
         .with(at, |connection| {
             let identity = connection.identity.as_ref()?;
-            Some(What::Bind(Bind {
+            Some(Bind {
                 call,
                 app: identity.app.as_str().to_owned(),
                 device: identity.device.as_str().to_owned(),
@@ -172,7 +172,7 @@ pub(super) fn bind_of(node: &Node, at: SlotRef, call: u64, epoch: Epoch) -> Opti
                 businesses: identity.businesses.iter().map(|no| no.0).collect(),
                 epoch: epoch.0,
                 cursors: positions(connection, epoch.0 == 0),
-            }))
+            })
         })
         .flatten()
 }

@@ -3,13 +3,14 @@
 //! the same claim to the store and gets the same answer. Whichever answer comes first counts.
 
 use super::announce::bind_of;
+use super::lost_claims;
 use super::tier::{self, Functions, Up};
 use super::{Bound, Routers, Unbound, send};
 use crate::downlink;
 use crate::node::Node;
 use crate::table::Connection;
 use hawser_proto::id::{AppId, DeviceId, Epoch, SlotRef};
-use hawser_proto::rpc::node::{BindResult, bind_result::Status, up::What};
+use hawser_proto::rpc::node::{Bind, BindResult, bind_result::Status, up::What};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 use tokio::sync::mpsc;
@@ -23,10 +24,12 @@ type Told = (u64, Result<Bound, Unbound>);
 pub(super) struct Pending {
     /// The stream it left on.
     stream: u64,
-    at: SlotRef,
-    app: AppId,
-    device: DeviceId,
-    purpose: Purpose,
+    pub(super) at: SlotRef,
+    pub(super) app: AppId,
+    pub(super) device: DeviceId,
+    pub(super) purpose: Purpose,
+    /// What to ask when nobody answers and the session goes.
+    asked: Option<Box<Bind>>,
 }
 
 /// Who waits for the answer to a claim.
@@ -37,6 +40,8 @@ pub(super) enum Purpose {
     Forgotten(Epoch),
     /// Nobody: a live session of this epoch, told to a router that does not know Here.
     Told(Epoch),
+    /// Nobody: a claim that nobody answered may have been made, and its session has gone.
+    Lost(Bind),
 }
 
 impl Routers {
@@ -68,7 +73,16 @@ impl Routers {
             let Some(call) = self.claim(node, &up, at, (app, device), purpose) else { continue };
             match tokio::time::timeout(patience, verdict(call, &mut told)).await {
                 Ok(Err(Unbound::Unavailable)) => {}
-                Ok(verdict) => return verdict,
+                // The first one may have made the claim and ended it, since it could not answer any more: that is
+                // not the device's fault, and its next attempt is above.
+                Ok(Err(Unbound::StaleAttempt)) if tried.len() > 1 => break,
+                Ok(verdict) => {
+                    if tried.len() > 1 && verdict.is_ok() {
+                        // So it may yet end it: then it comes back above that.
+                        self.forgotten(at);
+                    }
+                    return verdict;
+                }
                 Err(_) => up.router.refused(node.table.exact_ms()),
             }
         }
@@ -109,15 +123,22 @@ impl Routers {
         purpose: Purpose,
     ) -> Option<(u64, What)> {
         let epoch = match purpose {
-            Purpose::Login(_) => Epoch(0),
+            Purpose::Login(_) | Purpose::Lost(_) => Epoch(0),
             Purpose::Forgotten(epoch) | Purpose::Told(epoch) => epoch,
         };
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
-        let word = bind_of(node, at, call, epoch)?;
+        let bind = match &purpose {
+            Purpose::Lost(bind) => Bind { call, ..bind.clone() },
+            _ => bind_of(node, at, call, epoch)?,
+        };
         let (app, device) = (app.clone(), device.clone());
-        let pending = Pending { stream: up.stream, at, app, device, purpose };
+        let asked = match purpose {
+            Purpose::Login(_) | Purpose::Forgotten(_) => Some(Box::new(lost_claims::quest(&bind))),
+            Purpose::Told(_) | Purpose::Lost(_) => None,
+        };
+        let pending = Pending { stream: up.stream, at, app, device, purpose, asked };
         self.pending.lock().insert(call, pending);
-        Some((call, word))
+        Some((call, What::Bind(bind)))
     }
 
     /// The router's answer to a claim. The epoch is set before anything that follows on the stream is
@@ -145,6 +166,10 @@ impl Routers {
             }
             &Purpose::Forgotten(epoch) | &Purpose::Told(epoch) => {
                 self.announced(node, up, &pending, epoch, verdict);
+            }
+            Purpose::Lost(_) => {
+                let is_answered = !matches!(verdict, Err(Unbound::Unavailable));
+                self.lost_claim_answered(node, pending, epoch, is_answered);
             }
         }
     }
@@ -218,10 +243,11 @@ impl Routers {
 
     /// A stream is gone, and what was claimed on it will not be answered: logins are told, and try
     /// elsewhere; sessions that the store had forgotten have their turn again.
-    pub(super) fn claims_broke(&self, stream: u64) {
+    pub(super) fn claims_broke(&self, node: &Node, stream: u64) {
         let lost: Vec<(u64, Pending)> =
             self.pending.lock().extract_if(|_, pending| pending.stream == stream).collect();
         for (call, pending) in lost {
+            self.claim_is_lost(node, pending.at, pending.asked.map(|asked| *asked));
             match pending.purpose {
                 Purpose::Login(tell) => {
                     let _ = tell.try_send((call, Err(Unbound::Unavailable)));
@@ -229,6 +255,7 @@ impl Routers {
                 Purpose::Forgotten(_) => self.forgotten(pending.at),
                 // Told again with the next stream.
                 Purpose::Told(_) => {}
+                Purpose::Lost(bind) => self.claim_is_lost(node, pending.at, Some(bind)),
             }
         }
     }

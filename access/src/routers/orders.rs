@@ -77,8 +77,10 @@ fn kick_session(node: &Node, kick: &wire::Kick) -> bool {
     if kick.boot == node.table.boot.0 && node.remember_early_kick(at, kick, code) {
         return true;
     }
-    let target =
-        Target { boot: kick.boot, at, app: &kick.app, device: &kick.device, epoch: kick.epoch };
+    // Its epoch may have been raised, and the node has not heard so: nobody else lives at this place.
+    let known = node.table.with(at, |connection| connection.identity.as_ref().map(|it| it.epoch.0));
+    let epoch = known.flatten().map_or(kick.epoch, |known| known.min(kick.epoch));
+    let target = Target { boot: kick.boot, at, app: &kick.app, device: &kick.device, epoch };
     let order = Signal::Ordered(code, kick.reason.clone());
     node.table.with_target(target, |connection| connection.order(order)) == Ok(true)
 }

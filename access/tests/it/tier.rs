@@ -147,6 +147,82 @@ async fn a_claim_whose_router_dies_is_made_at_another_one() {
     house.metric_is("hawser_access_sessions", &[], 0).await;
 }
 
+/// The first router has made the claim, cannot answer it, and ended it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_was_ended_with_its_stream_is_not_the_fault_of_the_device() {
+    let house = house_of(&[ALL, ALL]).await;
+    binds(&house, Binding::Hold);
+    let mut device = knocking(&house, "d").await;
+    let first = holding(&house).await;
+    binds(&house, Binding::Refuse(Status::StaleAttempt));
+    first.dies();
+    assert_eq!(device.closed().await, CloseCode::RouterUnavailable, "it is to come again");
+}
+
+/// The second try may be answered before the first router, which cannot answer any more, ends the claim.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_from_a_second_try_is_told_of_once_more() {
+    let house = house_of(&[ALL, ALL]).await;
+    binds(&house, Binding::Hold);
+    let mut device = knocking(&house, "d").await;
+    let first = holding(&house).await;
+    binds(&house, Binding::Grant);
+    first.dies();
+    let ok = device.login_ok().await;
+    let other = house.routers.iter().find(|router| !Arc::ptr_eq(router, &first)).unwrap();
+    let is_it = |word: &up::What| match word {
+        up::What::Bind(bind) => (bind.epoch == ok.epoch).then_some(()),
+        _ => None,
+    };
+    other.word("an announcement", is_it).await;
+    device.settle().await;
+}
+
+/// The store has it, its router died before it said so, and no other could be asked in time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_nobody_answered_is_asked_for_and_ended() {
+    let short = |config: &mut Config| config.router_call_timeout = Duration::from_millis(200);
+    let house = house_with(&[ALL, ALL], short).await;
+    binds(&house, Binding::Hold);
+    let mut device = knocking(&house, "d").await;
+    let first = holding(&house).await;
+    let claim = first.held().remove(0);
+    binds(&house, Binding::Refuse(Status::Unavailable));
+    first.dies();
+    assert_eq!(device.closed().await, CloseCode::RouterUnavailable);
+    binds(&house, Binding::Grant);
+    let other = house.routers.iter().find(|router| !Arc::ptr_eq(router, &first)).unwrap();
+    let asked = other.word("the question", |word| match word {
+        up::What::Bind(bind) if bind.epoch != 0 => Some(bind.clone()),
+        _ => None,
+    });
+    let asked = asked.await;
+    assert_eq!((asked.slot, asked.generation), (claim.slot, claim.generation));
+    assert_eq!((&asked.instance, asked.attempt), (&claim.instance, claim.attempt));
+    let ended = other.word("its end", |word| match word {
+        up::What::Unbind(unbind) if unbind.device == "d" => Some(unbind.clone()),
+        _ => None,
+    });
+    let ended = ended.await;
+    assert_eq!((ended.slot, ended.generation), (claim.slot, claim.generation));
+    known(&house, "d", None).await;
+}
+
+/// An epoch may be raised, and the session kicked, before its node has heard of the first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kick_under_a_raised_epoch_ends_the_session_and_one_under_an_older_does_not() {
+    let house = house_of(&[ALL]).await;
+    let (mut device, _) = house.login(Dial::Tcp, "d").await;
+    let router = &house.routers[0];
+    let route = router.route(APP, "d").unwrap();
+    let older = Route { epoch: route.epoch - 1, ..route.clone() };
+    assert!(!router.kick(&older, CloseCode::Superseded).await);
+    device.settle().await;
+    let raised = Route { epoch: route.epoch + 7, ..route };
+    assert!(router.kick(&raised, CloseCode::Superseded).await);
+    assert_eq!(device.closed().await, CloseCode::Superseded);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_at_a_slow_router_is_made_at_another_and_a_late_answer_harms_nobody() {
     let short = |config: &mut Config| config.router_call_timeout = Duration::from_millis(200);
@@ -168,7 +244,7 @@ async fn a_claim_at_a_slow_router_is_made_at_another_and_a_late_answer_harms_nob
     assert_eq!(route.epoch, ok.epoch);
     // Whatever follows the answer on its stream has been looked at.
     assert!(
-        !slow.kick(&Route { epoch: route.epoch + 1, ..route.clone() }, CloseCode::Ejected).await
+        !slow.kick(&Route { epoch: route.epoch - 1, ..route.clone() }, CloseCode::Ejected).await
     );
     assert_eq!(unbinds(&slow), 0, "nothing is given back");
     drop(device);
