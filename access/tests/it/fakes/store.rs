@@ -135,11 +135,11 @@ impl Store {
     fn judge(&self, session: &wire::Session) -> Status {
         let name = (session.app.clone(), session.device.clone());
         match self.owners.get(&name) {
-            Some(&(slot, generation, epoch)) if epoch == session.epoch => {
-                assert_eq!((slot, generation), (session.slot, session.generation));
+            Some(owner) if *owner == (session.slot, session.generation, session.epoch) => {
                 Status::Ok
             }
-            Some(&(.., epoch)) if epoch > session.epoch => Status::Superseded,
+            // Of the same epoch elsewhere: only a node whose guards are off names such a one.
+            Some(&(.., epoch)) if epoch >= session.epoch => Status::Superseded,
             Some(_) | None => Status::Forgotten,
         }
     }
