@@ -332,7 +332,8 @@ pub trait Store: Send + Sync + 'static {
     /// Who has the device's session, as [`crate::inbox::Route`]; for routers that nobody told.
     async fn route(&self, device: &Key, now_ms: u64) -> Result<Option<Route>, StoreError>;
 
-    /// Begins or renews the lease of a node's boot for this long, unless another boot holds one.
+    /// Begins or renews the lease of a node's boot for this long at least, unless another boot holds one: what
+    /// another router, which heard the node later, has asked for is not cut short.
     async fn renew_node(
         &self,
         node: &NodeId,

@@ -24,10 +24,16 @@ impl Leases {
     ) -> Result<(), LeaseHeld> {
         let now = Instant::now();
         let mut nodes = self.nodes.lock();
-        if nodes.get(node).is_some_and(|&(held, until)| held != boot && until > now) {
-            return Err(LeaseHeld);
+        let mut until = after(now, lease_ms);
+        if let Some(&(held, held_until)) = nodes.get(node) {
+            if held != boot && held_until > now {
+                return Err(LeaseHeld);
+            }
+            if held == boot {
+                until = until.max(held_until);
+            }
         }
-        nodes.insert(node.clone(), (boot, after(now, lease_ms)));
+        nodes.insert(node.clone(), (boot, until));
         Ok(())
     }
 

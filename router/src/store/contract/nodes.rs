@@ -78,16 +78,24 @@ pub(super) async fn one_boot_of_a_node_holds_its_lease(it: &mut Desk<'_>) {
         store.renew_node(node, BootId(boot), lease_ms).await.expect("a store")
     };
     assert_eq!(renew(&*store, &here, u64::MAX, LONG_MS).await, Ok(()));
-    // Also told another router, and also when it held for a shorter time.
+    // Also told another router.
     assert_eq!(renew(&*other, &here, 2, LONG_MS).await, Err(LeaseHeld));
-    assert_eq!(renew(&*other, &here, u64::MAX, LONG_MS / 2).await, Ok(()));
+    // One that heard of the node earlier asks for less, and cuts nothing short; nor does one add to the other.
+    assert_eq!(renew(&*other, &here, u64::MAX, 1).await, Ok(()));
+    assert_eq!(renew(&*store, &here, u64::MAX, LONG_MS / 2).await, Ok(()));
     assert_eq!(renew(&*store, &here, 2, 1).await, Err(LeaseHeld));
     assert_eq!(renew(&*store, &there, 2, LONG_MS).await, Ok(()), "nodes are apart");
     for store in [&store, &other] {
         let leases = leases_of(&**store, &here).await;
         let [(u64::MAX, left_ms)] = leases[..] else { panic!("{leases:?}") };
-        assert!(left_ms <= LONG_MS / 2 && left_ms > LONG_MS / 2 - 60_000, "{left_ms}");
+        assert!(left_ms <= LONG_MS && left_ms > LONG_MS - 60_000, "{left_ms}");
     }
+    assert_eq!(
+        renew(&*other, &here, u64::MAX, 2 * LONG_MS).await,
+        Ok(()),
+        "and one that asks for more"
+    );
+    assert!(leases_of(&*store, &here).await[0].1 > LONG_MS);
 }
 
 pub(super) async fn a_lease_ends_when_it_is_not_renewed(it: &mut Desk<'_>) {
