@@ -97,7 +97,11 @@ impl Core {
     }
 
     fn expire(&self) {
-        for life in self.nodes.expire(self.clock.steady_ms()) {
+        let now = self.clock.steady_ms();
+        if self.nodes.awake(now) {
+            warn!("this process stood still: nodes are given a lease to be heard in");
+        }
+        for life in self.nodes.expire(now) {
             let (node, boot, routes) = (&life.node, life.boot, life.routes());
             if routes > 0 {
                 warn!(%node, %boot, routes, "lease ended, its sessions are dead");

@@ -107,6 +107,7 @@ async fn renew(core: &Core, life: Arc<Life>, until: u64) {
 
 async fn look(core: &Core) {
     let began = core.clock.steady_ms();
+    core.nodes.awake(began);
     if let Ok(leases) = core.reach.ask(Call::NodeLeases, core.store.node_leases()).await {
         core.nodes.looked(began, core.clock.steady_ms(), &leases);
     }

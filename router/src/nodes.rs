@@ -46,6 +46,8 @@ pub(crate) struct Nodes {
     by_name: Mutex<HashMap<NodeId, Arc<Life>>>,
     leases: Arc<Leases>,
     complete: AtomicBool,
+    /// When this process was last seen to be awake; 0: not yet.
+    awake_at: AtomicU64,
 }
 
 impl Nodes {
@@ -59,6 +61,7 @@ impl Nodes {
             by_name: Mutex::default(),
             leases: Arc::new(Leases::new(lease_ms)),
             complete: AtomicBool::new(false),
+            awake_at: AtomicU64::new(0),
         }
     }
 
@@ -210,6 +213,27 @@ impl Nodes {
         }
         self.leases.looked(began, now, leases);
         self.look_complete(&by_name, now);
+    }
+
+    /// This process is awake; said many times in a lease, and before each look at the leases. When it was not for
+    /// long, nobody read what the nodes said, and nobody renewed their leases: those that lived before are given
+    /// a lease to be heard in, and nobody is judged meanwhile. True: so it was.
+    pub(crate) fn awake(&self, now: u64) -> bool {
+        let before = self.awake_at.fetch_max(now, Ordering::AcqRel);
+        if before == 0 || now < before + self.lease_ms / 2 {
+            return false;
+        }
+        let by_name = self.by_name.lock();
+        self.leases.may_be_lost();
+        for life in by_name.values() {
+            for until in [&life.lease_until, &life.heard_until] {
+                if until.load(Ordering::Acquire) > before {
+                    until.fetch_max(now + self.lease_ms, Ordering::AcqRel);
+                }
+            }
+        }
+        self.look_complete(&by_name, now);
+        true
     }
 
     /// The store may have lost leases.

@@ -199,3 +199,42 @@ fn a_node_that_ends_is_dead_at_once() {
     assert!(nodes.view(10_003).owner(&at(&life, stamp)).is_none());
     assert!(nodes.admit(&name(), BootId(2), false, 10_003).is_ok());
 }
+
+#[test]
+fn a_router_that_stood_still_takes_nobody_for_dead_when_it_wakes() {
+    let nodes = Nodes::new(LEASE);
+    let life = nodes.admit(&name(), BootId(1), false, 0).unwrap();
+    let stamp = nodes.attach_control(&life, ControlStream::loose(), true, 0);
+    nodes.looked(0, 0, &[]);
+    nodes.looked(12_000, 12_000, &[]);
+    for now in (1_000..=15_000).step_by(1_000) {
+        assert!(!nodes.awake(now), "{now}: as it should be");
+        assert!(nodes.renew(&life, now));
+    }
+    nodes.all_told(&life, stamp, 15_000);
+    assert!(nodes.is_complete());
+    // The store's leases ended meanwhile, and nobody has read what the nodes said.
+    assert!(nodes.awake(45_000));
+    assert!(!nodes.is_complete(), "devices may have come elsewhere");
+    nodes.looked(45_001, 45_002, &[]);
+    assert!(nodes.expire(45_002).is_empty());
+    assert!(life.is_heard(), "its streams are not cut either");
+    assert_eq!(
+        nodes.standing(&name(), BootId(2), 45_002),
+        Standing::Dead,
+        "two never live at once"
+    );
+    let other = NodeId::new("node-2").unwrap();
+    assert_eq!(
+        nodes.standing(&other, BootId(1), 45_002),
+        Standing::Unsure,
+        "heard elsewhere perhaps"
+    );
+    assert!(nodes.renew(&life, 45_100));
+    // Who stays silent has had his lease.
+    for now in (46_000..=56_000).step_by(1_000) {
+        assert!(!nodes.awake(now));
+        nodes.looked(now, now, &[]);
+    }
+    assert_eq!(nodes.expire(56_000).len(), 1);
+}
