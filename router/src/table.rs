@@ -132,9 +132,8 @@ impl Table {
 
     /// Whether a later session of the device is known, on another connection.
     pub fn has_later(&self, key: &Key, owner: &Owner, epoch: u64) -> bool {
-        let is_later = |known: Owner, route: &Route| {
-            route.epoch > epoch && !known.is_same_connection(owner)
-        };
+        let is_later =
+            |known: Owner, route: &Route| route.epoch > epoch && !known.is_same_connection(owner);
         self.look(key, is_later) == Some(true)
     }
 
