@@ -24,7 +24,7 @@ pub(crate) enum StaleReason {
     Epoch,
     /// Nobody who logged in lives in the slot.
     Free,
-    /// It names a group that is another business's here.
+    /// It is for a group that is another business's here.
     Business,
 }
 

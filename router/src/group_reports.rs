@@ -9,8 +9,7 @@ use crate::groups::{Group, Reported};
 use crate::key::Key;
 use crate::node::control::Room;
 use crate::nodes::Life;
-use crate::push::history::TAIL_ONLY;
-use crate::reach::Call;
+use crate::push::history::{self, TAIL_ONLY};
 use hawser_proto::code::ErrorCode;
 use hawser_proto::id::{AppId, Position};
 use hawser_proto::rpc::node::{GroupReport, GroupResult, down};
@@ -104,13 +103,17 @@ impl Later {
             },
         };
         let Some(room) = room else { return };
-        let now_ms = core.clock.now_ms();
-        let asked = core.store.history(&key, Position::START, TAIL_ONLY, now_ms);
-        let result = match core.reach.ask(Call::History, asked).await {
-            Ok(batch) => taken(&report, &group, Some((batch.tail, batch.floor))),
+        let read = history::read(&core, &key, group.clone(), Position::START, TAIL_ONLY).await;
+        let (group, result) = match read {
+            Ok(Some((group, batch))) => {
+                let result = taken(&report, &group, batch.map(|it| (it.tail, it.floor)));
+                (group, result)
+            }
+            // Which of the two will be known in a moment, here and there.
+            Ok(None) => (group, refusal(&report, ErrorCode::Unavailable)),
             Err(source) => {
                 debug!(%source, "a history could not be asked for its tail");
-                refusal(&report, ErrorCode::Unavailable)
+                (group, refusal(&report, ErrorCode::Unavailable))
             }
         };
         // Word of its end, if it ended meanwhile, has left before this answer or leaves after it: never an

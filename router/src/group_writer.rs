@@ -123,6 +123,12 @@ pub(crate) async fn find(
     if look == Look::Lately && core.groups.is_missing(key, core.clock.steady_ms()) {
         return Ok(None);
     }
+    find_anew(core, key).await
+}
+
+/// The group of this name as it is in the store, whatever is known here: another router may have changed it. One
+/// that is known here and not there stays known: the store may have lost it.
+pub(crate) async fn find_anew(core: &Core, key: &Key) -> Result<Option<Arc<Group>>, ChangeError> {
     let read = tokio::time::timeout(core.reach.timeout(), core.group_writer.read(*key));
     let found = read.await.unwrap_or(Err(ChangeError::Store(StoreError::Timeout)))?;
     if found.is_none() {
@@ -196,8 +202,11 @@ impl Writer {
         let core = &self.core;
         let read = core.reach.ask(Call::Group, core.store.group(&request.key)).await;
         core.metrics.group_news.read_through.inc();
-        let learned =
-            read.map(|meta| core.groups.learn(&request.key, meta.as_ref(), &self.dropped));
+        let learned = read.map(|meta| match meta {
+            // Deleted, as the news will say, or lost: then it is given to the store again.
+            None if core.groups.find(&request.key).is_some() => None,
+            meta => core.groups.learn(&request.key, meta.as_ref(), &self.dropped),
+        });
         let _ = request.answer.send(learned.map_err(ChangeError::from));
     }
 

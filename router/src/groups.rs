@@ -377,7 +377,7 @@ impl Group {
     }
 
     /// As it is stored.
-    fn meta(&self) -> GroupMeta {
+    pub(crate) fn meta(&self) -> GroupMeta {
         GroupMeta { owner: self.owner.0, created_ms: self.created_ms, history: self.history }
     }
 

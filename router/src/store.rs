@@ -291,20 +291,25 @@ pub trait Store: Send + Sync + 'static {
     async fn purge(&self, device: &Key, business: BusinessNo) -> Result<u64, StoreError>;
 
     /// Appends to a group's history, as [`Store::append`] does; the group's shelf has no owner. See
-    /// [`crate::inbox::rules::publish`]: where there is no history (any more), none begins.
+    /// [`crate::inbox::rules::publish`]: where there is no history (any more), none begins. So it is, too,
+    /// where the store has another group of this name than `of`: another router may have made it anew,
+    /// for another business.
     async fn publish(
         &self,
         group: &Key,
+        of: &GroupMeta,
         new: NewEntry,
         caps: Caps,
         durability: Option<Durability>,
         now_ms: u64,
     ) -> Result<(Appended, Durability), StoreError>;
 
-    /// See [`crate::inbox::rules::history`].
+    /// See [`crate::inbox::rules::history`]. Where the store has another group of this name than `of`, it is
+    /// as where there is no history: its tail is at the start.
     async fn history(
         &self,
         group: &Key,
+        of: &GroupMeta,
         after: Position,
         limits: Limits,
         now_ms: u64,

@@ -21,13 +21,15 @@ use crate::fanout::{Fanout, Tally};
 use crate::feed::{Entry, Place};
 use crate::frame_out::FrameOut;
 use crate::groups::GroupKey;
+use crate::metrics::StaleReason;
 use crate::outbox::SlowPolicy;
 use crate::routers::asks::Waits;
 use crate::sweep::tail_of;
 use crate::table::Written;
 use hawser_proto::code::ErrorCode;
+use hawser_proto::codec;
 use hawser_proto::frame::NodeFrame;
-use hawser_proto::id::{Position, SlotRef};
+use hawser_proto::id::{BusinessNo, Position, SlotRef};
 use hawser_proto::params::{GroupReset, Joined};
 use std::collections::{HashMap, VecDeque};
 
@@ -331,6 +333,12 @@ impl Lane {
             if at <= last {
                 continue;
             }
+            if self.is_foreign(index, &entry) {
+                if let Some(history) = &mut self.groups[index].history {
+                    history.last = Some(at);
+                }
+                continue;
+            }
             if entry.frame.is_empty() {
                 self.reset_live(index, at, tail);
                 continue;
@@ -385,6 +393,21 @@ impl Lane {
     }
 
     // === Out of the history ===
+
+    /// Whether what was pulled is a push of another business. It is passed over: the group's name may have become
+    /// another business's, and a router or this node not know it yet.
+    pub(super) fn is_foreign(&self, index: usize, entry: &Entry) -> bool {
+        let BusinessNo(ours) = self.groups[index].business;
+        let read = codec::decode_message(entry.frame.clone(), entry.frame.len());
+        let is_foreign = match read.and_then(NodeFrame::parse) {
+            Ok(NodeFrame::GroupPush(push, _)) => push.business != ours,
+            Ok(_) | Err(_) => false,
+        };
+        if is_foreign {
+            self.node.metrics.stale(StaleReason::Business);
+        }
+        is_foreign
+    }
 
     /// Live members go on from `floor`: what lies between is gone.
     fn reset_live(&mut self, index: usize, floor: Position, tail: Position) {

@@ -162,6 +162,10 @@ impl Lane {
             if entry.place.at <= after {
                 continue;
             }
+            if self.is_foreign(index, &entry) {
+                after = entry.place.at;
+                continue;
+            }
             let hole = hole_before(&entry, after);
             let frame = FrameOut::new(entry.frame);
             let takes = self.node.table.with(at, |connection| {

@@ -8,7 +8,7 @@ use crate::auth::frame_bytes_max;
 use crate::blob::{self, Placed};
 use crate::core::Core;
 use crate::functions::Functions;
-use crate::group_writer::{self, Look};
+use crate::group_writer::{self, ChangeError, Look};
 use crate::inbox::{Batch, Fenced, Fetched, Limits, LostReason, Owner, Session};
 use crate::key::Key;
 use crate::node::deliver::{ANSWERS_KIB_MAX, DeliverStream};
@@ -220,22 +220,25 @@ async fn sweep(core: &Core, life: &Life, sweep: Sweep) -> Said {
 async fn history(core: &Core, pull: PullHistory) -> Said {
     let key = AppId::new(&pull.app).and_then(|app| Key::group(&app, &pull.group));
     let Ok(key) = key else { return Said::Refused(Status::NotFound) };
-    match group_writer::find(core, &key, Look::Lately).await {
-        Ok(Some(group)) if group.history.is_some() => {}
-        Ok(_) => return Said::Refused(Status::NotFound),
+    let group = match group_writer::find(core, &key, Look::Lately).await {
+        Ok(Some(group)) => group,
+        Ok(None) => return Said::Refused(Status::NotFound),
         Err(_) => return Said::Refused(Status::Unavailable),
-    }
+    };
     let (after, limits) =
         (Position::new(pull.term, pull.seq), limits(pull.entries_max, pull.bytes_max));
-    let asked = core.store.history(&key, after, limits, core.clock.now_ms());
-    match core.reach.ask(Call::History, asked).await {
-        Ok(mut batch) => {
+    match crate::push::history::read(core, &key, group, after, limits).await {
+        Ok(Some((_, Some(mut batch)))) => {
             let items = std::mem::take(&mut batch.items);
             let read = |item| entry(core, item, Source::History);
             let entries = items.into_iter().map(read).collect();
             Said::Entries(batch, entries)
         }
-        Err(source) => source.into(),
+        Ok(Some((_, None))) => Said::Refused(Status::NotFound),
+        // Deleted just now, or the store lost it: that will be known in a moment.
+        Ok(None) => Said::Refused(Status::Unavailable),
+        Err(ChangeError::Store(source)) => source.into(),
+        Err(_) => Said::Refused(Status::Unavailable),
     }
 }
 

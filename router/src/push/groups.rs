@@ -41,14 +41,21 @@ pub(crate) async fn owned(
     group: &str,
 ) -> Result<(Key, Arc<Group>), Refusal> {
     let key = Key::group(&by.app, group).map_err(|why| Refusal::id("group", why))?;
-    let found = group_writer::find(core, &key, Look::Lately)
-        .await?
-        .ok_or_else(|| Refusal::new(ErrorCode::GroupNotFound, "there is no such group"))?;
-    if found.owner != by.number {
+    let found = group_writer::find(core, &key, Look::Lately).await?.ok_or_else(no_group)?;
+    check_owner(by, &found)?;
+    Ok((key, found))
+}
+
+fn no_group() -> Refusal {
+    Refusal::new(ErrorCode::GroupNotFound, "there is no such group")
+}
+
+fn check_owner(by: &Credential, group: &Group) -> Result<(), Refusal> {
+    if group.owner != by.number {
         let detail = "the group belongs to another business";
         return Err(Refusal::new(ErrorCode::PermissionDenied, detail));
     }
-    Ok((key, found))
+    Ok(())
 }
 
 /// Makes a group that belongs to the caller's business.
@@ -89,14 +96,17 @@ pub(crate) async fn describe(
     by: &Credential,
     group: &str,
 ) -> Result<GroupInfo, Refusal> {
-    let (key, found) = owned(core, by, group).await?;
+    let (key, mut found) = owned(core, by, group).await?;
+    let mut ends = None;
+    if found.history.is_some() {
+        let read = history::read(core, &key, found, Position::START, TAIL_ONLY).await?;
+        (found, ends) = read.ok_or_else(no_group)?;
+        check_owner(by, &found)?;
+    }
     let counting = Counting::until(deadline(core.call_timeout));
     let nodes = counting.members(core, by, group, &found).await;
     let mut told = info(core, by, group, &found, nodes);
-    if found.history.is_some() {
-        let now_ms = core.clock.now_ms();
-        let asked = core.store.history(&key, Position::START, TAIL_ONLY, now_ms);
-        let ends = core.reach.ask(Call::History, asked).await?;
+    if let Some(ends) = ends {
         (told.tail_term, told.tail_seq) = (ends.tail.term, ends.tail.seq);
         (told.floor_term, told.floor_seq) = (ends.floor.term, ends.floor.seq);
     }

@@ -5,8 +5,9 @@ use crate::answer::Tally;
 use crate::auth::Credential;
 use crate::blob;
 use crate::core::Core;
+use crate::group_writer::{self, ChangeError};
 use crate::groups::Group;
-use crate::inbox::{Appended, Caps, Limits, NewEntry, Priority};
+use crate::inbox::{Appended, Batch, Caps, Limits, NewEntry, Priority};
 use crate::key::Key;
 use crate::node::deliver::Sent;
 use crate::push::fanout;
@@ -102,7 +103,7 @@ pub(crate) async fn multicast(
     let (app, business) = (by.app.clone(), by.number);
     let publish = Publish {
         core: core.clone(),
-        group,
+        group: group.clone(),
         key,
         name,
         app,
@@ -144,9 +145,56 @@ pub(crate) async fn multicast(
         Appended::Overflow | Appended::Expired => {
             Err(Refusal::too_large("message: above what the group's history may hold"))
         }
-        Appended::NoHistory => {
-            Err(Refusal::new(ErrorCode::GroupNotFound, "there is no such group"))
+        Appended::NoHistory => Err(changed(core, by, &key, &group).await?),
+    }
+}
+
+/// Why a group that is known here has no history: another router changed it.
+async fn changed(
+    core: &Core,
+    by: &Credential,
+    key: &Key,
+    known: &Arc<Group>,
+) -> Result<Refusal, Refusal> {
+    Ok(match group_writer::find_anew(core, key).await? {
+        Some(found) if found.owner != by.number => {
+            Refusal::new(ErrorCode::PermissionDenied, "the group belongs to another business")
         }
+        Some(found) if !Arc::ptr_eq(&found, known) => {
+            Refusal::new(ErrorCode::Unavailable, "the group was made anew just now: push again")
+        }
+        _ => Refusal::new(ErrorCode::GroupNotFound, "there is no such group"),
+    })
+}
+
+/// A part of a history, of the group as it is in the store: where that is another one than is known here, it is
+/// read anew and asked for its history, once. `None`: the store has no such group (any more), or lost it; no batch:
+/// it keeps no history.
+pub(crate) async fn read(
+    core: &Core,
+    key: &Key,
+    mut group: Arc<Group>,
+    after: Position,
+    limits: Limits,
+) -> Result<Option<(Arc<Group>, Option<Batch>)>, ChangeError> {
+    let mut is_read = false;
+    loop {
+        if group.history.is_none() {
+            return Ok(Some((group, None)));
+        }
+        let of = group.meta();
+        let asked = core.store.history(key, &of, after, limits, core.clock.now_ms());
+        let batch = core.reach.ask(Call::History, asked).await?;
+        // No history that is there stands at the start.
+        if batch.tail > Position::START || is_read {
+            return Ok(Some((group, Some(batch))));
+        }
+        match group_writer::find_anew(core, key).await? {
+            Some(found) if Arc::ptr_eq(&found, &group) => return Ok(Some((group, Some(batch)))),
+            Some(found) => group = found,
+            None => return Ok(None),
+        }
+        is_read = true;
     }
 }
 
@@ -206,7 +254,8 @@ impl Publish {
             drops_oldest: true,
         };
         let ticket = Ticket::take(core, &self.group);
-        let asked = core.store.publish(&self.key, new, caps, self.durability, now_ms);
+        let of = self.group.meta();
+        let asked = core.store.publish(&self.key, &of, new, caps, self.durability, now_ms);
         let done = core.reach.ask(Call::Publish, asked).await;
         let (handed, handed_out) = oneshot::channel();
         match done {

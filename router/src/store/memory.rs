@@ -159,10 +159,15 @@ impl InMemory {
     fn on_history<T>(
         &self,
         key: &Key,
+        of: &GroupMeta,
         act: impl FnOnce(&mut Memory, u64) -> Result<T, Infallible>,
     ) -> Result<T, StoreError> {
         let mut held = self.held.lock();
         let incarnation = held.incarnation;
+        if held.groups.get(key.as_bytes()) != Some(of) {
+            let Ok(done) = act(&mut Memory::default(), incarnation);
+            return Ok(done);
+        }
         let Ok(done) = act(held.histories.entry(key.as_bytes().into()).or_default(), incarnation);
         Ok(done)
     }
@@ -311,12 +316,13 @@ impl Store for InMemory {
     async fn publish(
         &self,
         group: &Key,
+        of: &GroupMeta,
         new: NewEntry,
         caps: Caps,
         _durability: Option<Durability>,
         now_ms: u64,
     ) -> Result<(Appended, Durability), StoreError> {
-        let done = self.on_history(group, |shelf, incarnation| {
+        let done = self.on_history(group, of, |shelf, incarnation| {
             rules::publish(shelf, new, caps, incarnation, now_ms)
         })?;
         Ok((done, Durability::Memory))
@@ -325,11 +331,12 @@ impl Store for InMemory {
     async fn history(
         &self,
         group: &Key,
+        of: &GroupMeta,
         after: Position,
         limits: Limits,
         now_ms: u64,
     ) -> Result<Batch, StoreError> {
-        self.on_history(group, |shelf, _| rules::history(shelf, after, limits, now_ms))
+        self.on_history(group, of, |shelf, _| rules::history(shelf, after, limits, now_ms))
     }
 
     async fn change_groups(

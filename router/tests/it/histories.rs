@@ -15,7 +15,7 @@ use hawser_proto::rpc::push::{
     CreateGroupRequest, DeleteGroupRequest, DescribeGroupRequest, Durability, GroupInfo, History,
     ListGroupsRequest, MulticastRequest, MulticastResponse,
 };
-use hawser_router::stores::{GroupChange, Key, Store};
+use hawser_router::stores::{GroupChange, GroupMeta, Key, Store};
 
 fn group_push_of(frame: &Bytes) -> params::GroupPush {
     let raw = decode(&mut BytesMut::from(frame.as_ref()), 2 << 20).unwrap().expect("a frame");
@@ -207,6 +207,28 @@ async fn a_push_that_may_have_been_kept_makes_the_nodes_ask() {
     let call = publish(&client, "room", "next");
     let (answer, delivery) = within(async { tokio::join!(call, node.deliver_group(1)) }).await;
     assert_eq!((answer.members, delivery.place.unwrap().seq), (1, 2));
+}
+
+#[tokio::test]
+async fn a_group_that_became_another_business_s_elsewhere_takes_no_push_of_the_one_before() {
+    let house = House::new().await;
+    let client = house.client().await;
+    with_history(&client, "room", History::default()).await;
+    let mut node = FakeNode::connect(&house.internal(), "node-1", 1).await;
+    node.join("room", 1).await;
+    // As another router does it, whose news do not come.
+    let key = Key::group(&AppId::new("demo").unwrap(), "room").unwrap();
+    let known = house.store.group(&key).await.unwrap().expect("a group");
+    let created_ms = known.created_ms + 10_000;
+    let theirs = GroupMeta { owner: known.owner + 1, created_ms, ..known.clone() };
+    let made = vec![GroupChange::Delete(key, known), GroupChange::Put(key, theirs, None)];
+    house.store.change_groups(made).await.unwrap();
+    let request = || by("demo-chat", MulticastRequest { push_id: id("p1"), ..to_group("room") });
+    assert_eq!(code(client.clone().multicast(request()).await), "permission_denied");
+    let answer = node.pull_history("room", (0, 0)).await;
+    assert_eq!(answer.tail_term, created_ms, "of the new one");
+    assert!(answer.entries.iter().all(|entry| entry.frame.is_empty()), "{answer:?}");
+    assert_eq!(code(client.clone().multicast(request()).await), "permission_denied");
 }
 
 #[tokio::test]

@@ -15,7 +15,11 @@ fn at(seq: u64) -> Position {
 
 /// A push of the group, as the store hands it out: `prev` is the survivor before it.
 fn entry(seq: u64, prev: u64, lost: u64, bytes: usize) -> Entry {
-    let push = GroupPush { group: "g-0".into(), term: 7, seq, ..Default::default() };
+    of_business(1, seq, prev, lost, bytes)
+}
+
+fn of_business(business: u32, seq: u64, prev: u64, lost: u64, bytes: usize) -> Entry {
+    let push = GroupPush { group: "g-0".into(), business, term: 7, seq, ..Default::default() };
     let frame = NodeFrame::GroupPush(push, Bytes::from(vec![0; bytes])).encode();
     let place = EntryPlace { at: at(seq), prev: at(prev) };
     Entry { place, frame, lost, lost_reason: 1, priority: 2 }
@@ -126,6 +130,30 @@ async fn what_policy_removed_from_a_history_is_told_to_one_who_recovers() {
     let told = ["push 3", "reset 5", "push 6", "push 7", "reset 8", "push 9"];
     assert_eq!(seen(&peer), told);
     assert_eq!(place.recovering(&key, member), None, "it is live");
+}
+
+#[tokio::test]
+async fn a_push_of_another_business_is_passed_over() {
+    let mut place = Place::new().await;
+    let (live, late) = (Mute::default(), Mute::default());
+    let key = key(0);
+    let member = place.session_on(&live);
+    place.member(member, &key, at(2)).await;
+    let behind = place.session_on(&late);
+    let stay = place.member(behind, &key, at(2)).await;
+    place.pulls_for(&key, behind, at(0));
+    let all = |from: u64| {
+        let entries = [of_business(2, 1, 0, 0, 1), entry(2, 1, 0, 1), of_business(2, 3, 2, 0, 1)];
+        let entries = entries.into_iter().chain([entry(4, 3, 0, 1), of_business(2, 5, 4, 0, 1)]);
+        answer(entries.filter(|entry| entry.place.at > at(from)).collect(), 5)
+    };
+    place.history(&key).pulling = Some(at(5));
+    place.lane.recovered(&key, stay.seq, Whom::Lane, at(2), all(2)).await;
+    assert_eq!(seen(&live), ["push 4"]);
+    assert_eq!(place.history(&key).last, Some(at(5)), "nothing is left to ask for");
+    place.lane.recovered(&key, stay.seq, Whom::Member(behind), at(0), all(0)).await;
+    assert_eq!(seen(&late), ["push 2", "push 4"]);
+    assert_eq!(place.recovering(&key, behind), None, "it is live");
 }
 
 #[tokio::test]

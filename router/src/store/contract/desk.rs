@@ -226,12 +226,20 @@ impl<'house> Desk<'house> {
     }
 
     pub(crate) async fn publish(&self, key: &Key, new: NewEntry, caps: Caps) -> Appended {
-        let done = self.store.publish(key, new, caps, None, self.now_ms).await;
+        let of = self.known(key).await;
+        let done = self.store.publish(key, &of, new, caps, None, self.now_ms).await;
         done.expect("a store").0
     }
 
     pub(crate) async fn history(&self, key: &Key, after: Position) -> Batch {
-        self.store.history(key, after, ALL, self.now_ms).await.expect("a store")
+        let of = self.known(key).await;
+        self.store.history(key, &of, after, ALL, self.now_ms).await.expect("a store")
+    }
+
+    /// The group as a router knows it that is up to date; some other one where there is none.
+    pub(crate) async fn known(&self, key: &Key) -> GroupMeta {
+        let known = self.store.group(key).await.expect("a store");
+        known.unwrap_or_else(|| Self::history_group(1))
     }
 }
 

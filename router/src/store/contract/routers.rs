@@ -1,6 +1,6 @@
 //! Groups that several routers decide on.
 
-use super::desk::{Desk, HOUR_MS, WIDE, bodies, entry, stored};
+use super::desk::{ALL, Desk, HOUR_MS, WIDE, bodies, entry, stored};
 use crate::inbox::Appended;
 use crate::key::Key;
 use crate::store::{
@@ -101,6 +101,25 @@ pub(super) async fn a_group_is_deleted_only_as_it_is_known(it: &mut Desk<'_>) {
     assert_eq!(delete(meta).await, GroupChanged::Made);
     assert_eq!(known(&*store, &key).await, None);
     assert_eq!(it.publish(&key, entry("b", it.now_ms), WIDE).await, Appended::NoHistory);
+}
+
+pub(super) async fn a_history_is_that_of_the_very_group_alone(it: &mut Desk<'_>) {
+    let (store, key) = (it.store.clone(), it.group("g"));
+    let (theirs, other) = (Desk::history_group(1), later(&Desk::history_group(2)));
+    change(&*store, GroupChange::Put(key, theirs.clone(), None)).await;
+    stored(it.publish(&key, entry("a", it.now_ms), WIDE).await);
+    change(&*store, GroupChange::Delete(key, theirs.clone())).await;
+    change(&*store, GroupChange::Put(key, other.clone(), None)).await;
+    // A router that has not heard of it.
+    for of in [theirs, later(&Desk::history_group(1)), Desk::history_group(2)] {
+        let late = it.store.publish(&key, &of, entry("b", it.now_ms), WIDE, None, it.now_ms).await;
+        assert_eq!(late.expect("a store").0, Appended::NoHistory);
+        let read = it.store.history(&key, &of, Position::START, ALL, it.now_ms).await;
+        let read = read.expect("a store");
+        assert_eq!((read.tail, read.items.len()), (Position::START, 0));
+    }
+    stored(it.publish(&key, entry("c", it.now_ms), WIDE).await);
+    assert_eq!(bodies(&it.history(&key, Position::START).await), ["c"]);
 }
 
 pub(super) async fn changes_made_together_are_answered_each(it: &mut Desk<'_>) {

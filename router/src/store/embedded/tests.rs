@@ -316,10 +316,11 @@ mod by_hand {
         let now_ms = writer::now_ms();
         let history = Some(HistoryCaps { entries_max: 10, age_ms_max: 3_600_000 });
         let meta = |created_ms| GroupMeta { owner: 1, created_ms, history };
-        let publish =
-            async || store.publish(&group, entry("a", now_ms), WIDE, None, now_ms).await.unwrap().0;
+        let publish = async |of| {
+            store.publish(&group, &of, entry("a", now_ms), WIDE, None, now_ms).await.unwrap().0
+        };
         store.change_groups(vec![GroupChange::Put(group, meta(now_ms - 9), None)]).await.unwrap();
-        let Appended::Stored { position, .. } = publish().await else { panic!("the first") };
+        let Appended::Stored { position, .. } = publish(meta(now_ms - 9)).await else { panic!("the first") };
         store.change_groups(vec![GroupChange::Delete(group, meta(now_ms - 9))]).await.unwrap();
         // As if there had been too many to forget at once.
         let left = form::Prefix::new(Kind::Group, group.as_bytes()).remembered(GROUP, b"a");
@@ -332,9 +333,9 @@ mod by_hand {
         store.write(0, put).await.unwrap();
         let born_ms = position.term + 1;
         store.change_groups(vec![GroupChange::Put(group, meta(born_ms), None)]).await.unwrap();
-        assert!(matches!(publish().await, Appended::Stored { .. }));
+        assert!(matches!(publish(meta(born_ms)).await, Appended::Stored { .. }));
         // Written anew, it is the same group.
         store.change_groups(vec![GroupChange::Put(group, meta(born_ms), None)]).await.unwrap();
-        assert!(matches!(publish().await, Appended::Repeated { .. }));
+        assert!(matches!(publish(meta(born_ms)).await, Appended::Repeated { .. }));
     }
 }

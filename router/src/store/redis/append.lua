@@ -1,6 +1,6 @@
--- KEYS: route, inboxes, entries, push id, collapse keys.
+-- KEYS: route, inboxes, entries, push id, collapse keys; of a history also the group itself.
 -- ARGV: now, business (0: a history), expires, priority, digest, collapse key, body, entries max, bytes max,
--- drops oldest, remembered for.
+-- drops oldest, remembered for; of a history also how the group is believed to be.
 -- Answer: what came of it, incarnation, position, position before, route.
 local r, b, s, k, c = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local business, expires, priority = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -109,7 +109,8 @@ end
 
 local raw = call('HGET', b, business)
 local m = raw and read_meta(raw)
-if is_history and not m then return {5} end
+-- Another router may have deleted the group, and another business made one of its name.
+if is_history and (not m or call('GET', KEYS[6]) ~= ARGV[12]) then return {5} end
 local known = call('GET', k)
 if known then
   local until_ms, term, seq, born = struct.unpack('>I8I8I8I8', known)

@@ -1,11 +1,13 @@
 //! An append as Redis gets it: for the store, and for whoever measures the script alone.
 
-use super::answer::body_bytes;
+use super::HISTORY;
+use super::answer::{body_bytes, group_bytes};
 use super::keys::Tag;
 use super::number;
 use super::script::SCRIPTS;
 use crate::inbox::{Caps, NewEntry};
 use crate::key::Key;
+use crate::store::GroupMeta;
 use hawser_proto::id::BusinessNo;
 use hawser_proto::limits::{DEDUP_WINDOW, INBOX_TTL_MAX};
 use redis::{AsyncConnectionConfig, Client, RedisResult, Value};
@@ -18,10 +20,10 @@ pub struct AppendCall {
     pub script: &'static str,
     /// Its digest, for `EVALSHA`.
     pub sha: &'static str,
-    /// Route, inboxes, entries, push id, collapse keys; all of one slot.
-    pub keys: [Vec<u8>; 5],
+    /// As the head of `append.lua` says; all of one slot.
+    pub keys: Vec<Vec<u8>>,
     /// As the head of `append.lua` says.
-    pub args: [Vec<u8>; 11],
+    pub args: Vec<Vec<u8>>,
 }
 
 impl AppendCall {
@@ -36,27 +38,36 @@ impl AppendCall {
         Self::new(&Tag::device(device), business, new, caps, now_ms)
     }
 
-    pub(super) fn new(
-        tag: &Tag,
-        business: BusinessNo,
-        mut new: NewEntry,
+    /// An append to the history of this very group.
+    pub(super) fn to_group(
+        group: &Key,
+        of: &GroupMeta,
+        new: NewEntry,
         caps: Caps,
         now_ms: u64,
     ) -> Self {
+        let tag = Tag::group(group);
+        let mut call = Self::new(&tag, HISTORY, new, caps, now_ms);
+        call.keys.push(tag.group_itself());
+        call.args.push(group_bytes(of));
+        call
+    }
+
+    fn new(tag: &Tag, business: BusinessNo, mut new: NewEntry, caps: Caps, now_ms: u64) -> Self {
         // As the rules have it; what was over before stays so.
         let latest = now_ms.saturating_add(INBOX_TTL_MAX.as_millis() as u64);
         new.expires_at_ms = new.expires_at_ms.min(latest);
         Self {
             script: SCRIPTS.append.body,
             sha: &SCRIPTS.append.sha,
-            keys: [
+            keys: vec![
                 tag.route(),
                 tag.inboxes(),
                 tag.entries(business),
                 tag.push_id(business, &new.push_id),
                 tag.collapse(business),
             ],
-            args: [
+            args: vec![
                 number(now_ms),
                 number(u64::from(business.0)),
                 number(new.expires_at_ms),

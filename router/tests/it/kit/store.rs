@@ -213,13 +213,14 @@ impl Store for Faulty {
     async fn publish(
         &self,
         group: &Key,
+        of: &GroupMeta,
         new: NewEntry,
         caps: Caps,
         durability: Option<Durability>,
         now_ms: u64,
     ) -> Result<(Appended, Durability), StoreError> {
         self.gate_write().await?;
-        let done = self.inner.publish(group, new, caps, durability, now_ms).await;
+        let done = self.inner.publish(group, of, new, caps, durability, now_ms).await;
         let count = self.publishes.fetch_add(1, Ordering::SeqCst);
         if *self.mode.borrow() == Mode::Dawdles {
             // The later ones of each eight are the faster ones.
@@ -231,12 +232,13 @@ impl Store for Faulty {
     async fn history(
         &self,
         group: &Key,
+        of: &GroupMeta,
         after: Position,
         limits: Limits,
         now_ms: u64,
     ) -> Result<Batch, StoreError> {
         self.gate().await?;
-        self.inner.history(group, after, limits, now_ms).await
+        self.inner.history(group, of, after, limits, now_ms).await
     }
 
     async fn change_groups(

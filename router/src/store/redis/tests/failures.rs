@@ -144,18 +144,18 @@ async fn a_group_is_deleted_with_its_history_while_memory_is_used_up_or_not_at_a
     let history = Some(HistoryCaps { entries_max: 10, age_ms_max: 60_000 });
     let meta = GroupMeta { owner: 7, created_ms: now_ms(), history };
     store.change_groups(vec![GroupChange::Put(old, meta.clone(), None)]).await.unwrap();
-    store.publish(&old, entry("one"), CAPS, None, now_ms()).await.unwrap();
+    store.publish(&old, &meta, entry("one"), CAPS, None, now_ms()).await.unwrap();
     process.ask(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
     let delete = GroupChange::Delete(old, meta.clone());
-    let both = vec![delete.clone(), GroupChange::Put(new, meta, None)];
+    let both = vec![delete.clone(), GroupChange::Put(new, meta.clone(), None)];
     let refused = store.change_groups(both).await;
     assert!(matches!(refused, Err(StoreError::ReadOnly)), "{refused:?}");
     let limits = Limits { entries_max: 10, bytes_max: u32::MAX };
-    let kept = store.history(&old, Position::START, limits, now_ms()).await.unwrap();
+    let kept = store.history(&old, &meta, Position::START, limits, now_ms()).await.unwrap();
     assert_eq!(kept.items.len(), 1, "its history is whole");
     store.change_groups(vec![delete]).await.unwrap();
     assert_eq!(store.groups().await.unwrap(), vec![]);
-    let gone = store.history(&old, Position::START, limits, now_ms()).await.unwrap();
+    let gone = store.history(&old, &meta, Position::START, limits, now_ms()).await.unwrap();
     assert_eq!(gone.items.len(), 0);
 }
 

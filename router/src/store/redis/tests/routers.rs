@@ -22,14 +22,20 @@ async fn put(store: &Redis, id: &str, meta: &GroupMeta) {
     assert_eq!(store.change_groups(vec![put]).await.unwrap(), [GroupChanged::Made]);
 }
 
+async fn known(store: &Redis, id: &str) -> GroupMeta {
+    store.group(&group(id)).await.unwrap().unwrap_or_else(|| meta(7))
+}
+
 async fn publish(store: &Redis, id: &str, push: &str) -> bool {
-    let done = store.publish(&group(id), entry(push), CAPS, None, now_ms()).await.unwrap();
+    let of = known(store, id).await;
+    let done = store.publish(&group(id), &of, entry(push), CAPS, None, now_ms()).await.unwrap();
     matches!(done.0, Appended::Stored { .. })
 }
 
 async fn in_history(store: &Redis, id: &str) -> usize {
     let limits = Limits { entries_max: 100, bytes_max: u32::MAX };
-    let batch = store.history(&group(id), Position::START, limits, now_ms()).await.unwrap();
+    let of = known(store, id).await;
+    let batch = store.history(&group(id), &of, Position::START, limits, now_ms()).await.unwrap();
     batch.items.iter().filter(|item| item.entry.is_some()).count()
 }
 
