@@ -159,7 +159,8 @@ pub(crate) async fn run(
                 writer.take(std::mem::take(&mut waiting)).await;
             }
             _ = news.tick(), if !requests.is_closed() => {
-                writer.follower.follow(&writer.core, &writer.dropped).await;
+                // Asked for again with the next tick.
+                let _ = writer.follower.follow(&writer.core, &writer.dropped).await;
             }
             () = stop.cancelled(), if !requests.is_closed() => requests.close(),
         }
@@ -183,9 +184,13 @@ impl Writer {
         }
         join_all(reads.into_iter().map(|read| self.read(read))).await;
         let is_keep = |change: &ChangeRequest| matches!(change.wanted, Wanted::Keep { .. });
-        if changes.iter().any(is_keep) {
-            // Or a group that another router has deleted would be made again.
-            self.follower.follow(&self.core, &self.dropped).await;
+        // Or a group that another router has deleted would be made again.
+        if changes.iter().any(is_keep)
+            && let Err(source) = self.follower.follow(&self.core, &self.dropped).await
+        {
+            let (keeps, others) = changes.into_iter().partition(is_keep);
+            failed(keeps, &source);
+            changes = others;
         }
         for _ in 0..DECISIONS_MAX {
             if changes.is_empty() {

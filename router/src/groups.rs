@@ -433,7 +433,7 @@ impl Decision<'_> {
             }
             Wanted::Keep { key } => {
                 let existing = self.meta(key).ok_or(Refused::NoGroup)?;
-                Ok(GroupChange::Put(*key, existing, None))
+                Ok(GroupChange::Keep(*key, existing))
             }
         }
     }

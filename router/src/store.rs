@@ -19,6 +19,7 @@ use crate::inbox::{
 use crate::key::Key;
 use hawser_proto::id::{BootId, BusinessNo, NodeId, Position};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// A stored key: the bytes of a [`Key`].
@@ -65,14 +66,28 @@ pub enum GroupChange {
     Put(Key, GroupMeta, Option<GroupMeta>),
     /// It is no more, if the store has exactly this one. Where there is none, the change counts as made.
     Delete(Key, GroupMeta),
+    /// A store that lost it has it again, as a router knows it. One that has another one, or knows that this one
+    /// was deleted or replaced within the last [`TOMBSTONE_KEEP`], keeps to that.
+    Keep(Key, GroupMeta),
 }
 
+/// How long a store that several routers share remembers that a group was deleted: longer than any of them does
+/// not hear of it.
+pub(crate) const TOMBSTONE_KEEP: Duration = Duration::from_hours(1);
+
 impl GroupChange {
+    /// The group that it is about.
+    pub(crate) fn key(&self) -> &Key {
+        let (Self::Put(key, ..) | Self::Delete(key, _) | Self::Keep(key, _)) = self;
+        key
+    }
+
     /// What it comes to where the store has this group, or none.
     pub(crate) fn against(&self, known: Option<&GroupMeta>) -> Against {
         let (is_made, is_expected) = match self {
             Self::Put(_, meta, replaced) => (known == Some(meta), known == replaced.as_ref()),
             Self::Delete(_, meta) => (known.is_none(), known == Some(meta)),
+            Self::Keep(_, meta) => (known == Some(meta), known.is_none()),
         };
         match (is_made, is_expected) {
             (true, _) => Against::IsMade,

@@ -32,7 +32,11 @@ impl Follower {
     }
 
     /// Takes over what was changed since it was asked last. What fails is asked for again the next time.
-    pub(super) async fn follow(&mut self, core: &Core, dropped: &Dropped) {
+    pub(super) async fn follow(
+        &mut self,
+        core: &Core,
+        dropped: &Dropped,
+    ) -> Result<(), StoreError> {
         let losses = *self.losses.borrow();
         let asked = core.store.group_news(&self.mark);
         let done = match core.reach.ask(Call::GroupNews, asked).await {
@@ -43,9 +47,9 @@ impl Follower {
             Ok(GroupNews::Reload(mark)) => self.reload(core, mark, dropped).await,
             Err(source) => Err(source),
         };
-        if let Err(source) = done {
+        done.inspect_err(|source| {
             debug!(%source, "what others changed about groups is not known yet");
-        }
+        })
     }
 
     /// The log does not go on from where this router stood. A store that lost it may have lost groups too, and

@@ -670,8 +670,7 @@ fn is_group(source: &impl Source, key: &Key, of: &GroupMeta) -> Result<bool, Sto
 }
 
 fn change_group(step: &mut Step<'_, '_>, change: &GroupChange) -> Result<GroupChanged, StoreError> {
-    let (GroupChange::Put(key, ..) | GroupChange::Delete(key, _)) = change;
-    let key = key.as_bytes();
+    let key = change.key().as_bytes();
     let overlay = step.overlay();
     let known = overlay.get(Space::Groups, key)?;
     let known = known.map(|value| form::read_group(&value)).transpose()?;
@@ -688,7 +687,8 @@ fn change_group(step: &mut Step<'_, '_>, change: &GroupChange) -> Result<GroupCh
             overlay.remove(Space::Groups, key.to_vec());
             end_history(overlay, key)?;
         }
-        GroupChange::Put(_, meta, _) => {
+        // The one router there is deletes nothing that it does not know of: no tombstones.
+        GroupChange::Put(_, meta, _) | GroupChange::Keep(_, meta) => {
             overlay.set(Space::Groups, key.to_vec(), form::write_group(meta));
             overlay.set(Space::Owned, form::owned(key, meta.owner), Vec::new());
             if !known.is_some_and(|known| meta.goes_on_from(&known)) {

@@ -32,6 +32,8 @@ pub(crate) struct Held {
     devices: BTreeMap<KeyBytes, Memory>,
     histories: BTreeMap<KeyBytes, Memory>,
     groups: BTreeMap<KeyBytes, GroupMeta>,
+    /// Groups that were deleted or replaced.
+    tombstones: Vec<(KeyBytes, GroupMeta)>,
     /// Groups that were changed.
     news: Vec<KeyBytes>,
     /// Which connection of a boot was registered last for a device.
@@ -74,17 +76,24 @@ impl Held {
     }
 
     fn change_group(&mut self, change: &GroupChange) -> GroupChanged {
-        let (GroupChange::Put(key, ..) | GroupChange::Delete(key, _)) = change;
-        let key: KeyBytes = key.as_bytes().into();
+        let key: KeyBytes = change.key().as_bytes().into();
         let known = self.groups.get(&key).cloned();
+        if let GroupChange::Keep(_, meta) = change
+            && known.is_none()
+            && self.tombstones.contains(&(key.clone(), meta.clone()))
+        {
+            return GroupChanged::Differs(None);
+        }
         match change.against(known.as_ref()) {
             Against::IsMade => return GroupChanged::Made,
             Against::Differs => return GroupChanged::Differs(known),
             Against::Makes => {}
         }
         self.news.push(key.clone());
+        self.tombstones.extend(known.iter().map(|known| (key.clone(), known.clone())));
         match change {
-            GroupChange::Put(_, meta, _) => {
+            GroupChange::Put(_, meta, _) | GroupChange::Keep(_, meta) => {
+                self.tombstones.retain(|(of, it)| (of, it) != (&key, meta));
                 if !known.is_some_and(|known| meta.goes_on_from(&known)) {
                     self.histories.remove(&key);
                 }

@@ -232,6 +232,24 @@ async fn a_group_that_became_another_business_s_elsewhere_takes_no_push_of_the_o
 }
 
 #[tokio::test]
+async fn groups_are_given_to_the_store_again_only_when_the_news_were_read() {
+    let house = House::new().await;
+    let client = house.client().await;
+    create_group(&mut client.clone(), "demo-chat", "hall").await;
+    let key = Key::group(&AppId::new("demo").unwrap(), "hall").unwrap();
+    let known = house.store.group(&key).await.unwrap().expect("a group");
+    house.store.set(Mode::HasNoNews);
+    house.store.change_groups(vec![GroupChange::Delete(key, known)]).await.unwrap();
+    let before = house.store.news_asked();
+    house.store.change();
+    // Many more than are asked for by the clock while one keeping is tried.
+    eventually(async || (house.store.news_asked() > before + 8).then_some(())).await;
+    assert_eq!(house.store.group(&key).await.unwrap(), None);
+    house.store.set(Mode::Answers);
+    eventually(async || house.store.group(&key).await.unwrap()).await;
+}
+
+#[tokio::test]
 async fn groups_that_the_store_lost_are_given_to_it_again() {
     let house = House::new().await;
     let client = house.client().await;

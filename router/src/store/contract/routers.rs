@@ -122,6 +122,38 @@ pub(super) async fn a_history_is_that_of_the_very_group_alone(it: &mut Desk<'_>)
     assert_eq!(bodies(&it.history(&key, Position::START).await), ["c"]);
 }
 
+pub(super) async fn a_group_that_was_deleted_is_not_kept(it: &mut Desk<'_>) {
+    let (here, there) = (it.store.clone(), it.other().await);
+    let (key, lost) = (it.group("g"), it.group("lost"));
+    let (first, second) = (Desk::history_group(1), later(&Desk::live_group(2)));
+    let keep = async |meta: &GroupMeta| change(&*there, GroupChange::Keep(key, meta.clone())).await;
+    // As where a store lost it.
+    let made = change(&*there, GroupChange::Keep(lost, first.clone())).await;
+    assert_eq!((made, known(&*here, &lost).await), (GroupChanged::Made, Some(first.clone())));
+    assert_eq!(
+        change(&*there, GroupChange::Keep(lost, second.clone())).await,
+        GroupChanged::Differs(Some(first.clone()))
+    );
+    change(&*here, GroupChange::Put(key, first.clone(), None)).await;
+    assert_eq!(keep(&first).await, GroupChanged::Made);
+    let replace = GroupChange::Put(key, second.clone(), Some(first.clone()));
+    assert_eq!(change(&*here, replace).await, GroupChanged::Made);
+    assert_eq!(keep(&first).await, GroupChanged::Differs(Some(second.clone())));
+    change(&*here, GroupChange::Delete(key, second.clone())).await;
+    if !it.is_shared() {
+        return;
+    }
+    for gone in [&first, &second] {
+        assert_eq!(keep(gone).await, GroupChanged::Differs(None));
+        assert_eq!(known(&*here, &key).await, None);
+    }
+    // Made anew, even as it was, it is a group as any other.
+    let again = GroupChange::Put(key, second.clone(), None);
+    assert_eq!(change(&*here, again).await, GroupChanged::Made);
+    assert_eq!(keep(&second).await, GroupChanged::Made);
+    assert_eq!(keep(&first).await, GroupChanged::Differs(Some(second)));
+}
+
 pub(super) async fn changes_made_together_are_answered_each(it: &mut Desk<'_>) {
     let (one, two, three) = (it.group("one"), it.group("two"), it.group("three"));
     let (live, history) = (Desk::live_group(1), Desk::history_group(1));

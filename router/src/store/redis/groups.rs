@@ -15,7 +15,7 @@ use super::script::{SCRIPTS, Script};
 use super::{HISTORY, number};
 use crate::key::{self, Key};
 use crate::store::{
-    GroupChange, GroupChanged, GroupMeta, GroupNews, KeyBytes, LogMark, StoreError,
+    GroupChange, GroupChanged, GroupMeta, GroupNews, KeyBytes, LogMark, StoreError, TOMBSTONE_KEEP,
 };
 use futures_util::future::try_join_all;
 use hawser_proto::id::AppId;
@@ -39,11 +39,11 @@ pub(super) async fn change(
     let mut owners = Vec::new();
     let mut by_group: HashMap<&[u8], Vec<usize>> = HashMap::new();
     for (at, change) in changes.iter().enumerate() {
-        if let GroupChange::Put(key, meta, _) = change {
+        if let GroupChange::Put(key, meta, _) | GroupChange::Keep(key, meta) = change {
             let (app, _) = split(key)?;
             owners.push((app, meta.owner));
         }
-        by_group.entry(key_of(change).as_bytes()).or_default().push(at);
+        by_group.entry(change.key().as_bytes()).or_default().push(at);
     }
     know_owners(caller, owners).await?;
     let is_delete = |&at: &usize| matches!(changes[at], GroupChange::Delete(..));
@@ -55,7 +55,7 @@ pub(super) async fn change(
         let chains = groups.iter().map(|chain| make_in_order(caller, &changes, chain, is_needed));
         for (at, outcome, is_news) in try_join_all(chains).await?.into_iter().flatten() {
             if is_news {
-                told.push(key_of(&changes[at]).as_bytes().to_vec());
+                told.push(changes[at].key().as_bytes().to_vec());
             }
             made[at] = outcome;
         }
@@ -66,11 +66,6 @@ pub(super) async fn change(
         caller.call(&SCRIPTS.tell_groups, log.slot, &[log.name], &told).await?;
     }
     Ok(made)
-}
-
-fn key_of(change: &GroupChange) -> &Key {
-    let (GroupChange::Put(key, ..) | GroupChange::Delete(key, _)) = change;
-    key
 }
 
 fn split(key: &Key) -> Result<(&str, &str), StoreError> {
@@ -104,7 +99,10 @@ async fn make_in_order(
     for &at in chain {
         let (outcome, is_news) = match &changes[at] {
             GroupChange::Put(key, meta, replaced) => {
-                put(caller, key, meta, replaced.as_ref(), is_needed).await?
+                put(caller, key, meta, replaced.as_ref(), Only::None, is_needed).await?
+            }
+            GroupChange::Keep(key, meta) => {
+                put(caller, key, meta, None, Only::UnlessDeleted, is_needed).await?
             }
             GroupChange::Delete(key, meta) => delete(caller, key, meta).await?,
         };
@@ -113,11 +111,20 @@ async fn make_in_order(
     Ok(done)
 }
 
+/// What else a group that is put depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Only {
+    None,
+    /// This very group must not have been deleted, or replaced.
+    UnlessDeleted,
+}
+
 async fn put(
     caller: &Caller,
     key: &Key,
     meta: &GroupMeta,
     replaced: Option<&GroupMeta>,
+    only: Only,
     is_needed: bool,
 ) -> Result<(GroupChanged, bool), StoreError> {
     let (listing, setting) = if is_needed {
@@ -127,7 +134,7 @@ async fn put(
     };
     list(caller, listing, key, meta, b"+").await?;
     let goes_on = replaced.is_some_and(|replaced| meta.goes_on_from(replaced));
-    match set(caller, setting, key, Some(meta), replaced, goes_on).await? {
+    match set(caller, setting, key, Some(meta), replaced, goes_on, only).await? {
         Ok(was_so) => {
             if let Some(replaced) = replaced.filter(|it| it.owner != meta.owner) {
                 list(caller, &SCRIPTS.list_group, key, replaced, b"-").await?;
@@ -154,7 +161,7 @@ async fn delete(
     key: &Key,
     meta: &GroupMeta,
 ) -> Result<(GroupChanged, bool), StoreError> {
-    match set(caller, &SCRIPTS.change_group, key, None, Some(meta), false).await? {
+    match set(caller, &SCRIPTS.change_group, key, None, Some(meta), false, Only::None).await? {
         Ok(_) => {
             // A list that still names it does no harm, another router's new group that it names less would.
             list(caller, &SCRIPTS.list_group, key, meta, b"-").await?;
@@ -172,9 +179,16 @@ async fn set(
     wanted: Option<&GroupMeta>,
     believed: Option<&GroupMeta>,
     goes_on: bool,
+    only: Only,
 ) -> Result<Result<bool, Option<GroupMeta>>, StoreError> {
     let tag = Tag::group(key);
-    let keys = [tag.group_itself(), tag.inboxes(), tag.entries(HISTORY), tag.collapse(HISTORY)];
+    let keys = [
+        tag.group_itself(),
+        tag.inboxes(),
+        tag.entries(HISTORY),
+        tag.collapse(HISTORY),
+        tag.tombstones(),
+    ];
     let has_history = wanted.is_some_and(|meta| meta.history.is_some());
     let args = [
         number(0),
@@ -183,6 +197,8 @@ async fn set(
         number(has_history.into()),
         number(wanted.map_or(0, |meta| meta.created_ms)),
         number(goes_on.into()),
+        number((only == Only::UnlessDeleted).into()),
+        number(TOMBSTONE_KEEP.as_millis() as u64),
     ];
     let answer = caller.call(script, tag.slot(), &keys, &args).await?.answer;
     let Value::Array(answer) = answer else { return Err(StoreError::Value) };
@@ -341,7 +357,9 @@ async fn look_up_one(
         && let Some(meta) = read_first_meta(&listed, owner)
     {
         // Only where there is none; and its history is its own.
-        let _ = set(caller, &SCRIPTS.change_group, &key, Some(&meta), None, true).await?;
+        let _ =
+            set(caller, &SCRIPTS.change_group, &key, Some(&meta), None, true, Only::UnlessDeleted)
+                .await?;
         list(caller, &SCRIPTS.list_group, &key, &meta, &listed).await?;
     }
     let known = one(caller, &key).await?.filter(|known| known.owner == owner);

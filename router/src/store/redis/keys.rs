@@ -119,6 +119,11 @@ impl Tag {
         format!("g:{}:g", self.text).into_bytes()
     }
 
+    /// Groups of this name that were deleted or replaced lately, by when.
+    pub(super) fn tombstones(&self) -> Vec<u8> {
+        format!("g:{}:d", self.text).into_bytes()
+    }
+
     /// Written to learn whether replicas follow.
     pub(super) fn fence(&self) -> Vec<u8> {
         format!("w:{}", self.text).into_bytes()

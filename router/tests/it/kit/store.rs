@@ -33,6 +33,8 @@ pub enum Mode {
     IsLate,
     /// Fails to say what others changed about groups.
     HasNoNews,
+    /// Fails to say what others changed about groups.
+    HasNoNews,
     /// Answers publishes late, and each by another measure.
     Dawdles,
 }
@@ -43,6 +45,7 @@ pub struct Faulty {
     changed: watch::Sender<u64>,
     releases: AtomicU64,
     publishes: AtomicU64,
+    news_asked: AtomicU64,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +56,8 @@ impl Faulty {
     pub fn before(inner: Arc<dyn Store>) -> Arc<Self> {
         let (mode, changed) = (watch::Sender::new(Mode::Answers), watch::Sender::new(0));
         let (releases, publishes) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { inner, mode, changed, releases, publishes })
+        let news_asked = AtomicU64::new(0);
+        Arc::new(Self { inner, mode, changed, releases, publishes, news_asked })
     }
 
     pub fn set(&self, mode: Mode) {
@@ -68,6 +72,11 @@ impl Faulty {
     /// Releases that reached the store.
     pub fn releases(&self) -> u64 {
         self.releases.load(Ordering::SeqCst)
+    }
+
+    /// How often it was asked what others changed.
+    pub fn news_asked(&self) -> u64 {
+        self.news_asked.load(Ordering::SeqCst)
     }
 
     async fn gate(&self) -> Result<(), StoreError> {
