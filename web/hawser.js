@@ -448,8 +448,11 @@ export class Client {
     const cursors = await this.#inboxes.cursors(businesses);
     stop.throwIfAborted();
     const resumeTicket = this.#ticket.show();
-    const shown = resumeTicket.length > 0 ? { resumeTicket } : { token };
-    return this.#encodeLogin({ app, device, ...shown, ...identity, businesses, client, abilities: ABILITIES }, cursors);
+    const login = { app, device, resumeTicket, ...identity, businesses, client, abilities: ABILITIES };
+    // The token beside a ticket, too: a node of the release before knows no tickets.
+    const frame = this.#encodeLogin({ ...login, token }, cursors);
+    const fits = frame.length <= LOGIN_FRAME_BYTES_MAX && this.#cursors.length === cursors.length;
+    return fits || resumeTicket.length === 0 ? frame : this.#encodeLogin(login, cursors);
   }
 
   /**
@@ -807,6 +810,8 @@ export class Client {
   #refreshed(refreshed) {
     if (refreshed.status !== 0) return; // tried again, as long as the connection lives
     this.#way.refreshed(refreshed.token, refreshed.tokenExpiresAtMs - this.#serverNow());
+    // Also when there is none: the one before speaks for the old token, and ends with it.
+    this.#ticket.given(refreshed.resumeTicket);
     this.#planRefresh(refreshed);
   }
 

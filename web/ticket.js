@@ -4,7 +4,7 @@
  * client's run: on disk it would be a secret, and worth nothing a few minutes later.
  * Source: proto/WIRE.md, "Resume tickets".
  */
-export const RESUME_TICKET_LIFE_MS = 600_000;
+export const RESUME_TICKET_LIFE_MS = 3_600_000;
 export const RESUME_TICKET_BYTES_MAX = 1_024;
 
 const NONE = new Uint8Array();

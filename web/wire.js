@@ -125,6 +125,7 @@ export const messages = (() => {
       token: [4, "string"],
       tokenRefreshAtMs: [5, "uint64"],
       tokenExpiresAtMs: [6, "uint64"],
+      resumeTicket: [7, "bytes"],
     },
     Close: {
       code: [1, "uint32"],

@@ -8,18 +8,20 @@ pub(crate) use report::{Advice, report};
 
 use crate::curse::Part;
 use crate::forward::InFlight;
+use crate::login;
 use crate::node::Node;
 use crate::retry::Retry;
 use crate::table::{Connection, Signal};
 use futures_util::FutureExt as _;
 use hawser_chassis::peers::{PeerChannel, Peers, PeersError, Role};
 use hawser_proto::code::{CloseCode, ErrorCode};
-use hawser_proto::frame::NodeFrame;
+use hawser_proto::frame::{NodeFrame, ability};
 use hawser_proto::id::SlotRef;
 use hawser_proto::params::Refreshed;
 use hawser_proto::rpc::control::control_client::ControlClient;
 use hawser_proto::rpc::control::update::What;
 use hawser_proto::rpc::control::{RefreshTokenRequest, Update, WatchRequest, change::Entity};
+use hawser_proto::token::Identity;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -161,13 +163,24 @@ async fn refresh(node: &Node, at: SlotRef, request_id: u64) {
     let answer = call(node.control.0.clone().refresh_token(timed(asked))).await;
     let refreshed = match answer {
         Ok(token) => {
-            node.table.with(at, |connection| {
-                if let Some(identity) = &mut connection.identity {
-                    identity.token_issued_at_ms = token.issued_at_ms.max(0) as u64;
-                    identity.token_expires_at_ms = token.expires_at_ms.max(0) as u64;
-                }
+            let renewed = node.table.with(at, |connection| {
+                let has_tickets = connection.has(ability::RESUME);
+                let identity = connection.identity.as_mut()?;
+                identity.token_issued_at_ms = token.issued_at_ms.max(0) as u64;
+                identity.token_expires_at_ms = token.expires_at_ms.max(0) as u64;
+                has_tickets.then(|| Identity {
+                    app: identity.app.clone(),
+                    device: identity.device.clone(),
+                    businesses: identity.token_businesses.iter().flatten().cloned().collect(),
+                    issued_at_ms: identity.token_issued_at_ms,
+                    expires_at_ms: identity.token_expires_at_ms,
+                })
+            });
+            let ticket = renewed.flatten().and_then(|identity| {
+                login::ticket(&node.catalogue.load(), &identity, node.table.exact_wall_ms())
             });
             Refreshed {
+                resume_ticket: ticket.unwrap_or_default(),
                 request_id,
                 token: token.token,
                 token_refresh_at_ms: token.refresh_at_ms.max(0) as u64,

@@ -160,7 +160,7 @@ fn remember_early(
 }
 
 /// A wake-up: the entry itself, which is written at once if nothing lies before it.
-pub(crate) fn wake(node: &Node, router: usize, delivery: wire::Delivery) {
+pub(crate) fn wake(node: &Node, stream: u64, delivery: wire::Delivery) {
     let Some(target) = delivery.targets.first() else { return };
     let business = BusinessNo(delivery.business);
     let named = || Target {
@@ -172,7 +172,7 @@ pub(crate) fn wake(node: &Node, router: usize, delivery: wire::Delivery) {
     };
     let place = place(delivery.place.unwrap_or_default());
     let priority = delivery.priority as u8;
-    let waiter = Waiter { router: router as u32, id: delivery.id };
+    let waiter = Waiter { stream, id: delivery.id };
     let entry = Entry { place, frame: delivery.frame, lost: 0, lost_reason: 0, priority };
     // First, as it is no stale one: the answer to its claim may be coming in this very moment, and then
     // the session is found below.
@@ -466,7 +466,7 @@ fn finish(node: &Node, at: SlotRef, rest: Rest) {
 fn tell(node: &Node, waiter: Waiter, is_handled: bool) {
     let outcome = if is_handled { Outcome::Acked } else { Outcome::Stored };
     node.routers.report(
-        waiter.router as usize,
+        waiter.stream,
         wire::DeliveryReport {
             id: waiter.id,
             outcomes: vec![outcome as u32],

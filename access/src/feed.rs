@@ -31,9 +31,9 @@ const PAUSE_DOUBLINGS_MAX: u32 = 5;
 /// A caller who waits until the device has handled an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Waiter {
-    /// Which router asked.
-    pub router: u32,
-    /// Its number for the delivery.
+    /// The deliver stream it was asked on: numbers of deliveries mean nothing on another one.
+    pub stream: u64,
+    /// The router's number for the delivery.
     pub id: u64,
 }
 

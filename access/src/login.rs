@@ -22,6 +22,7 @@ use hawser_proto::rpc::control::App;
 use hawser_proto::rpc::node::InboxTail;
 use hawser_proto::token;
 use proof::Proven;
+pub(crate) use proof::ticket;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

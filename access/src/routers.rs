@@ -119,11 +119,11 @@ impl Routers {
         self.delivers.load().iter().any(is_able)
     }
 
-    /// Reports what became of a delivery to the router that it came from. Lost if that has no stream now:
-    /// whoever waits for it there knows of its end.
-    pub(crate) fn report(&self, router: usize, report: DeliveryReport) {
+    /// Reports what became of a delivery up the stream that it came on. Lost if that has ended: whoever waits
+    /// for it there knows, and the same number on the next stream is another delivery.
+    pub(crate) fn report(&self, stream: u64, report: DeliveryReport) {
         let delivers = self.delivers.load();
-        if let Some(up) = delivers.iter().find(|up| up.router.number as usize == router) {
+        if let Some(up) = delivers.iter().find(|up| up.stream == stream) {
             let _ = up.reports.try_send(report);
         }
     }

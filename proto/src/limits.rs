@@ -110,9 +110,10 @@ pub const NODE_CALL_TIMEOUT: Duration = Duration::from_secs(1);
 pub const CLOCK_LEEWAY: Duration = Duration::from_mins(1);
 /// A resume ticket, in bytes: what a token says in protobuf, and its code.
 pub const RESUME_TICKET_BYTES_MAX: usize = 1024;
-/// How long a resume ticket is good: long enough to come back after a reconnect storm, short enough that
-/// what it was made from is nearly the truth still. A new one comes with each login.
-pub const RESUME_TICKET_LIFE: Duration = Duration::from_mins(10);
+/// How long a resume ticket is good at most; it never outlives its token, and a new one comes with each
+/// login and each refresh. As long as a token usually lives: devices that lose their node in a storm have
+/// been connected for hours, and their ticket has to be good just then.
+pub const RESUME_TICKET_LIFE: Duration = Duration::from_hours(1);
 /// Access points named to a device that has to leave, at most: two nodes over all five protocols.
 pub const ALTERNATIVES_MAX: usize = 10;
 /// Sessions a draining node tells to go a second, unless it is told otherwise.

@@ -268,7 +268,7 @@ test("a ticket stands for the token; a refused one is followed by the token, at 
   socket.break();
   await pass(2_000);
   const back = await arrive(it);
-  assert.deepEqual([back.login.token, new TextDecoder().decode(back.login.resumeTicket)], ["", "ticket"]);
+  assert.deepEqual([back.login.token, new TextDecoder().decode(back.login.resumeTicket)], ["token-1", "ticket"]);
   back.socket.say(Kind.CLOSE, { code: 4301 });
   const again = await arrive(it);
   assert.notEqual(again.socket, back.socket, "without a wait");

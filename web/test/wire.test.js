@@ -37,6 +37,7 @@ test("what is written is read again, for every kind", () => {
     },
     REFRESHED: {
       requestId: 1, status: 0, message: "", token: "t2", tokenRefreshAtMs: 5, tokenExpiresAtMs: 6,
+      resumeTicket: new Uint8Array([1, 2]),
     },
     LEFT: { requestId: 0, group: "g\u0301", status: 0, message: "", reason: 3 },
     PUSH: {

@@ -352,7 +352,7 @@ fn equally_urgent_inboxes_are_pulled_in_turn() {
 #[test]
 fn nobody_is_told_that_what_was_left_out_was_handled() {
     let mut feeds = Feeds::new();
-    let waiter = |id| Waiter { router: 0, id };
+    let waiter = |id| Waiter { stream: 1, id };
     feeds.wake(CHAT, entry(1));
     feeds.wait(CHAT, at(1), waiter(1));
     feeds.wake(CHAT, sized(2, 2000));
@@ -384,7 +384,7 @@ fn nobody_is_told_that_what_was_left_out_was_handled() {
 #[test]
 fn those_who_wait_are_told_once_and_a_bounded_number_may_wait() {
     let mut feeds = Feeds::new();
-    let waiter = |id| Waiter { router: 0, id };
+    let waiter = |id| Waiter { stream: 1, id };
     for seq in 1..=3 {
         feeds.wake(CHAT, entry(seq));
         feeds.wait(CHAT, at(seq), waiter(seq));

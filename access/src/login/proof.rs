@@ -65,7 +65,7 @@ fn open(catalogue: &Catalogue, bytes: &[u8], now_ms: u64) -> Result<Identity, Ti
 }
 
 /// A ticket for the next login, if control has given a key to make it with.
-pub(super) fn ticket(catalogue: &Catalogue, identity: &Identity, now_ms: u64) -> Option<Bytes> {
+pub(crate) fn ticket(catalogue: &Catalogue, identity: &Identity, now_ms: u64) -> Option<Bytes> {
     let key = catalogue.ticket_key(now_ms)?;
     ticket::make(&TicketKey::new(key.kid, &key.key)?, identity, now_ms)
 }

@@ -53,7 +53,7 @@ async fn run(node: &Arc<Node>, router: &Arc<Router>) -> Result<(), Status> {
     let life = Life { node: node.clone(), stream };
     // Wake-ups of before are lost with the stream that carried them.
     node.sweeps.request();
-    let ended = receive(node, (router, stream), inbound, &reports).await;
+    let ended = receive(node, stream, inbound, &reports).await;
     drop(life);
     ended
 }
@@ -75,7 +75,7 @@ impl Drop for Life {
 
 async fn receive(
     node: &Arc<Node>,
-    (router, stream): (&Router, u64),
+    stream: u64,
     mut inbound: tonic::Streaming<DeliverDown>,
     reports: &mpsc::Sender<DeliveryReport>,
 ) -> Result<(), Status> {
@@ -91,7 +91,7 @@ async fn receive(
                 }
                 wake_next = delivery.wake + 1;
             }
-            deliver(node, router.number as usize, delivery, reports).await;
+            deliver(node, stream, delivery, reports).await;
             if writes >= WRITES_PER_TURN {
                 writes = 0;
                 tokio::task::yield_now().await;
@@ -132,7 +132,7 @@ impl futures_util::Stream for Gather {
 
 async fn deliver(
     node: &Arc<Node>,
-    router: usize,
+    stream: u64,
     delivery: Delivery,
     reports: &mpsc::Sender<DeliveryReport>,
 ) {
@@ -147,7 +147,7 @@ async fn deliver(
         .map_or(SlowPolicy::default(), |business| slow_policy(business.slow_policy));
     if delivery.group.is_empty() && delivery.broadcast.is_none() {
         if delivery.place.is_some() {
-            return downlink::wake(node, router, delivery);
+            return downlink::wake(node, stream, delivery);
         }
         let report = unicast(node, delivery, slow);
         // Waits for room: what follows on this stream waits with it, and the router's queue is bounded.

@@ -842,3 +842,26 @@ async fn who_waits_for_the_device_hears_when_it_has_handled_the_push_or_has_gone
     assert_eq!(house.router.outcome(late).await, Outcome::Stored as u32);
     house.ends_clean().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waited_on_a_stream_that_broke_is_not_answered_on_the_next_one() {
+    let house = House::start().await;
+    let mut device = able(&house, "d").await;
+    let place = house.router.store_push(APP, "d", CHAT, &body(1));
+    let hint = house.router.wake_up(&house.route("d"), CHAT, place);
+    let id = house.router.hint(wire::Delivery { wants_ack: true, ..hint }).await;
+    reads(&mut device, 1, 1).await;
+    house.metric_is("hawser_downlink_unacked", &[], 1).await;
+    house.router.cut_deliver();
+    device.settle().await;
+    house.ready().await;
+    device.ack(CHAT, at(1)).await;
+    // On the new stream the same number means another delivery. What is told there is told in order.
+    let place = house.router.store_push(APP, "d", CHAT, &body(2));
+    let hint = house.router.wake_up(&house.route("d"), CHAT, place);
+    let later = house.router.hint(wire::Delivery { wants_ack: true, ..hint }).await;
+    reads(&mut device, 2, 2).await;
+    device.ack(CHAT, at(2)).await;
+    assert_eq!(house.router.outcome(later).await, Outcome::Acked as u32);
+    assert!(!house.router.has_report(id), "it reached whoever has this number now");
+}

@@ -168,6 +168,7 @@ fn refreshed() -> impl Strategy<Value = params::Refreshed> {
             request_id: long[0],
             status,
             message,
+            resume_ticket: token.clone().into(),
             token,
             token_refresh_at_ms: long[1],
             token_expires_at_ms: long[2],

@@ -135,8 +135,8 @@ impl Session {
     /// A LOGIN, and the cursors that it names.
     pub(super) fn login(&mut self, now: Instant) -> (Bytes, Vec<params::Cursor>) {
         let resume_ticket = self.ticket.show(now);
-        let token = self.token().filter(|_| resume_ticket.is_empty());
-        let token = token.map(|token| token.text.clone()).unwrap_or_default();
+        // Beside a ticket, too: a node of the release before knows no tickets.
+        let token = self.token().map(|token| token.text.clone()).unwrap_or_default();
         let mut login = params::Login {
             app: self.setup.app.clone(),
             device: self.setup.device.clone(),
@@ -152,6 +152,10 @@ impl Session {
         // A cursor that finds no room costs a few pushes that come twice and are dropped here.
         let mut cursors = login.cursors.clone();
         let mut frame = DeviceFrame::Login(login.clone()).encode();
+        if frame.len() > LOGIN_FRAME_BYTES_MAX && !login.resume_ticket.is_empty() {
+            login.token.clear();
+            frame = DeviceFrame::Login(login.clone()).encode();
+        }
         while frame.len() > LOGIN_FRAME_BYTES_MAX && cursors.pop().is_some() {
             login.cursors.clone_from(&cursors);
             frame = DeviceFrame::Login(login.clone()).encode();

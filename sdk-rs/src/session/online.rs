@@ -277,6 +277,8 @@ impl Session {
                 token.refresh_at = refresh_at;
                 token.expires_at = expires_at;
             }
+            // Also when there is none: the one before speaks for the old token, and ends with it.
+            self.ticket.given(refreshed.resume_ticket, now);
         } else if ErrorCode::from_number(refreshed.status) == Some(ErrorCode::Revoked) {
             // The node will close; until then there is nothing to ask for.
             online.refresh_at = None;

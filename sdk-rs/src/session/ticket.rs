@@ -25,7 +25,7 @@ impl fmt::Debug for Ticket {
 }
 
 impl Ticket {
-    /// The ticket of a LOGIN_OK; empty: none. Each login's word replaces the one before.
+    /// The ticket of a LOGIN_OK or a REFRESHED; empty: none. Each word replaces the one before.
     pub(super) fn given(&mut self, text: Bytes, now: Instant) {
         let is_one = !text.is_empty() && text.len() <= RESUME_TICKET_BYTES_MAX;
         self.held = is_one.then_some((text, now + RESUME_TICKET_LIFE));

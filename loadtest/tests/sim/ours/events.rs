@@ -78,13 +78,32 @@ impl Ours {
             if self.switches.confirms_first {
                 self.confirm(net, router, &batch);
             }
-            let part = Part::Router(router);
-            let delay = net.rng.between(MS, CALL);
-            net.after(delay, Part::World, Message::Tell { router, call, batch });
-            net.after(CALL + SEC / 5, part, Message::ToldOver(call));
+            // By then what is told has been answered, or is taken for lost.
+            net.after(asked + DUTY - net.now, Part::Router(router), Message::ToldOver(call));
+            Self::ask_store(net, router, Call::Mean { batch }, Then::Mean { asked, call });
         }
         for (device, at) in over {
             Self::ask_store(net, router, Call::Unmark { device, at }, Then::Nothing);
+        }
+    }
+
+    /// What the business is about to be told is noted.
+    pub(super) fn on_meant(
+        &mut self,
+        net: &mut Net<Message>,
+        router: usize,
+        asked: Ns,
+        call: u64,
+        reply: Reply,
+    ) {
+        let is_held = self.switches.no_duty || net.now + CALL + SEC / 5 < asked + DUTY;
+        match reply {
+            Reply::Meant(batch) if is_held && self.routers[router].teller.out == Some(call) => {
+                let delay = net.rng.between(MS, CALL);
+                net.after(delay, Part::World, Message::Tell { router, call, batch });
+                net.after(CALL + SEC / 5, Part::Router(router), Message::ToldOver(call));
+            }
+            _ => self.told_over(router, call),
         }
     }
 

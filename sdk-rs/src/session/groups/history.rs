@@ -64,8 +64,7 @@ impl Groups {
     pub(super) fn is_leaving(&self, group: &str) -> bool {
         let mut on_wire = self.on_wire.values().filter(|it| it.group == group);
         let is_wanted = self.wanted.contains_key(group);
-        on_wire.any(|it| !is_wanted || !it.is_join)
-            || self.leaves.iter().any(|(_, it)| it == group)
+        on_wire.any(|it| !is_wanted || !it.is_join) || self.leaves.iter().any(|(_, it)| it == group)
     }
 
     /// MISSED.
