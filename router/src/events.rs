@@ -1,6 +1,6 @@
 //! Connection events: businesses that asked for it hear of devices that come and go.
 //!
-//! What is due is the difference between what a business has confirmed to have heard and what is true now
+//! What is due is the difference between what a business has heard and what is true now
 //! ([`crate::inbox::rules::events_due`]), so that nothing is queued: the store only marks devices that have to
 //! be looked at. The marks lie in shards, and each shard is a duty of one router at a time. Its holder reads the
 //! marks ([`shard`]), looks at the devices, keeps a line for each business ([`spool`], [`line`]), calls it

@@ -52,8 +52,8 @@ pub struct Route {
     pub is_lost: bool,
 }
 
-/// What a business has confirmed to have heard of a device. Kept while that is that it is online; that it is
-/// not is what is known of everybody.
+/// What a business has heard of a device. Kept while that is that it is online; that it is not is what is known
+/// of everybody.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heard {
     /// Of which session.
@@ -62,6 +62,8 @@ pub struct Heard {
     pub is_online: bool,
     /// Its connection.
     pub owner: Owner,
+    /// The business has said so. Else it is about to be told, or was told and has not said that it heard.
+    pub is_confirmed: bool,
 }
 
 /// Something that a business has to hear.

@@ -152,6 +152,11 @@ pub(crate) enum Then {
     Events {
         asked: Ns,
     },
+    /// What is about to be told is noted.
+    Mean {
+        asked: Ns,
+        call: u64,
+    },
     Nothing,
 }
 

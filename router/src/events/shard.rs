@@ -4,7 +4,7 @@ use super::line::Waiting;
 use super::receiver::{CALL_TIMEOUT, told};
 use super::spool::{Found, Look, Now, PAGE, Spool, Verdict, Whom};
 use crate::core::Core;
-use crate::inbox::Event;
+use crate::inbox::{Event, Heard};
 use crate::key::{self, Key};
 use crate::reach::Call;
 use crate::store::{Marked, StoreError};
@@ -354,6 +354,11 @@ async fn tell(
     let read = batch.into_iter().map(|it| read_again(core, whom.1, it));
     let read: Vec<_> = stream::iter(read).buffered(TOGETHER).collect().await;
     let (batch, unread): (Vec<_>, Vec<_>) = read.into_iter().partition(|(_, is_read)| *is_read);
+    // What it is about to be told is noted, or its end would not be due if the answer were lost.
+    let batch = batch.into_iter().map(|(it, _)| mean(core, whom.1, it));
+    let meant: Vec<_> = stream::iter(batch).buffered(TOGETHER).collect().await;
+    let (batch, unmeant): (Vec<_>, Vec<_>) = meant.into_iter().partition(|(_, is_meant)| *is_meant);
+    let unread: Vec<_> = unread.into_iter().chain(unmeant).collect();
     let mut batch: Vec<Waiting> = batch.into_iter().map(|(it, _)| it).collect();
     let is_held = until.is_some_and(|until| Instant::now() + CALL_TIMEOUT < until);
     if !is_held {
@@ -390,6 +395,19 @@ async fn tell(
     });
     let known: Vec<_> = stream::iter(known).buffered(TOGETHER).collect().await;
     Ok(known.into_iter().chain(unread.into_iter().map(|(it, _)| (it, false))).collect())
+}
+
+/// Has the store note of which beginnings the business is about to be told. False: it has not, they must not be
+/// told now.
+async fn mean(core: &Core, business: BusinessNo, it: Waiting) -> (Waiting, bool) {
+    let Some((_, _, key)) = device(&it.look.mark.device) else { return (it, true) };
+    let mut is_meant = true;
+    for event in it.events.iter().filter(|event| event.heard.is_online) {
+        let heard = Heard { is_confirmed: false, ..event.heard.clone() };
+        let asked = core.store.event_heard(&key, business, heard, core.clock.now_ms());
+        is_meant &= core.reach.ask(Call::EventHeard, asked).await.unwrap_or(false);
+    }
+    (it, is_meant)
 }
 
 /// What is due of a device for one business, as it is now. False: the store did not say.

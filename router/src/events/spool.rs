@@ -224,7 +224,9 @@ impl Spool {
             let again = line.forget(&it.look.mark.device);
             let due_ms = if !is_known {
                 now.steady_ms + ms(LOOK_RETRY)
-            } else if again.is_some() {
+            } else if again.is_some() || it.events.last().is_some_and(|last| !last.heard.is_online)
+            {
+                // After an end the beginning of the next session may be due.
                 now.steady_ms
             } else {
                 (it.look.seen_ms + ms(LOOKS[LOOKS.len() - 1])).max(now.steady_ms)

@@ -55,7 +55,7 @@ pub trait Shelf: View {
     fn set_collapse(&mut self, business: BusinessNo, key: Bytes, position: Option<Position>);
     /// Remembers a push id.
     fn remember(&mut self, business: BusinessNo, push_id: Bytes, what: Remembered);
-    /// Writes what a business has confirmed to have heard, or forgets it.
+    /// Writes what a business has heard, or forgets it.
     fn set_heard(&mut self, business: BusinessNo, heard: Option<Heard>);
 }
 

@@ -99,6 +99,23 @@ async fn a_business_that_fails_hears_all_of_it_once_it_is_back_and_holds_up_nobo
 }
 
 #[tokio::test]
+async fn whoever_was_told_of_a_device_and_did_not_answer_hears_of_its_end() {
+    let chat = FakeBusiness::start("chat").await;
+    let house = house(&[("chat", &chat)]).await;
+    let mut node = FakeNode::connect(&house.internal(), "node-1", 1).await;
+    let _alive = node.keep_alive();
+    chat.set(Mood::Mute);
+    let first = login(&mut node, "a", 1, &[CHAT]).await;
+    chat.hears(&[first.epoch], &["a +1"]).await;
+    node.unbind(&first).await;
+    chat.set(Mood::Hears);
+    let ended =
+        async || chat.said(&[first.epoch]).contains(&"a -1 closed".to_owned()).then_some(());
+    eventually(ended).await;
+    assert_in_order(&chat.events());
+}
+
+#[tokio::test]
 async fn a_device_that_flaps_while_the_business_is_away_is_told_of_twice_at_most() {
     let chat = FakeBusiness::start("chat").await;
     let house = house(&[("chat", &chat)]).await;

@@ -418,6 +418,7 @@ impl Ours {
         match then {
             Then::Nothing => {}
             Then::Events { asked } => self.on_due(net, router, asked, reply),
+            Then::Mean { asked, call } => self.on_meant(net, router, asked, call, reply),
             Then::Push { wish, call } => self.push_stored(net, router, wish, call, reply),
             Then::Volatile { wish, call } => match reply {
                 Reply::Route(session) => self.volatile(net, router, wish, call, session),

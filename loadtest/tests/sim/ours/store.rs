@@ -92,6 +92,10 @@ pub(crate) enum Call {
         business: BusinessNo,
         heard: Heard,
     },
+    /// What businesses are about to be told.
+    Mean {
+        batch: Vec<(Key, Vec<cores::Event>)>,
+    },
     Unmark {
         device: Key,
         at: u64,
@@ -117,6 +121,8 @@ pub(crate) enum Reply {
     Looked,
     /// None: the duty is another's.
     Marked(Option<Vec<Marked>>),
+    /// What may be told.
+    Meant(Vec<(Key, Vec<cores::Event>)>),
     /// It may or may not have been done.
     Failed,
 }
@@ -396,9 +402,23 @@ impl Store {
             Call::Marked { router } => Reply::Marked(self.marked(router, now_ms, now)),
             Call::Heard { device, business, heard } => {
                 let shelf = self.now.devices.entry(device.clone()).or_default();
-                let Ok(()) = rules::event_heard(shelf, business, heard);
+                let Ok(_) = rules::event_heard(shelf, business, heard);
                 self.mark_if_due(&device, now_ms);
                 Reply::Looked
+            }
+            Call::Mean { mut batch } => {
+                for (device, events) in &mut batch {
+                    let shelf = self.now.devices.entry(device.clone()).or_default();
+                    events.retain(|event| {
+                        let heard = Heard { is_confirmed: false, ..event.heard.clone() };
+                        let Ok(is_noted) = match event.heard.is_online {
+                            true => rules::event_heard(shelf, event.business, heard),
+                            false => Ok(true),
+                        };
+                        is_noted
+                    });
+                }
+                Reply::Meant(batch)
             }
             Call::Unmark { device, at } => {
                 if self.now.marks.get(&device) == Some(&at) {

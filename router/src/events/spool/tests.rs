@@ -30,7 +30,7 @@ fn look(device: u64, at: u64, seen_ms: u64) -> Look {
 fn event(business: BusinessNo, epoch: u64) -> Event {
     let at = SlotRef { slot: 1, generation: 1 };
     let owner = Owner { node: NodeId::new("node-1").unwrap(), boot: BootId(1), at };
-    let heard = Heard { epoch, is_online: true, owner };
+    let heard = Heard { epoch, is_online: true, owner, is_confirmed: true };
     Event { business, heard, at_ms: epoch, cause: EventCause::None }
 }
 
@@ -126,6 +126,17 @@ fn a_device_that_is_marked_again_while_it_is_told_of_is_looked_at_at_once() {
     let (_, batch) = spool.next_call(at(0)).unwrap();
     spool.sees(look(1, 2, 30), &[CHAT], at(30));
     assert_eq!(spool.next_call(at(30)), None, "it is not told twice at a time");
+    spool.heard(&whom(CHAT), known(batch), at(40));
+    assert_eq!(spool.take_looks(at(40)).len(), 1);
+}
+
+#[test]
+fn the_beginning_that_follows_an_end_is_looked_for_at_once() {
+    let mut spool = Spool::default();
+    let mut ended = event(CHAT, 1);
+    ended.heard.is_online = false;
+    spool.looked(look(1, 1, 0), &Found::InTurn, vec![ended], &app(), |_| true, at(0));
+    let (_, batch) = spool.next_call(at(0)).unwrap();
     spool.heard(&whom(CHAT), known(batch), at(40));
     assert_eq!(spool.take_looks(at(40)).len(), 1);
 }

@@ -10,6 +10,10 @@ fn watched(slot: u32, attempt: u64, watchers: &[BusinessNo]) -> Login {
     Login { watchers: watchers.to_vec(), ..login(slot, 1, attempt) }
 }
 
+fn over(session: Session) -> Heard {
+    Heard { epoch: session.epoch, is_online: false, owner: session.owner, is_confirmed: true }
+}
+
 impl Desk<'_> {
     async fn log_in(&mut self, device: &Key, login: Login) -> Session {
         self.now_ms += 1_000;
@@ -46,6 +50,13 @@ impl Desk<'_> {
         }
     }
 
+    /// The business is about to be told that the session began.
+    async fn mean(&self, device: &Key, event: &Event) -> bool {
+        let heard = Heard { is_confirmed: false, ..event.heard.clone() };
+        let noted = self.store.event_heard(device, event.business, heard, self.now_ms).await;
+        noted.expect("the store is there")
+    }
+
     async fn mark(&self, device: &Key) -> Option<Marked> {
         let shard = event_shard(device.as_bytes());
         let mut after = 0;
@@ -68,7 +79,7 @@ pub(super) async fn a_login_that_is_watched_is_marked_and_due(desk: &mut Desk<'_
     let device = desk.device("d");
     let login = watched(1, 1, &[CHAT, SHOP]);
     let session = desk.log_in(&device, login.clone()).await;
-    let heard = Heard { epoch: session.epoch, is_online: true, owner: session.owner };
+    let heard = Heard { epoch: session.epoch, is_online: true, owner: session.owner, is_confirmed: true };
     let event = |business| Event {
         business,
         heard: heard.clone(),
@@ -100,7 +111,7 @@ pub(super) async fn what_was_heard_is_not_due_again_and_the_end_is(desk: &mut De
     desk.unmark(&began).await;
     desk.log_out(&device, &session).await;
     let due = desk.due(&device).await;
-    let heard = Heard { epoch: session.epoch, is_online: false, owner: session.owner };
+    let heard = over(session);
     let (at_ms, cause) = (desk.now_ms, EventCause::Closed);
     assert_eq!(due, [Event { business: CHAT, heard, at_ms, cause }]);
     assert!(desk.mark(&device).await.is_some_and(|ended| ended.at > began.at));
@@ -114,12 +125,48 @@ pub(super) async fn a_takeover_is_due_in_order(desk: &mut Desk<'_>) {
     let due = desk.due(&device).await;
     desk.hear(&device, &due).await;
     let second = desk.log_in(&device, watched(2, 2, &[CHAT])).await;
-    let right =
-        [(CHAT, first.epoch, EventCause::Superseded), (CHAT, second.epoch, EventCause::None)];
+    let right = [(CHAT, first.epoch, EventCause::Superseded)];
     assert_eq!(desk.due_in_short(&device).await, right);
     let due = desk.due(&device).await;
-    desk.hear(&device, &due[..1]).await;
-    assert_eq!(desk.due_in_short(&device).await, right[1..]);
+    desk.hear(&device, &due).await;
+    let right = [(CHAT, second.epoch, EventCause::None)];
+    assert_eq!(desk.due_in_short(&device).await, right);
+}
+
+pub(super) async fn the_end_is_due_of_whatever_a_business_may_have_heard(desk: &mut Desk<'_>) {
+    let device = desk.device("d");
+    let first = desk.log_in(&device, watched(1, 1, &[CHAT])).await;
+    let began = desk.due(&device).await;
+    assert!(desk.mean(&device, &began[0]).await);
+    assert_eq!(desk.due(&device).await, began, "until it is confirmed");
+    let mark = desk.mark(&device).await.expect("it was marked");
+    desk.unmark(&mark).await;
+    let second = desk.log_in(&device, watched(2, 2, &[CHAT])).await;
+    assert!(desk.mark(&device).await.is_some());
+    let right = [(CHAT, first.epoch, EventCause::Superseded)];
+    assert_eq!(desk.due_in_short(&device).await, right);
+    let next = Event {
+        heard: Heard { epoch: second.epoch, owner: second.owner.clone(), ..began[0].heard.clone() },
+        ..began[0].clone()
+    };
+    assert!(!desk.mean(&device, &next).await, "the end of the first comes before it");
+    assert_eq!(desk.due_in_short(&device).await, right);
+    let due = desk.due(&device).await;
+    desk.hear(&device, &due).await;
+
+    let began = desk.due(&device).await;
+    assert_eq!(began, [Event { at_ms: second.epoch, ..next }]);
+    desk.restart().await;
+    assert!(desk.mean(&device, &began[0]).await);
+    desk.restart().await;
+    desk.hear(&device, &began).await;
+    assert!(desk.mean(&device, &began[0]).await, "it is known already");
+    assert_eq!(desk.due(&device).await, [], "what was confirmed stays so");
+    let older = Heard { epoch: first.epoch, ..began[0].heard.clone() };
+    assert!(!desk.mean(&device, &Event { heard: older, ..began[0].clone() }).await);
+    desk.log_out(&device, &second).await;
+    let right = [(CHAT, second.epoch, EventCause::Closed)];
+    assert_eq!(desk.due_in_short(&device).await, right);
 }
 
 pub(super) async fn a_login_for_other_businesses_marks_the_device_too(desk: &mut Desk<'_>) {
@@ -147,7 +194,7 @@ pub(super) async fn a_lost_node_is_said_to_be_lost(desk: &mut Desk<'_>) {
     let ended = desk.store.end_lost(&device, &owner.node, owner.boot, desk.now_ms).await;
     assert!(ended.unwrap());
     let due = desk.due(&device).await;
-    let heard = Heard { epoch: session.epoch, is_online: false, owner: session.owner };
+    let heard = over(session);
     let (at_ms, cause) = (desk.now_ms, EventCause::NodeLost);
     assert_eq!(due, [Event { business: CHAT, heard, at_ms, cause }]);
     assert!(desk.mark(&device).await.is_some());
@@ -182,7 +229,8 @@ pub(super) async fn a_confirmation_of_a_session_that_is_not_known_changes_nothin
 ) {
     let device = desk.device("d");
     let unknown = |epoch| {
-        let heard = Heard { epoch, is_online: true, owner: login(3, 1, 1).owner };
+        let owner = login(3, 1, 1).owner;
+        let heard = Heard { epoch, is_online: true, owner, is_confirmed: true };
         Event { business: CHAT, heard, at_ms: epoch, cause: EventCause::None }
     };
     desk.hear(&device, &[unknown(desk.now_ms)]).await;

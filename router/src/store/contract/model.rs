@@ -4,7 +4,7 @@
 //! that starts another incarnation by itself would differ.
 
 use super::Harness;
-use super::desk::{BEGIN_MS, CHAT, DAY_MS, Desk, HOUR_MS, SHOP, login};
+use super::desk::{BEGIN_MS, CHAT, DAY_MS, HOUR_MS, SHOP, login};
 use crate::inbox::{Caps, Heard, Limits, Login, NewEntry, Owner, Priority, Session};
 use crate::key::Key;
 use crate::store::memory::InMemory;
@@ -138,12 +138,6 @@ enum Operation {
     },
 }
 
-/// The group as a router knows it that is up to date; some other one where there is none.
-async fn known(store: &dyn Store, group: &Key) -> GroupMeta {
-    let known = store.group(group).await.expect("a store");
-    known.unwrap_or_else(|| Desk::history_group(1))
-}
-
 /// The answer as text: whatever differs, differs there. Durability is the engine's own affair.
 async fn make(store: &dyn Store, app: &str, operation: Operation, now_ms: u64) -> String {
     let memory = Some(Durability::Memory);
@@ -189,13 +183,11 @@ async fn make(store: &dyn Store, app: &str, operation: Operation, now_ms: u64) -
             format!("{:?}", store.purge(&device, business).await)
         }
         Operation::Publish { group, new, caps } => {
-            let of = known(store, &group).await;
-            let done = store.publish(&group, &of, new, caps, memory, now_ms).await;
+            let done = store.publish(&group, new, caps, memory, now_ms).await;
             format!("{:?}", done.map(|(appended, _)| appended))
         }
         Operation::History { group, after, limits } => {
-            let of = known(store, &group).await;
-            format!("{:?}", store.history(&group, &of, after, limits, now_ms).await)
+            format!("{:?}", store.history(&group, after, limits, now_ms).await)
         }
         Operation::ChangeGroup { change } => {
             format!("{:?}", store.change_groups(vec![change]).await)
@@ -216,16 +208,17 @@ async fn make(store: &dyn Store, app: &str, operation: Operation, now_ms: u64) -
         }
         Operation::Hear { device, count, old } => {
             let due = store.events_due(&device, now_ms).await;
+            let mut noted = Vec::new();
             for event in due.iter().flatten().take(count) {
-                let heard = event.heard.clone();
-                let done = store.event_heard(&device, event.business, heard, now_ms).await;
-                done.expect("the store is there");
+                // Of some it is only known that they are told.
+                let is_confirmed = !event.heard.is_online || (now_ms / 3) % 2 == 0;
+                let heard = Heard { is_confirmed, ..event.heard.clone() };
+                noted.push(store.event_heard(&device, event.business, heard, now_ms).await);
             }
             if let Some((business, heard)) = old {
-                let done = store.event_heard(&device, business, heard, now_ms).await;
-                done.expect("the store is there");
+                noted.push(store.event_heard(&device, business, heard, now_ms).await);
             }
-            format!("{due:?}")
+            format!("{due:?} {noted:?}")
         }
     }
 }
@@ -351,7 +344,9 @@ impl Player {
             return Operation::Due { device };
         }
         let (_, Session { owner, epoch }) = self.session();
-        let heard = Heard { epoch, is_online: self.dice.chance(50), owner };
+        let is_online = self.dice.chance(50);
+        let is_confirmed = !is_online || self.dice.chance(50);
+        let heard = Heard { epoch, is_online, owner, is_confirmed };
         let old = (self.business(), heard);
         let old = Some(old).filter(|_| self.dice.chance(20));
         Operation::Hear { device, count: self.dice.below(4) as usize, old }
@@ -395,9 +390,7 @@ impl Player {
                 let Session { owner, epoch } = session.clone();
                 match self.dice.below(5) {
                     0 => Operation::Route { device },
-                    1 | 2 => {
-                        Operation::Raise { device, above: epoch + self.dice.below(9), session }
-                    }
+                    1 | 2 => Operation::Raise { device, above: epoch + self.dice.below(9), session },
                     _ => Operation::EndLost { device, owner },
                 }
             }

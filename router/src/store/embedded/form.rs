@@ -347,13 +347,15 @@ fn read_owner(eye: &mut Eye<'_>) -> Option<Option<Owner>> {
 }
 
 pub(super) fn write_heard(heard: &Heard) -> Vec<u8> {
-    write_owner(Pen::new(48).number(heard.epoch), &heard.owner).0
+    let pen = write_owner(Pen::new(48).number(heard.epoch), &heard.owner);
+    pen.number(heard.is_confirmed.into()).0
 }
 
 pub(super) fn read_heard(value: &[u8]) -> Result<Heard, StoreError> {
     read(value, |eye| {
         let epoch = eye.number()?;
-        Some(Heard { epoch, is_online: true, owner: read_owner(eye)?? })
+        let owner = read_owner(eye)??;
+        Some(Heard { epoch, is_online: true, owner, is_confirmed: eye.number()? != 0 })
     })
 }
 
@@ -551,8 +553,11 @@ mod tests {
             boot: BootId(u64::MAX),
             at: SlotRef { slot: u32::MAX, generation: 7 },
         };
-        let heard = Heard { epoch: u64::MAX, is_online: true, owner: owner.clone() };
-        assert_eq!(read_heard(&write_heard(&heard)).unwrap(), heard);
+        for is_confirmed in [true, false] {
+            let owner = owner.clone();
+            let heard = Heard { epoch: u64::MAX, is_online: true, owner, is_confirmed };
+            assert_eq!(read_heard(&write_heard(&heard)).unwrap(), heard);
+        }
         assert_eq!(read_mark(&mark(3, u64::MAX, b"device")), Some((u64::MAX, &b"device"[..])));
         for owner in [Some(owner), None] {
             let route = Route {

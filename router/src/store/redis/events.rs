@@ -26,6 +26,14 @@ fn read_watchers(bytes: &[u8]) -> Option<Vec<BusinessNo>> {
     chunks.map(|number| number.map(BusinessNo)).collect()
 }
 
+/// Epoch, whether it was confirmed, owner; as `heard.lua` writes it.
+fn read_heard(bytes: &[u8]) -> Option<Heard> {
+    let (epoch, rest) = bytes.split_first_chunk()?;
+    let (is_confirmed, owner) = rest.split_first()?;
+    let (epoch, is_confirmed) = (u64::from_be_bytes(*epoch), *is_confirmed != 0);
+    Some(Heard { epoch, is_online: true, owner: answer::read_owner(owner)?, is_confirmed })
+}
+
 impl Redis {
     /// A business may have to hear of the device.
     pub(super) async fn mark(&self, device: &Key) -> Result<(), StoreError> {
@@ -95,9 +103,7 @@ impl Redis {
             } else {
                 let business = std::str::from_utf8(field).ok().and_then(|it| it.parse().ok());
                 let business = BusinessNo(business.ok_or(StoreError::Value)?);
-                let (epoch, owner) = value.split_first_chunk().ok_or(StoreError::Value)?;
-                let owner = answer::read_owner(owner).ok_or(StoreError::Value)?;
-                let heard = Heard { epoch: u64::from_be_bytes(*epoch), is_online: true, owner };
+                let heard = read_heard(value).ok_or(StoreError::Value)?;
                 held.set_heard(business, Some(heard));
             }
         }
@@ -112,12 +118,14 @@ impl Redis {
         device: &Key,
         business: BusinessNo,
         heard: &Heard,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let tag = Tag::device(device);
         let owner = if heard.is_online { owner_bytes(&heard.owner) } else { Vec::new() };
-        let args = [number(business.0.into()), number(heard.epoch), owner];
+        let is_confirmed = number(heard.is_confirmed.into());
+        let args = [number(business.0.into()), number(heard.epoch), owner, is_confirmed];
         let keys = [tag.route(), tag.heard()];
-        self.caller.call(&SCRIPTS.heard, tag.slot(), &keys, &args).await.map(drop)
+        let called = self.caller.call(&SCRIPTS.heard, tag.slot(), &keys, &args).await?;
+        Ok(answer::number(&called.answer)? == 1)
     }
 
     pub(super) async fn due(&self, device: &Key, now_ms: u64) -> Result<Vec<Event>, StoreError> {

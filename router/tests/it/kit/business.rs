@@ -20,10 +20,12 @@ use tonic::{Request, Response, Status};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mood {
     Hears,
-    /// Notes it, and says that it failed.
+    /// Says that it failed.
     Fails,
     /// Says nothing until the mood is another.
     Hangs,
+    /// Notes it, and says nothing.
+    Mute,
 }
 
 pub struct FakeBusiness {
@@ -76,7 +78,7 @@ impl FakeBusiness {
         *self.calls.lock().expect("no test panics here")
     }
 
-    /// All events of answered calls so far, as `a +7`, `a -7 closed`: device, kind, number of the session
+    /// All events so far of calls that did not fail, as `a +7`, `a -7 closed`: device, kind, number of the session
     /// in the order of this list, cause.
     pub fn said(&self, epochs: &[u64]) -> Vec<String> {
         let heard = self.heard.lock().expect("no test panics here");
@@ -137,6 +139,11 @@ impl Business for Service {
             *self.mood.clone().wait_for(|mood| *mood != Mood::Hangs).await.expect("it lives");
         if mood == Mood::Fails {
             return Err(Status::unavailable("on purpose"));
+        }
+        if mood == Mood::Mute {
+            self.heard.lock().expect("no test panics here").extend(told.events);
+            let _ = self.mood.clone().wait_for(|mood| *mood != Mood::Mute).await;
+            return Err(Status::unavailable("its answer is lost"));
         }
         self.heard.lock().expect("no test panics here").extend(told.events);
         Ok(Response::new(ConnectionsHeard {}))

@@ -33,8 +33,6 @@ pub enum Mode {
     IsLate,
     /// Fails to say what others changed about groups.
     HasNoNews,
-    /// Fails to say what others changed about groups.
-    HasNoNews,
     /// Answers publishes late, and each by another measure.
     Dawdles,
 }
@@ -45,7 +43,6 @@ pub struct Faulty {
     changed: watch::Sender<u64>,
     releases: AtomicU64,
     publishes: AtomicU64,
-    news_asked: AtomicU64,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +53,7 @@ impl Faulty {
     pub fn before(inner: Arc<dyn Store>) -> Arc<Self> {
         let (mode, changed) = (watch::Sender::new(Mode::Answers), watch::Sender::new(0));
         let (releases, publishes) = (AtomicU64::new(0), AtomicU64::new(0));
-        let news_asked = AtomicU64::new(0);
-        Arc::new(Self { inner, mode, changed, releases, publishes, news_asked })
+        Arc::new(Self { inner, mode, changed, releases, publishes })
     }
 
     pub fn set(&self, mode: Mode) {
@@ -72,11 +68,6 @@ impl Faulty {
     /// Releases that reached the store.
     pub fn releases(&self) -> u64 {
         self.releases.load(Ordering::SeqCst)
-    }
-
-    /// How often it was asked what others changed.
-    pub fn news_asked(&self) -> u64 {
-        self.news_asked.load(Ordering::SeqCst)
     }
 
     async fn gate(&self) -> Result<(), StoreError> {
@@ -222,14 +213,13 @@ impl Store for Faulty {
     async fn publish(
         &self,
         group: &Key,
-        of: &GroupMeta,
         new: NewEntry,
         caps: Caps,
         durability: Option<Durability>,
         now_ms: u64,
     ) -> Result<(Appended, Durability), StoreError> {
         self.gate_write().await?;
-        let done = self.inner.publish(group, of, new, caps, durability, now_ms).await;
+        let done = self.inner.publish(group, new, caps, durability, now_ms).await;
         let count = self.publishes.fetch_add(1, Ordering::SeqCst);
         if *self.mode.borrow() == Mode::Dawdles {
             // The later ones of each eight are the faster ones.
@@ -241,13 +231,12 @@ impl Store for Faulty {
     async fn history(
         &self,
         group: &Key,
-        of: &GroupMeta,
         after: Position,
         limits: Limits,
         now_ms: u64,
     ) -> Result<Batch, StoreError> {
         self.gate().await?;
-        self.inner.history(group, of, after, limits, now_ms).await
+        self.inner.history(group, after, limits, now_ms).await
     }
 
     async fn change_groups(
@@ -341,7 +330,7 @@ impl Store for Faulty {
         business: BusinessNo,
         heard: Heard,
         now_ms: u64,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         self.gate_write().await?;
         self.inner.event_heard(device, business, heard, now_ms).await
     }

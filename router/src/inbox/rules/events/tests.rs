@@ -69,12 +69,29 @@ impl House {
         }
     }
 
-    /// All that is due is heard and confirmed.
-    fn tell(&mut self) -> Vec<Event> {
+    /// All that is due is heard, and nobody confirms it.
+    fn tell_in_vain(&mut self) {
         let due = self.due();
         self.said.extend(due.iter().map(text));
-        self.hears(&due);
-        due
+        for event in due.iter().filter(|event| event.heard.is_online) {
+            let heard = Heard { is_confirmed: false, ..event.heard.clone() };
+            assert!(event_heard(&mut self.shelf, event.business, heard).unwrap());
+        }
+    }
+
+    /// All that is due is heard and confirmed, until nothing is.
+    fn tell(&mut self) -> Vec<Event> {
+        let mut all = Vec::new();
+        loop {
+            let due = self.due();
+            if due.is_empty() {
+                return all;
+            }
+            self.tell_in_vain();
+            self.hears(&due);
+            all.extend(due);
+            assert!(all.len() < 10, "it ends: {all:?}");
+        }
     }
 }
 
@@ -214,6 +231,47 @@ const STORIES: &[Story] = &[
             it.tell();
         },
         &["chat+200", "chat+200", "chat-200 closed", "chat-200 closed"],
+    ),
+    (
+        "what was told and not confirmed is told again, and ends",
+        |it| {
+            let session = it.login(&[CHAT]);
+            it.tell_in_vain();
+            it.tell_in_vain();
+            it.end(&session);
+            it.tell_in_vain();
+            it.tell();
+        },
+        &["chat+200", "chat+200", "chat-200 closed", "chat-200 closed"],
+    ),
+    (
+        "what was told and not confirmed is lost with its node",
+        |it| {
+            let session = it.login(&[CHAT]);
+            it.tell_in_vain();
+            it.lose(&session);
+            it.tell();
+        },
+        &["chat+200", "chat-200 lost"],
+    ),
+    (
+        "of sessions in a row one at a time is told in vain, and its end before the next",
+        |it| {
+            it.login(&[CHAT]);
+            it.tell_in_vain();
+            it.login(&[CHAT]);
+            it.tell_in_vain();
+            it.login(&[CHAT]);
+            it.tell_in_vain();
+            it.tell();
+        },
+        &[
+            "chat+200",
+            "chat-200 superseded",
+            "chat-200 superseded",
+            "chat-200 superseded",
+            "chat+400",
+        ],
     ),
     (
         "the confirmation of an older session changes nothing",
