@@ -19,6 +19,7 @@ use crate::inbox::{
 use crate::key::Key;
 use hawser_proto::id::{BootId, BusinessNo, NodeId, Position};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// A stored key: the bytes of a [`Key`].
@@ -65,14 +66,28 @@ pub enum GroupChange {
     Put(Key, GroupMeta, Option<GroupMeta>),
     /// It is no more, if the store has exactly this one. Where there is none, the change counts as made.
     Delete(Key, GroupMeta),
+    /// A store that lost it has it again, as a router knows it. One that has another one, or knows that this one
+    /// was deleted or replaced within the last [`TOMBSTONE_KEEP`], keeps to that.
+    Keep(Key, GroupMeta),
 }
 
+/// How long a store that several routers share remembers that a group was deleted: longer than any of them does
+/// not hear of it.
+pub(crate) const TOMBSTONE_KEEP: Duration = Duration::from_hours(1);
+
 impl GroupChange {
+    /// The group that it is about.
+    pub(crate) fn key(&self) -> &Key {
+        let (Self::Put(key, ..) | Self::Delete(key, _) | Self::Keep(key, _)) = self;
+        key
+    }
+
     /// What it comes to where the store has this group, or none.
     pub(crate) fn against(&self, known: Option<&GroupMeta>) -> Against {
         let (is_made, is_expected) = match self {
             Self::Put(_, meta, replaced) => (known == Some(meta), known == replaced.as_ref()),
             Self::Delete(_, meta) => (known.is_none(), known == Some(meta)),
+            Self::Keep(_, meta) => (known == Some(meta), known.is_none()),
         };
         match (is_made, is_expected) {
             (true, _) => Against::IsMade,
@@ -291,20 +306,25 @@ pub trait Store: Send + Sync + 'static {
     async fn purge(&self, device: &Key, business: BusinessNo) -> Result<u64, StoreError>;
 
     /// Appends to a group's history, as [`Store::append`] does; the group's shelf has no owner. See
-    /// [`crate::inbox::rules::publish`]: where there is no history (any more), none begins.
+    /// [`crate::inbox::rules::publish`]: where there is no history (any more), none begins. So it is, too,
+    /// where the store has another group of this name than `of`: another router may have made it anew,
+    /// for another business.
     async fn publish(
         &self,
         group: &Key,
+        of: &GroupMeta,
         new: NewEntry,
         caps: Caps,
         durability: Option<Durability>,
         now_ms: u64,
     ) -> Result<(Appended, Durability), StoreError>;
 
-    /// See [`crate::inbox::rules::history`].
+    /// See [`crate::inbox::rules::history`]. Where the store has another group of this name than `of`, it is
+    /// as where there is no history: its tail is at the start.
     async fn history(
         &self,
         group: &Key,
+        of: &GroupMeta,
         after: Position,
         limits: Limits,
         now_ms: u64,
@@ -332,7 +352,8 @@ pub trait Store: Send + Sync + 'static {
     /// Who has the device's session, as [`crate::inbox::Route`]; for routers that nobody told.
     async fn route(&self, device: &Key, now_ms: u64) -> Result<Option<Route>, StoreError>;
 
-    /// Begins or renews the lease of a node's boot for this long, unless another boot holds one.
+    /// Begins or renews the lease of a node's boot for this long at least, unless another boot holds one: what
+    /// another router, which heard the node later, has asked for is not cut short.
     async fn renew_node(
         &self,
         node: &NodeId,

@@ -146,6 +146,8 @@ const CASES: &[(&str, Case)] = table! {
         a_group_is_replaced_only_as_it_is_known,
         a_group_that_goes_on_keeps_its_history,
         a_group_is_deleted_only_as_it_is_known,
+        a_history_is_that_of_the_very_group_alone,
+        a_group_that_was_deleted_is_not_kept,
         changes_made_together_are_answered_each,
         of_two_routers_that_decide_at_once_one_wins,
         a_group_made_while_it_is_deleted_is_listed,

@@ -440,13 +440,17 @@ impl Store for Embedded {
     async fn publish(
         &self,
         group: &Key,
+        of: &GroupMeta,
         new: NewEntry,
         caps: Caps,
         durability: Option<Durability>,
         now_ms: u64,
     ) -> Result<(Appended, Durability), StoreError> {
-        let group = *group;
+        let (group, of) = (*group, of.clone());
         self.append_to(new, durability, move |step, new| {
+            if !is_group(step.overlay(), &group, &of)? {
+                return Ok(Appended::NoHistory);
+            }
             let incarnation = step.incarnation();
             rules::publish(&mut step.group(group.as_bytes()), new, caps, incarnation, now_ms)
         })
@@ -456,13 +460,18 @@ impl Store for Embedded {
     async fn history(
         &self,
         group: &Key,
+        of: &GroupMeta,
         after: Position,
         limits: Limits,
         now_ms: u64,
     ) -> Result<Batch, StoreError> {
-        let group = *group;
+        let (group, of) = (*group, of.clone());
         self.read(self.settings.call_timeout, move |disk| {
-            let view = OnShelf::new(disk.glance(), Kind::Group, group.as_bytes());
+            let glance = disk.glance();
+            if !is_group(&glance, &group, &of)? {
+                return Ok(Batch::default());
+            }
+            let view = OnShelf::new(glance, Kind::Group, group.as_bytes());
             rules::history(&view, after, limits, now_ms)
         })
         .await
@@ -658,9 +667,14 @@ impl Store for Embedded {
     }
 }
 
+/// Whether it is this very group.
+fn is_group(source: &impl Source, key: &Key, of: &GroupMeta) -> Result<bool, StoreError> {
+    let known = source.get(Space::Groups, key.as_bytes())?;
+    Ok(known.map(|value| form::read_group(&value)).transpose()?.as_ref() == Some(of))
+}
+
 fn change_group(step: &mut Step<'_, '_>, change: &GroupChange) -> Result<GroupChanged, StoreError> {
-    let (GroupChange::Put(key, ..) | GroupChange::Delete(key, _)) = change;
-    let key = key.as_bytes();
+    let key = change.key().as_bytes();
     let overlay = step.overlay();
     let known = overlay.get(Space::Groups, key)?;
     let known = known.map(|value| form::read_group(&value)).transpose()?;
@@ -677,7 +691,8 @@ fn change_group(step: &mut Step<'_, '_>, change: &GroupChange) -> Result<GroupCh
             overlay.remove(Space::Groups, key.to_vec());
             end_history(overlay, key)?;
         }
-        GroupChange::Put(_, meta, _) => {
+        // The one router there is deletes nothing that it does not know of: no tombstones.
+        GroupChange::Put(_, meta, _) | GroupChange::Keep(_, meta) => {
             overlay.set(Space::Groups, key.to_vec(), form::write_group(meta));
             overlay.set(Space::Owned, form::owned(key, meta.owner), Vec::new());
             if !known.is_some_and(|known| meta.goes_on_from(&known)) {

@@ -32,6 +32,8 @@ pub(crate) struct Held {
     devices: BTreeMap<KeyBytes, Memory>,
     histories: BTreeMap<KeyBytes, Memory>,
     groups: BTreeMap<KeyBytes, GroupMeta>,
+    /// Groups that were deleted or replaced.
+    tombstones: Vec<(KeyBytes, GroupMeta)>,
     /// Groups that were changed.
     news: Vec<KeyBytes>,
     /// Which connection of a boot was registered last for a device.
@@ -74,17 +76,24 @@ impl Held {
     }
 
     fn change_group(&mut self, change: &GroupChange) -> GroupChanged {
-        let (GroupChange::Put(key, ..) | GroupChange::Delete(key, _)) = change;
-        let key: KeyBytes = key.as_bytes().into();
+        let key: KeyBytes = change.key().as_bytes().into();
         let known = self.groups.get(&key).cloned();
+        if let GroupChange::Keep(_, meta) = change
+            && known.is_none()
+            && self.tombstones.contains(&(key.clone(), meta.clone()))
+        {
+            return GroupChanged::Differs(None);
+        }
         match change.against(known.as_ref()) {
             Against::IsMade => return GroupChanged::Made,
             Against::Differs => return GroupChanged::Differs(known),
             Against::Makes => {}
         }
         self.news.push(key.clone());
+        self.tombstones.extend(known.iter().map(|known| (key.clone(), known.clone())));
         match change {
-            GroupChange::Put(_, meta, _) => {
+            GroupChange::Put(_, meta, _) | GroupChange::Keep(_, meta) => {
+                self.tombstones.retain(|(of, it)| (of, it) != (&key, meta));
                 if !known.is_some_and(|known| meta.goes_on_from(&known)) {
                     self.histories.remove(&key);
                 }
@@ -159,10 +168,15 @@ impl InMemory {
     fn on_history<T>(
         &self,
         key: &Key,
+        of: &GroupMeta,
         act: impl FnOnce(&mut Memory, u64) -> Result<T, Infallible>,
     ) -> Result<T, StoreError> {
         let mut held = self.held.lock();
         let incarnation = held.incarnation;
+        if held.groups.get(key.as_bytes()) != Some(of) {
+            let Ok(done) = act(&mut Memory::default(), incarnation);
+            return Ok(done);
+        }
         let Ok(done) = act(held.histories.entry(key.as_bytes().into()).or_default(), incarnation);
         Ok(done)
     }
@@ -311,12 +325,13 @@ impl Store for InMemory {
     async fn publish(
         &self,
         group: &Key,
+        of: &GroupMeta,
         new: NewEntry,
         caps: Caps,
         _durability: Option<Durability>,
         now_ms: u64,
     ) -> Result<(Appended, Durability), StoreError> {
-        let done = self.on_history(group, |shelf, incarnation| {
+        let done = self.on_history(group, of, |shelf, incarnation| {
             rules::publish(shelf, new, caps, incarnation, now_ms)
         })?;
         Ok((done, Durability::Memory))
@@ -325,11 +340,12 @@ impl Store for InMemory {
     async fn history(
         &self,
         group: &Key,
+        of: &GroupMeta,
         after: Position,
         limits: Limits,
         now_ms: u64,
     ) -> Result<Batch, StoreError> {
-        self.on_history(group, |shelf, _| rules::history(shelf, after, limits, now_ms))
+        self.on_history(group, of, |shelf, _| rules::history(shelf, after, limits, now_ms))
     }
 
     async fn change_groups(

@@ -4,7 +4,7 @@
 //! that starts another incarnation by itself would differ.
 
 use super::Harness;
-use super::desk::{BEGIN_MS, CHAT, DAY_MS, HOUR_MS, SHOP, login};
+use super::desk::{BEGIN_MS, CHAT, DAY_MS, Desk, HOUR_MS, SHOP, login};
 use crate::inbox::{Caps, Heard, Limits, Login, NewEntry, Owner, Priority, Session};
 use crate::key::Key;
 use crate::store::memory::InMemory;
@@ -138,6 +138,12 @@ enum Operation {
     },
 }
 
+/// The group as a router knows it that is up to date; some other one where there is none.
+async fn known(store: &dyn Store, group: &Key) -> GroupMeta {
+    let known = store.group(group).await.expect("a store");
+    known.unwrap_or_else(|| Desk::history_group(1))
+}
+
 /// The answer as text: whatever differs, differs there. Durability is the engine's own affair.
 async fn make(store: &dyn Store, app: &str, operation: Operation, now_ms: u64) -> String {
     let memory = Some(Durability::Memory);
@@ -183,11 +189,13 @@ async fn make(store: &dyn Store, app: &str, operation: Operation, now_ms: u64) -
             format!("{:?}", store.purge(&device, business).await)
         }
         Operation::Publish { group, new, caps } => {
-            let done = store.publish(&group, new, caps, memory, now_ms).await;
+            let of = known(store, &group).await;
+            let done = store.publish(&group, &of, new, caps, memory, now_ms).await;
             format!("{:?}", done.map(|(appended, _)| appended))
         }
         Operation::History { group, after, limits } => {
-            format!("{:?}", store.history(&group, after, limits, now_ms).await)
+            let of = known(store, &group).await;
+            format!("{:?}", store.history(&group, &of, after, limits, now_ms).await)
         }
         Operation::ChangeGroup { change } => {
             format!("{:?}", store.change_groups(vec![change]).await)
@@ -390,7 +398,9 @@ impl Player {
                 let Session { owner, epoch } = session.clone();
                 match self.dice.below(5) {
                     0 => Operation::Route { device },
-                    1 | 2 => Operation::Raise { device, above: epoch + self.dice.below(9), session },
+                    1 | 2 => {
+                        Operation::Raise { device, above: epoch + self.dice.below(9), session }
+                    }
                     _ => Operation::EndLost { device, owner },
                 }
             }
@@ -492,6 +502,7 @@ impl Player {
                     self.groups.insert(key.as_bytes().to_vec(), meta.clone());
                 }
                 GroupChange::Delete(key, _) => drop(self.groups.remove(key.as_bytes())),
+                GroupChange::Keep(..) => {}
             },
             Operation::Claim { device, slot, .. } | Operation::Announce { device, slot, .. }
                 if answer.starts_with("Ok(Bound") =>

@@ -41,8 +41,10 @@ pub struct Faulty {
     inner: Arc<dyn Store>,
     mode: watch::Sender<Mode>,
     changed: watch::Sender<u64>,
+    claims: AtomicU64,
     releases: AtomicU64,
     publishes: AtomicU64,
+    news_asked: AtomicU64,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +55,8 @@ impl Faulty {
     pub fn before(inner: Arc<dyn Store>) -> Arc<Self> {
         let (mode, changed) = (watch::Sender::new(Mode::Answers), watch::Sender::new(0));
         let (releases, publishes) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { inner, mode, changed, releases, publishes })
+        let (claims, news_asked) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { inner, mode, changed, claims, releases, publishes, news_asked })
     }
 
     pub fn set(&self, mode: Mode) {
@@ -65,9 +68,19 @@ impl Faulty {
         self.changed.send_modify(|count| *count += 1);
     }
 
+    /// Claims that reached the store.
+    pub fn claims(&self) -> u64 {
+        self.claims.load(Ordering::SeqCst)
+    }
+
     /// Releases that reached the store.
     pub fn releases(&self) -> u64 {
         self.releases.load(Ordering::SeqCst)
+    }
+
+    /// How often it was asked what others changed.
+    pub fn news_asked(&self) -> u64 {
+        self.news_asked.load(Ordering::SeqCst)
     }
 
     async fn gate(&self) -> Result<(), StoreError> {
@@ -107,6 +120,7 @@ impl Store for Faulty {
     ) -> Result<Claimed, StoreError> {
         self.gate_write().await?;
         let done = self.inner.claim(device, login, cursors, now_ms).await;
+        self.claims.fetch_add(1, Ordering::SeqCst);
         self.say(done).await
     }
 
@@ -213,13 +227,14 @@ impl Store for Faulty {
     async fn publish(
         &self,
         group: &Key,
+        of: &GroupMeta,
         new: NewEntry,
         caps: Caps,
         durability: Option<Durability>,
         now_ms: u64,
     ) -> Result<(Appended, Durability), StoreError> {
         self.gate_write().await?;
-        let done = self.inner.publish(group, new, caps, durability, now_ms).await;
+        let done = self.inner.publish(group, of, new, caps, durability, now_ms).await;
         let count = self.publishes.fetch_add(1, Ordering::SeqCst);
         if *self.mode.borrow() == Mode::Dawdles {
             // The later ones of each eight are the faster ones.
@@ -231,12 +246,13 @@ impl Store for Faulty {
     async fn history(
         &self,
         group: &Key,
+        of: &GroupMeta,
         after: Position,
         limits: Limits,
         now_ms: u64,
     ) -> Result<Batch, StoreError> {
         self.gate().await?;
-        self.inner.history(group, after, limits, now_ms).await
+        self.inner.history(group, of, after, limits, now_ms).await
     }
 
     async fn change_groups(
@@ -253,7 +269,11 @@ impl Store for Faulty {
     }
 
     async fn group_news(&self, after: &LogMark) -> Result<GroupNews, StoreError> {
+        self.news_asked.fetch_add(1, Ordering::SeqCst);
         self.gate().await?;
+        if *self.mode.borrow() == Mode::HasNoNews {
+            return Err(StoreError::Engine(Arc::new(OnPurpose)));
+        }
         self.inner.group_news(after).await
     }
 
