@@ -136,9 +136,9 @@ impl Snapshot {
     }
 }
 
-/// Keeps what `value` gives, after each of the `changes`, until told to stop. The first change is written at
-/// once, those that follow it soon together. A disk that fails harms nothing but what is kept: that grows old,
-/// with a warning once.
+/// Keeps what `value` gives, after each of the `changes`, until told to stop; then what has changed since the
+/// last time. The first change is written at once, those that follow it soon together. A disk that fails harms
+/// nothing but what is kept: that grows old, with a warning once.
 pub async fn keep(
     snapshot: Snapshot,
     mut changes: watch::Receiver<u64>,
@@ -147,12 +147,16 @@ pub async fn keep(
 ) {
     let mut is_failing = false;
     loop {
-        if !is_failing {
-            tokio::select! {
-                moved = changes.changed() => if moved.is_err() { return },
-                () = stop.cancelled() => return,
-            }
+        let has_news = is_failing
+            || tokio::select! {
+                moved = changes.changed() => if moved.is_err() { return } else { true },
+                () = stop.cancelled() => changes.has_changed().unwrap_or(false),
+            };
+        let is_last = stop.is_cancelled();
+        if !has_news {
+            return;
         }
+        changes.mark_unchanged();
         let (bytes, to) = (value(), snapshot.clone());
         let written = tokio::task::spawn_blocking(move || to.write(&bytes)).await;
         let failed = written.map_err(io::Error::other).and_then(|written| written).err();
@@ -161,10 +165,13 @@ pub async fn keep(
         {
             warn!(path = %snapshot.path().display(), %error, "cannot be kept on disk");
         }
+        if is_last {
+            return;
+        }
         is_failing = failed.is_some();
         tokio::select! {
             () = tokio::time::sleep(if is_failing { RETRY_INTERVAL } else { KEEP_INTERVAL }) => {}
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => {}
         }
     }
 }
@@ -264,6 +271,23 @@ mod tests {
             stop.cancel();
         };
         tokio::join!(keeping, test);
+    }
+
+    #[tokio::test]
+    async fn the_last_word_before_the_end_is_kept() {
+        tokio::time::pause();
+        let folder = tempfile::tempdir().unwrap();
+        let snapshot = kept(&folder);
+        // Which of two things that are ready is seen first is up to chance.
+        for round in 0..32 {
+            let (change, changes) = watch::channel(0u64);
+            let (seen, stop) = (changes.clone(), CancellationToken::new());
+            let value = move || (*seen.borrow()).to_be_bytes().to_vec();
+            change.send_replace(1_000 + round);
+            stop.cancel();
+            keep(snapshot.clone(), changes, value, stop).await;
+            assert_eq!(bytes(&snapshot), Some((1_000 + round).to_be_bytes().into()));
+        }
     }
 
     /// What a crash in the middle of a write leaves behind, and what somebody else may have put there.
