@@ -128,9 +128,13 @@ pub(crate) async fn run(wanted: &Hold) -> anyhow::Result<ExitCode> {
     let _settings = Settings::require(wanted.devices, !wanted.leave_kernel);
     let binary = system::binary(wanted.hawser.as_deref())?;
     let place = match &wanted.keep {
-        Some(folder) => std::path::absolute(folder)?,
+        Some(folder) => std::path::absolute(folder)?.join("hold"),
         None => std::env::temp_dir().join(format!("hawser-hold-{}", std::process::id())),
     };
+    if place.exists() {
+        // What an earlier run left in the store would have to be loaded first.
+        std::fs::remove_dir_all(&place)?;
+    }
     std::fs::create_dir_all(&place)?;
     let held = tokio::select! {
         held = hold(wanted, &binary, &place, processes) => held,

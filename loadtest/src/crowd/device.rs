@@ -7,7 +7,8 @@ use rand::rngs::SmallRng;
 use std::time::{Duration, Instant};
 
 const BACKOFF_BASE: Duration = Duration::from_millis(500);
-const BACKOFF_MAX: Duration = Duration::from_secs(15);
+/// As released: thousands that come more often than this keep down whoever turned them away.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// Tries with one pass before control is asked again: it may know better access points.
 const TRIES_MAX: u8 = 3;
 
@@ -94,9 +95,8 @@ impl Device {
         let told = Duration::from_millis(u64::from(std::mem::take(&mut self.retry_after_ms)));
         let failures = self.failures;
         self.failures = failures.saturating_add(1);
-        if self.failures > TRIES_MAX {
+        if self.failures.is_multiple_of(TRIES_MAX) {
             self.pass = None;
-            self.failures = 1;
         }
         let delay = if at_will && failures == 0 {
             Duration::ZERO
