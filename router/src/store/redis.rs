@@ -136,12 +136,14 @@ impl Redis {
     async fn store(
         &self,
         tag: Tag,
-        call: AppendCall,
+        business: BusinessNo,
+        new: NewEntry,
+        caps: Caps,
         durability: Option<Durability>,
         now_ms: u64,
     ) -> Result<(Appended, Durability), StoreError> {
         let fence = tag.fence();
-        let AppendCall { keys, args, .. } = call;
+        let AppendCall { keys, args, .. } = AppendCall::new(&tag, business, new, caps, now_ms);
         let called = self.caller.call(&SCRIPTS.append, tag.slot(), &keys, &args).await?;
         let (appended, incarnation) = answer::appended(&called.answer, now_ms)?;
         if incarnation == 0 {
@@ -167,9 +169,9 @@ impl Redis {
     }
 }
 
-/// The marks of a shard lie in the region of slots that its devices lie in.
+/// In which shard a device is marked.
 pub(super) fn event_shard(device: &[u8]) -> u16 {
-    keys::region(Tag::stored_device(device).slot()) / (keys::REGIONS / super::EVENT_SHARDS)
+    keys::event_shard(device)
 }
 
 /// A number as scripts take it: exact, or so large that it stays out of every bound.
@@ -284,8 +286,7 @@ impl Store for Redis {
         durability: Option<Durability>,
         now_ms: u64,
     ) -> Result<(Appended, Durability), StoreError> {
-        let call = AppendCall::to_device(device, business, new, caps, now_ms);
-        self.store(Tag::device(device), call, durability, now_ms).await
+        self.store(Tag::device(device), business, new, caps, durability, now_ms).await
     }
 
     async fn fetch(
@@ -352,27 +353,24 @@ impl Store for Redis {
     async fn publish(
         &self,
         group: &Key,
-        of: &GroupMeta,
         new: NewEntry,
         caps: Caps,
         durability: Option<Durability>,
         now_ms: u64,
     ) -> Result<(Appended, Durability), StoreError> {
-        let call = AppendCall::to_group(group, of, new, caps, now_ms);
-        self.store(Tag::group(group), call, durability, now_ms).await
+        self.store(Tag::group(group), HISTORY, new, caps, durability, now_ms).await
     }
 
     async fn history(
         &self,
         group: &Key,
-        of: &GroupMeta,
         after: Position,
         limits: Limits,
         now_ms: u64,
     ) -> Result<Batch, StoreError> {
         let tag = Tag::group(group);
-        let keys = [tag.inboxes(), tag.entries(HISTORY), tag.group_itself()];
-        let mut args = vec![number(now_ms), answer::group_bytes(of)];
+        let keys = [tag.inboxes(), tag.entries(HISTORY)];
+        let mut args = vec![number(now_ms)];
         args.extend(reading_args(HISTORY, after, limits));
         let read = self.read(&SCRIPTS.history, tag.slot(), &keys, &args, after).await?;
         read.map_err(|_| StoreError::Value)

@@ -2,7 +2,7 @@
 //! looked at, in a few lists of all.
 
 use super::answer::{self, bytes, owner_bytes};
-use super::keys::Tag;
+use super::keys::{Lone, Tag};
 use super::script::SCRIPTS;
 use super::{Redis, number};
 use crate::inbox::shelf::{Memory, Shelf as _};
@@ -37,9 +37,9 @@ fn read_heard(bytes: &[u8]) -> Option<Heard> {
 impl Redis {
     /// A business may have to hear of the device.
     pub(super) async fn mark(&self, device: &Key) -> Result<(), StoreError> {
-        let tag = Tag::shard(event_shard(device.as_bytes()));
-        let (keys, args) = ([tag.marks()], [device.as_bytes().to_vec()]);
-        self.caller.call(&SCRIPTS.mark, tag.slot(), &keys, &args).await.map(drop)
+        let marks = Lone::marks(event_shard(device.as_bytes()));
+        let (keys, args) = ([marks.name], [device.as_bytes().to_vec()]);
+        self.caller.call(&SCRIPTS.mark, marks.slot, &keys, &args).await.map(drop)
     }
 
     pub(super) async fn marks_after(
@@ -48,11 +48,11 @@ impl Redis {
         after: u64,
         max: usize,
     ) -> Result<Vec<Marked>, StoreError> {
-        let tag = Tag::shard(shard);
+        let marks = Lone::marks(shard);
         let mut asked = redis::cmd("ZRANGE");
-        asked.arg(tag.marks()).arg(format!("({after}")).arg("+inf").arg("BYSCORE");
+        asked.arg(marks.name).arg(format!("({after}")).arg("+inf").arg("BYSCORE");
         asked.arg("LIMIT").arg(0).arg(max).arg("WITHSCORES");
-        let Value::Array(found) = self.caller.command(&asked, tag.slot()).await? else {
+        let Value::Array(found) = self.caller.command(&asked, marks.slot).await? else {
             return Err(StoreError::Value);
         };
         // In pairs, or flat: by the version of the protocol.
@@ -69,16 +69,16 @@ impl Redis {
     }
 
     pub(super) async fn count_marks(&self, shard: u16) -> Result<u64, StoreError> {
-        let tag = Tag::shard(shard);
+        let marks = Lone::marks(shard);
         let mut asked = redis::cmd("ZCARD");
-        asked.arg(tag.marks());
-        answer::number(&self.caller.command(&asked, tag.slot()).await?)
+        asked.arg(marks.name);
+        answer::number(&self.caller.command(&asked, marks.slot).await?)
     }
 
     pub(super) async fn take_mark(&self, shard: u16, seen: &Marked) -> Result<(), StoreError> {
-        let tag = Tag::shard(shard);
-        let (keys, args) = ([tag.marks()], [seen.device.to_vec(), number(seen.at)]);
-        self.caller.call(&SCRIPTS.unmark, tag.slot(), &keys, &args).await.map(drop)
+        let marks = Lone::marks(shard);
+        let (keys, args) = ([marks.name], [seen.device.to_vec(), number(seen.at)]);
+        self.caller.call(&SCRIPTS.unmark, marks.slot, &keys, &args).await.map(drop)
     }
 
     /// The route of a device and what was heard of it, of one moment.

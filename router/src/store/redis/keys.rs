@@ -2,6 +2,7 @@
 //! slot of a cluster and one script can touch it all.
 
 use crate::key::{self, Key};
+use crate::store::EVENT_SHARDS;
 use hawser_proto::id::{BootId, BusinessNo, NodeId};
 use std::fmt::Write;
 use std::sync::LazyLock;
@@ -44,11 +45,6 @@ impl Tag {
         }
         text.push('}');
         Self { text, is_group }
-    }
-
-    /// Of the marks of one shard.
-    pub(super) fn shard(shard: u16) -> Self {
-        Self { text: format!("{{e{shard}}}"), is_group: false }
     }
 
     /// Of a business's list of groups.
@@ -109,11 +105,6 @@ impl Tag {
         format!("l:{}:metas", self.text).into_bytes()
     }
 
-    /// Devices of a shard that are marked, by when.
-    pub(super) fn marks(&self) -> Vec<u8> {
-        format!("m:{}", self.text).into_bytes()
-    }
-
     /// Whether there is such a group, and how it is.
     pub(super) fn group_itself(&self) -> Vec<u8> {
         format!("g:{}:g", self.text).into_bytes()
@@ -168,6 +159,12 @@ impl Lone {
         Self::near(region, &format!("s:{node}:{:016x}", boot.0))
     }
 
+    /// Devices of a shard that are marked, by when. In the regions of the devices: mostly on their
+    /// primary, so that a replica that has what was done to a device has the mark that was made before.
+    pub(super) fn marks(shard: u16) -> Self {
+        Self::near(shard * REGIONS_OF_SHARD, &format!("m:{shard}"))
+    }
+
     /// A key in a slot of this region.
     pub(super) fn near(region: u16, name: &str) -> Self {
         let anchor = &ANCHORS[usize::from(region % REGIONS)];
@@ -188,6 +185,14 @@ pub(super) fn nodes_slot() -> u16 {
 /// What is written beside a device's own keys lies in as many parts, each in the region of slots that the
 /// device's are in: mostly that is the same primary, and where it is not, it is so for few.
 pub(super) const REGIONS: u16 = 64;
+
+/// So many regions share the marks of a shard.
+const REGIONS_OF_SHARD: u16 = REGIONS / EVENT_SHARDS;
+
+/// In which shard a device is marked.
+pub(super) fn event_shard(device: &[u8]) -> u16 {
+    region(Tag::stored_device(device).slot()) / REGIONS_OF_SHARD
+}
 
 /// In which region a slot is.
 pub(super) fn region(slot: u16) -> u16 {
@@ -250,6 +255,26 @@ mod tests {
         // Stored keys are named so: never to be changed.
         let first = Lone::sessions(0, &node, BootId(7));
         assert_eq!(first.name, b"s:node-1:0000000000000007:{10}");
+    }
+
+    #[test]
+    fn marks_lie_in_the_regions_of_their_devices() {
+        for shard in 0..EVENT_SHARDS {
+            let marks = Lone::marks(shard);
+            assert_eq!(region(marks.slot) / REGIONS_OF_SHARD, shard);
+            let text = String::from_utf8(marks.name).unwrap();
+            let (_, tag) = text.trim_end_matches('}').split_once('{').unwrap();
+            assert_eq!(slot(tag.as_bytes()), marks.slot, "{text}");
+        }
+        let app = AppId::new("demo").unwrap();
+        for number in 0..1_000 {
+            let device = Key::device(&app, &format!("d{number}")).unwrap();
+            let (slot, marks) =
+                (Tag::device(&device).slot(), Lone::marks(event_shard(device.as_bytes())).slot);
+            assert_eq!(slot / 1_024, marks / 1_024, "a sixteenth of all slots has both");
+        }
+        // Stored keys are named so: never to be changed.
+        assert_eq!(Lone::marks(0).name, b"m:0:{10}");
     }
 
     #[test]
