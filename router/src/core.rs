@@ -58,6 +58,8 @@ pub(crate) struct Core {
     pub(crate) metrics: Metrics,
     /// Calls of backends; they end before the streams that they wait on.
     pub(crate) push_tasks: Tasks,
+    /// Logins on their way to the store and back; they end before the streams that they are answered on.
+    pub(crate) bind_tasks: Tasks,
     /// Everything else.
     pub(crate) tasks: Tasks,
 }

@@ -55,6 +55,8 @@ const PUSH_CALL_TIMEOUT: Duration = Duration::from_secs(20);
 const PUSH_CONNECTION_AGE: Duration = Duration::from_hours(1);
 /// Calls in flight may finish after the stop; a peer that connected and fell silent holds nobody up.
 const STOP_GRACE: Duration = Duration::from_secs(3);
+/// A login waits for its turn and for the store; one that takes longer is asked for elsewhere.
+const BINDS_PATIENCE: Duration = Duration::from_secs(2);
 /// Streams that were cut end at once; this is for a busy machine.
 const CUT_PATIENCE: Duration = Duration::from_millis(500);
 /// One message of a node: reports of many deliveries, or many binds.
@@ -213,6 +215,7 @@ pub async fn start_on(
         storing_kib: Arc::new(Semaphore::new(STORING_KIB_MAX)),
         metrics,
         push_tasks: push_tasks.clone(),
+        bind_tasks: Tasks::new(),
         tasks: tasks.clone(),
     });
     tasks.spawn("group changes", group_writer::run(core.clone(), changes, mark, dropped));
@@ -342,9 +345,9 @@ impl Running {
     }
 
     /// Ends in this order: 1. health says no, control hears that this router ends, and nodes that they are to
-    /// turn to others; 2. no new call is taken, pushes in flight get their
-    /// outcomes; 3. streams of nodes are cut; 4. ends of sessions and changes of groups that wait are
-    /// written; 5. the store is closed. False: something was still running at the end of `patience`.
+    /// turn to others; 2. no new call is taken, pushes in flight get their outcomes, and logins under way their
+    /// answers; 3. streams of nodes are cut; 4. ends of sessions and changes of groups that wait are written;
+    /// 5. the store is closed. False: something was still running at the end of `patience`.
     pub async fn shutdown(self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         for name in HEALTHS.iter().map(|(_, name)| *name).chain([""]) {
@@ -353,10 +356,13 @@ impl Running {
         self.core.nodes.tell_leaving();
         let pushes_ended = self.core.push_tasks.shutdown(patience).await;
         // What nodes asked for is answered before their streams end, which they do in good order.
+        let left = deadline.saturating_duration_since(Instant::now()).max(CUT_PATIENCE);
+        self.core.bind_tasks.shutdown(left.min(BINDS_PATIENCE)).await;
         self.core.nodes.cut_all();
         self.core.tasks.stop();
         let left = deadline.saturating_duration_since(Instant::now()).max(CUT_PATIENCE);
-        let ended = self.core.tasks.shutdown(left).await && pushes_ended;
+        let ended =
+            self.core.tasks.shutdown(left).await && pushes_ended && self.core.bind_tasks.is_empty();
         let left = deadline.saturating_duration_since(Instant::now()).max(STORE_CLOSE_PATIENCE);
         let closed = tokio::time::timeout(left, self.core.store.close()).await.is_ok();
         ended && closed

@@ -190,9 +190,12 @@ async fn claim(
         Claimed::Stale => return Ok(Verdict::Refused { status: Status::StaleAttempt, epoch: 0 }),
         Claimed::Bound { epoch, displaced, inboxes } => (epoch, displaced, inboxes),
     };
-    // The node that asked is not there to hear it: nobody will use this session, or end it.
+    // The node that asked is not there to hear it. It asks elsewhere, and gets the same session, or ends it; one
+    // of an earlier release does not end it.
     if stream.is_cut() {
-        end(core, wish, epoch);
+        if !life.tells_all() {
+            end(core, wish, epoch);
+        }
         return Err(StoreError::Timeout);
     }
     let mut replaced = None;
@@ -389,7 +392,13 @@ pub(crate) fn here(core: &Core, life: &Arc<Life>, stamp: u16, here: &Here) {
     // The epoch is the time of the login, unless clocks were set back in between.
     let (epoch, since_ms) = (here.epoch, here.epoch.min(now_ms));
     let session = Session { owner, epoch, serves: Serves::new(&here.businesses), since_ms };
-    let Bound::Taken { fresh, replaced } = core.table.bind(&key, session) else { return };
+    let Bound::Taken { fresh, replaced } = core.table.bind(&key, session) else {
+        if core.table.has_later(&key, &owner, epoch) {
+            // Its node could not be heard when a later one took over.
+            kick(core, &app, &here.device, &Ousted { life: life.clone(), at, epoch });
+        }
+        return;
+    };
     count(core, &app, life, fresh, replaced);
     // Whoever took the claim has told the older session, unless it does not reach that node. Nobody here knows
     // whether it does, and word that comes twice finds no session. On one node it certainly did: the claim

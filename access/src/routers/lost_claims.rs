@@ -95,9 +95,9 @@ impl Routers {
 }
 
 fn now(node: &Node, at: SlotRef) -> Now {
-    let epoch = node.table.with(at, |connection| {
-        connection.identity.as_ref().map(|identity| identity.epoch)
-    });
+    let epoch = node
+        .table
+        .with(at, |connection| connection.identity.as_ref().map(|identity| identity.epoch));
     match epoch.flatten() {
         None => Now::HasGone,
         Some(Epoch(0)) => Now::Waits,

@@ -328,7 +328,7 @@ impl Reader {
     fn bind(&self, bind: Bind, room: Room) {
         let (core, call) = (&self.core, bind.call);
         let unavailable = || sessions::refused(call, BindStatus::Unavailable, 0);
-        if !core.functions.contains(Functions::LOGINS) {
+        if !core.functions.contains(Functions::LOGINS) || core.bind_tasks.is_stopping() {
             core.metrics.binds.unavailable.inc();
             return room.send(unavailable());
         }
@@ -343,7 +343,7 @@ impl Reader {
         let (life, stream) = (self.life.clone(), self.stream.clone());
         let place = core.turns.take(&wish.key);
         let asked = Asked { life, stream, room, permit };
-        core.tasks.spawn_light(sessions::bind(core.clone(), wish, asked, place));
+        core.bind_tasks.spawn_light(sessions::bind(core.clone(), wish, asked, place));
     }
 
     fn report(&self, report: GroupReport, room: Room) {

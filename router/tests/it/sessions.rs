@@ -2,11 +2,13 @@
 
 use crate::kit::control::{CHAT, LIVE};
 use crate::kit::node::{FakeNode, OK, WRITTEN, announcement, bind, superseded};
-use crate::kit::{Client, House, by, eventually, to_one, within};
+use crate::kit::store::Mode;
+use crate::kit::{Client, House, PATIENCE, by, eventually, to_one, within};
 use hawser_proto::rpc::node::answer::Status as AnswerStatus;
 use hawser_proto::rpc::node::bind_result::Status;
 use hawser_proto::rpc::node::{Bind, Unbind, down, up};
 use hawser_proto::rpc::push::{Outcome, PresenceRequest, PresenceState};
+use std::time::Duration;
 
 const STALE_ATTEMPT: i32 = Status::StaleAttempt as i32;
 const SUPERSEDED: i32 = Status::Superseded as i32;
@@ -144,8 +146,7 @@ async fn a_session_that_was_taken_for_over_comes_back_under_a_new_epoch() {
     assert_eq!(node.ack(&now, CHAT, (1, 1)).await.status(), AnswerStatus::Ok);
 
     // Its end is the end of what it is now.
-    for (session, state_then) in
-        [(&before, PresenceState::Online), (&now, PresenceState::Offline)]
+    for (session, state_then) in [(&before, PresenceState::Online), (&now, PresenceState::Offline)]
     {
         node.unbind(session).await;
         node.bind("b", 7, &[CHAT]).await;
@@ -162,6 +163,56 @@ async fn a_node_of_an_earlier_release_keeps_the_epoch_that_it_knows() {
     let (status, now) = node.try_bind(announcement(&session, &[CHAT])).await;
     assert_eq!((status, now.epoch), (OK, session.epoch));
     assert_eq!(node.ack(&session, CHAT, (1, 1)).await.status(), AnswerStatus::Ok);
+}
+
+/// It was cut off while its device logged in elsewhere.
+#[tokio::test]
+async fn a_node_that_tells_of_a_session_that_was_taken_over_is_told() {
+    let house = House::new().await;
+    let mut one = FakeNode::connect(&house.internal(), "node-1", 1).await;
+    let first = one.bind("a", 1, &[CHAT]).await;
+    drop(one);
+    let mut two = FakeNode::connect(&house.internal(), "node-2", 2).await;
+    let (status, second) = two.try_bind(bind("a", 9, 2, &[CHAT])).await;
+    assert_eq!(status, OK);
+    let mut one = FakeNode::connect(&house.internal(), "node-1", 1).await;
+    one.here(&first, &[CHAT]).await;
+    assert!(superseded(&one.kick().await, &first));
+    two.here(&second, &[CHAT]).await;
+    two.bind("b", 3, &[CHAT]).await;
+    let mut client = house.client().await;
+    assert_eq!(state(&mut client, "a").await, PresenceState::Online);
+}
+
+#[tokio::test]
+async fn a_login_under_way_is_answered_before_the_router_cuts_its_streams() {
+    let house = House::new().await;
+    let mut node = FakeNode::connect(&house.internal(), "node-1", 1).await;
+    house.store.set(Mode::IsLate);
+    node.send(up::What::Bind(Bind { call: 77, ..bind("a", 1, 1, &[CHAT]) })).await;
+    eventually(async || (house.store.claims() == 1).then_some(())).await;
+    let ending = tokio::spawn(house.router.shutdown(PATIENCE));
+    assert!(matches!(node.word().await, Some(down::What::Leaving(_))));
+    // It takes no more of them, and waits for those that it took.
+    let mut answers = Vec::new();
+    for call in 78.. {
+        let wish = bind(&format!("b-{call}"), call, 1, &[CHAT]);
+        node.send(up::What::Bind(Bind { call: call.into(), ..wish })).await;
+        let word = tokio::time::timeout(Duration::from_millis(20), node.word()).await;
+        if let Ok(word) = word {
+            let Some(down::What::BindResult(result)) = word else { panic!("{word:?}") };
+            assert_eq!(result.status(), Status::Unavailable);
+            break;
+        }
+    }
+    house.store.set(Mode::Answers);
+    while let Some(word) = node.word().await {
+        if let down::What::BindResult(result) = word {
+            answers.push((result.call, result.status()));
+        }
+    }
+    assert!(answers.contains(&(77, Status::Ok)), "{answers:?}");
+    assert!(ending.await.unwrap());
 }
 
 #[tokio::test]

@@ -131,7 +131,9 @@ pub(super) async fn an_announcement_after_a_release_is_taken_under_a_new_epoch(i
         assert_eq!(it.sweep(&key, &now.session, vec![]).await, Ok(vec![]));
         assert!(!it.release(&key, &before, vec![]).await, "{id}: it goes on under another epoch");
         let owner = before.owner.clone();
-        assert!(it.store.end_lost(&key, &owner.node, owner.boot, it.now_ms).await.expect("a store"));
+        assert!(
+            it.store.end_lost(&key, &owner.node, owner.boot, it.now_ms).await.expect("a store")
+        );
         let again = it.announce(&key, now.session.epoch, login(1, 1, 5), vec![]).await;
         assert!(again.session.epoch > now.session.epoch, "{id}: its node was lost");
     }
@@ -186,7 +188,11 @@ pub(super) async fn a_claim_goes_above_only_while_it_is_the_session(it: &mut Des
     let other = Session { epoch: claimed.epoch + 1, ..claimed.clone() };
     assert_eq!(raise(&other, above, it.now_ms).await, Err(Fenced::Forgotten), "another epoch");
     for _ in 0..2 {
-        assert_eq!(raise(&claimed, above, it.now_ms).await, Ok(()), "also when it was raised before");
+        assert_eq!(
+            raise(&claimed, above, it.now_ms).await,
+            Ok(()),
+            "also when it was raised before"
+        );
         let route = it.store.route(&key, it.now_ms).await.expect("a store").expect("it is kept");
         assert_eq!((route.epoch, route.owner.as_ref()), (above, Some(&claimed.owner)));
         assert_eq!((route.instance, route.attempt), (login(1, 1, 5).instance, 5));
