@@ -41,11 +41,11 @@ pub(crate) async fn run(core: Arc<Core>) {
     loop {
         tokio::select! {
             _ = tick.tick() => {}
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return give_back(&core).await,
         }
         let looked = tokio::select! {
             looked = look(&core, &suspects) => looked,
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return give_back(&core).await,
         };
         suspects = looked.unwrap_or_else(|source| {
             debug!(%source, "sessions of dead nodes cannot be looked for");
@@ -77,6 +77,11 @@ async fn look(core: &Arc<Core>, before: &HashSet<Boot>) -> Result<HashSet<Boot>,
 async fn hold(core: &Core) -> Result<bool, StoreError> {
     let ttl_ms = 3 * core.node_lease.as_millis() as u64;
     core.reach.ask(Call::HoldDuty, core.store.hold_duty(DUTY, core.boot, ttl_ms)).await
+}
+
+/// Another router need not wait until the duty of this one is over.
+async fn give_back(core: &Core) {
+    let _ = core.reach.ask(Call::HoldDuty, core.store.hold_duty(DUTY, core.boot, 1)).await;
 }
 
 fn is_dead(core: &Core, (node, boot): &Boot) -> bool {

@@ -389,7 +389,7 @@ impl Metrics {
             )?,
             releases_dropped: make.counter(
                 "hawser_router_releases_dropped_total",
-                "Grows when the store could not be told of the end of a session, for want of room.",
+                "Grows when the store could not be told of the end of a session: no room for it, or the router ended first.",
             )?,
             epochs_raised: make.counter(
                 "hawser_router_epochs_raised_total",

@@ -1,9 +1,10 @@
 //! Ends of sessions on their way to the store.
 //!
 //! The route is gone here at once; that the store knows may take longer. What it did not take waits in a
-//! bounded queue and is tried again; when there is no room the oldest leaves. That does no harm beyond a
-//! wake-up sent in vain and pushes flagged `redelivered` that were not: the next login takes the session
-//! over from a connection that is no more.
+//! bounded queue and is tried again; when there is no room the oldest leaves, and what waits when the router
+//! ends while the store is away is gone with it. Both are counted. The session then stays in the store as that of
+//! a connection that is no more, until the next login takes it over or its node ends: businesses hear `offline`
+//! only then, wake-ups are sent in vain, and pushes are flagged `redelivered` that were not.
 
 use crate::core::Core;
 use crate::inbox::Session;
@@ -17,7 +18,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
-use tracing::warn;
+use tracing::{error, warn};
 
 /// Ends that may wait: some 300 bytes each. A node full of devices that loses its uplink while the store is
 /// away fits in.
@@ -149,20 +150,32 @@ pub(crate) async fn run(core: Arc<Core>) {
             }
             // What was told of while the last of it was looked at.
             while tell_some(&core).await == Some(true) {}
-            return;
+            return leave(&core);
         }
         if tell_all(&core, some).await {
             pause = RETRY_MIN;
             continue;
         }
         if stop.is_cancelled() {
-            return;
+            return leave(&core);
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => {}
         }
         pause = (pause * 2).min(RETRY_MAX);
+    }
+}
+
+/// What the store has not taken by the end is lost.
+fn leave(core: &Core) {
+    let lost = core.releases.waiting();
+    if lost > 0 {
+        core.metrics.releases_dropped.inc_by(lost as u64);
+        error!(
+            lost,
+            "ends of sessions were not stored: these devices count as online until they come again"
+        );
     }
 }
 

@@ -15,6 +15,8 @@ use hawser_proto::rpc::push::{
     DescribeDeviceRequest, DisconnectRequest, MembershipRequest, Outcome, PresenceRequest,
     PresenceState,
 };
+use hawser_router::Functions;
+use hawser_router::stores::Store as _;
 use std::time::Instant;
 use tonic::Code;
 
@@ -212,6 +214,24 @@ async fn a_login_whose_answer_is_late_does_not_take_the_session_from_a_later_one
     assert_eq!((result.call, result.status()), (77, Status::Superseded));
     let (status, now) = bound.try_bind(announcement(&later, &[CHAT])).await;
     assert_eq!((status, now.epoch), (OK, later.epoch), "the session is the later one's still");
+}
+
+#[tokio::test]
+async fn a_router_that_ends_gives_back_the_duty_of_lost_sessions() {
+    let without_inboxes = |member, config: &mut hawser_router::Config| {
+        if member == 2 {
+            config.functions = Functions::PUSH;
+        }
+        // The duty is held for three of them.
+        config.node_lease = 20 * LEASE;
+        config.store_call_timeout = crate::kit::PATIENCE;
+    };
+    let Some(cluster) = Cluster::with(without_inboxes).await else { return };
+    let store = &cluster.second.store;
+    let take = async || store.hold_duty("lost-sessions", 77, 1).await.expect("a store");
+    eventually(async || (!take().await).then_some(())).await;
+    assert!(cluster.first.router.shutdown(crate::kit::PATIENCE).await);
+    eventually(async || take().await.then_some(())).await;
 }
 
 #[tokio::test]
