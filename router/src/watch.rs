@@ -46,7 +46,7 @@ pub(crate) fn restore(core: &Arc<Core>, data_dir: &Path) {
         }
         Ok(None) => {}
         Err(error) => {
-            warn!(%path, error, "the kept catalogue is not believed; waiting for control")
+            warn!(%path, error, "the kept catalogue is not believed; waiting for control");
         }
     }
     let (of, changes, stop) = (core.clone(), core.revision.subscribe(), core.tasks.stop_signal());

@@ -219,8 +219,8 @@ async fn a_cluster_with_certificates_serves_and_its_internal_ports_are_shut() {
     let mut pushes = client.business("chat").pushes();
     let say = ["push", "unicast", "--device", "phone-1", "hello", "--key", &key];
     assert_eq!(cluster.done(&say).await["outcome"], "written");
-    let pushed = timeout(PATIENCE, pushes.next_push()).await.expect("in time").expect("a push");
-    assert_eq!(pushed.body.as_ref(), b"hello");
+    let heard = timeout(PATIENCE, pushes.next_push()).await.expect("in time").expect("a push");
+    assert_eq!(heard.body.as_ref(), b"hello");
 
     // Who shows nothing, another CA's certificate, what devices see, or the wrong role.
     let own = cluster.folder.path().join("tls/ca.pem");

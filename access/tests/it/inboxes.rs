@@ -545,9 +545,9 @@ async fn a_session_that_was_taken_for_over_goes_on_under_its_new_epoch() {
     .await;
     // What names the epoch of before is meant for what has ended.
     assert!(!house.router.kick(&before, CloseCode::Disconnected).await);
-    let report = house.router.deliver(push_to(&[before.clone()], b"stale")).await;
+    let report = house.router.deliver(push_to(std::slice::from_ref(&before), b"stale")).await;
     assert_eq!(report.outcomes, [Outcome::Stale as u32]);
-    let report = house.router.deliver(push_to(&[now.clone()], b"hello")).await;
+    let report = house.router.deliver(push_to(std::slice::from_ref(&now), b"hello")).await;
     assert_eq!(report.outcomes, [Outcome::Written as u32]);
     assert_eq!(device.pushed().await, b"hello");
     device.settle().await;

@@ -235,10 +235,9 @@ async fn history(core: &Core, pull: PullHistory) -> Said {
             Said::Entries(batch, entries)
         }
         Ok(Some((_, None))) => Said::Refused(Status::NotFound),
-        // Deleted just now, or the store lost it: that will be known in a moment.
-        Ok(None) => Said::Refused(Status::Unavailable),
         Err(ChangeError::Store(source)) => source.into(),
-        Err(_) => Said::Refused(Status::Unavailable),
+        // `None`: deleted just now, or the store lost it; that will be known in a moment.
+        Ok(None) | Err(_) => Said::Refused(Status::Unavailable),
     }
 }
 

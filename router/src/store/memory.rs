@@ -59,8 +59,8 @@ impl Held {
     }
 
     fn mark_if_due(&mut self, device: &Key, now_ms: u64) {
-        let shelf = self.devices.get(device.as_bytes());
-        let Ok(due) = rules::events_due(shelf.unwrap_or(&Memory::default()), now_ms);
+        let found = self.devices.get(device.as_bytes());
+        let Ok(due) = rules::events_due(found.unwrap_or(&Memory::default()), now_ms);
         if !due.is_empty() {
             self.last_mark = next_mark(self.last_mark, now_ms);
             self.marks.insert(device.as_bytes().into(), self.last_mark);
@@ -211,10 +211,9 @@ impl Store for InMemory {
         now_ms: u64,
     ) -> Result<Announced, StoreError> {
         let owner = self.begin(device, &login);
-        let announced =
-            self.on_device(device, |shelf, _| {
-                rules::announce(shelf, epoch, login, &sent, may_raise, now_ms)
-            })?;
+        let announced = self.on_device(device, |shelf, _| {
+            rules::announce(shelf, epoch, login, &sent, may_raise, now_ms)
+        })?;
         if let Announced::Bound { displaced, .. } = &announced {
             self.displace(device, displaced.as_ref(), &owner);
         }

@@ -161,14 +161,21 @@ pub fn release<S: Shelf>(
             }
         }
     }
-    end(shelf, route, false, now_ms)?;
+    end(shelf, &route, false, now_ms)?;
     Ok(true)
 }
 
-fn end<S: Shelf>(shelf: &mut S, route: Route, by_loss: bool, now_ms: u64) -> Result<(), S::Error> {
+fn end<S: Shelf>(shelf: &mut S, route: &Route, by_loss: bool, now_ms: u64) -> Result<(), S::Error> {
     let is_lost = by_loss && !shelf.heard()?.is_empty();
-    let (owner, watchers) = (None, Vec::new());
-    shelf.set_route(Route { owner, watchers, at_ms: now_ms, is_lost, ..route });
+    shelf.set_route(Route {
+        epoch: route.epoch,
+        owner: None,
+        instance: route.instance,
+        attempt: route.attempt,
+        at_ms: now_ms,
+        watchers: Vec::new(),
+        is_lost,
+    });
     Ok(())
 }
 
@@ -186,7 +193,7 @@ pub fn end_lost<S: Shelf>(
         return Ok(false);
     }
     hand_all(shelf, now_ms)?;
-    end(shelf, route, true, now_ms)?;
+    end(shelf, &route, true, now_ms)?;
     Ok(true)
 }
 

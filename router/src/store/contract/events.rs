@@ -79,7 +79,8 @@ pub(super) async fn a_login_that_is_watched_is_marked_and_due(desk: &mut Desk<'_
     let device = desk.device("d");
     let login = watched(1, 1, &[CHAT, SHOP]);
     let session = desk.log_in(&device, login.clone()).await;
-    let heard = Heard { epoch: session.epoch, is_online: true, owner: session.owner, is_confirmed: true };
+    let heard =
+        Heard { epoch: session.epoch, is_online: true, owner: session.owner, is_confirmed: true };
     let event = |business| Event {
         business,
         heard: heard.clone(),

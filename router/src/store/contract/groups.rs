@@ -81,7 +81,11 @@ pub(super) async fn a_history_is_kept_within_its_bounds(it: &mut Desk<'_>) {
     );
     assert_eq!((batch.items[0].lost, batch.items[0].reason), (1, LostReason::Overflow));
     let nothing = Limits { entries_max: 0, bytes_max: 0 };
-    let asked = it.store.history(&key, &Desk::history_group(1), at[1], nothing, it.now_ms).await.expect("a store");
+    let asked = it
+        .store
+        .history(&key, &Desk::history_group(1), at[1], nothing, it.now_ms)
+        .await
+        .expect("a store");
     assert_eq!((asked.items.len(), asked.tail, asked.floor), (0, at[3], at[0]));
 }
 

@@ -219,7 +219,7 @@ async fn make(store: &dyn Store, app: &str, operation: Operation, now_ms: u64) -
             let mut noted = Vec::new();
             for event in due.iter().flatten().take(count) {
                 // Of some it is only known that they are told.
-                let is_confirmed = !event.heard.is_online || (now_ms / 3) % 2 == 0;
+                let is_confirmed = !event.heard.is_online || (now_ms / 3).is_multiple_of(2);
                 let heard = Heard { is_confirmed, ..event.heard.clone() };
                 noted.push(store.event_heard(&device, event.business, heard, now_ms).await);
             }

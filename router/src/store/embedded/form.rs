@@ -335,6 +335,7 @@ fn write_owner(pen: Pen, owner: &Owner) -> Pen {
 }
 
 /// `Some(None)`: there is none.
+#[allow(clippy::option_option, reason = "the outer one is for what cannot be read")]
 fn read_owner(eye: &mut Eye<'_>) -> Option<Option<Owner>> {
     let node = std::str::from_utf8(eye.short()?).ok()?;
     if node.is_empty() {
@@ -363,6 +364,7 @@ pub(super) fn write_number(number: u64) -> Vec<u8> {
     Pen::new(10).number(number).0
 }
 
+#[allow(clippy::redundant_closure_for_method_calls, reason = "the method is not general enough")]
 pub(super) fn read_number(value: &[u8]) -> Result<u64, StoreError> {
     read(value, |eye| eye.number())
 }

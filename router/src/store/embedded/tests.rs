@@ -320,7 +320,9 @@ mod by_hand {
             store.publish(&group, &of, entry("a", now_ms), WIDE, None, now_ms).await.unwrap().0
         };
         store.change_groups(vec![GroupChange::Put(group, meta(now_ms - 9), None)]).await.unwrap();
-        let Appended::Stored { position, .. } = publish(meta(now_ms - 9)).await else { panic!("the first") };
+        let Appended::Stored { position, .. } = publish(meta(now_ms - 9)).await else {
+            panic!("the first")
+        };
         store.change_groups(vec![GroupChange::Delete(group, meta(now_ms - 9))]).await.unwrap();
         // As if there had been too many to forget at once.
         let left = form::Prefix::new(Kind::Group, group.as_bytes()).remembered(GROUP, b"a");
