@@ -4,8 +4,9 @@
 //! ([`crate::inbox::rules::events_due`]), so that nothing is queued: the store only marks devices that have to
 //! be looked at. The marks lie in shards, and each shard is a duty of one router at a time. Its holder reads the
 //! marks ([`shard`]), looks at the devices, keeps a line for each business ([`spool`], [`line`]), calls it
-//! ([`receiver`]) and tells the store what was heard. All of that is found again by whoever takes the duty over.
+//! ([`calls`], [`receiver`]) and tells the store what was heard. All of that is found again by whoever takes the duty over.
 
+mod calls;
 mod line;
 mod receiver;
 mod shard;

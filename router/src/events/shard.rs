@@ -1,5 +1,6 @@
 //! One shard: its duty, the walk over its marks, and the calls.
 
+use super::calls::{Calls, Told};
 use super::line::Waiting;
 use super::receiver::{CALL_TIMEOUT, told};
 use super::spool::{Found, Look, Now, PAGE, Spool, Verdict, Whom};
@@ -13,7 +14,6 @@ use futures_util::stream;
 use hawser_proto::id::{AppId, BusinessNo};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
 use tracing::debug;
 
 /// For how long a duty is taken, and with how much left it is taken again.
@@ -31,19 +31,10 @@ const TOGETHER: usize = 16;
 /// What was read of a device is told of within this time, else it is read again: what lies between may be left
 /// out.
 const FRESH: Duration = Duration::from_secs(1);
-/// Calls of one shard whose ends nobody has looked at yet.
-const CALLS_ENDED_MAX: usize = 64;
 /// A business is late when the oldest of what it has to hear is this old.
 const LATE: Duration = Duration::from_secs(30);
 /// Between two looks at how late everybody is.
 const SHOWN_INTERVAL: Duration = Duration::from_secs(1);
-
-/// The end of a call.
-struct Told {
-    whom: Whom,
-    /// `Ok`: heard; with whether the store knows it. Those that the store did not say enough of are not known.
-    outcome: Result<Vec<(Waiting, bool)>, Vec<Waiting>>,
-}
 
 struct Shard {
     core: Arc<Core>,
@@ -52,10 +43,7 @@ struct Shard {
     spool: Spool,
     /// Until then the duty is this router's.
     held_until: Option<Instant>,
-    ended: mpsc::Receiver<Told>,
-    end: mpsc::Sender<Told>,
-    /// Calls under way.
-    calls: usize,
+    calls: Calls,
     revision: u64,
     polled: Option<Instant>,
     shown: Instant,
@@ -63,15 +51,12 @@ struct Shard {
 
 /// Does what there is to do, while the duty is this router's, until told to stop.
 pub(super) async fn run(core: Arc<Core>, number: u16) {
-    let (end, ended) = mpsc::channel(CALLS_ENDED_MAX);
     let stop = core.tasks.stop_signal();
     let mut shard = Shard {
         duty: format!("events:{number}"),
         spool: Spool::default(),
         held_until: None,
-        ended,
-        end,
-        calls: 0,
+        calls: Calls::default(),
         revision: 0,
         polled: None,
         shown: Instant::now(),
@@ -83,10 +68,10 @@ pub(super) async fn run(core: Arc<Core>, number: u16) {
             pause = shard.turn() => pause,
             () = stop.cancelled() => return shard.let_go().await,
         };
-        let core = shard.core.clone();
+        let (core, ends) = (shard.core.clone(), shard.calls.ends());
         tokio::select! {
             () = core.events.shard(number).wake.notified() => shard.polled = None,
-            Some(told) = shard.ended.recv() => shard.take_end(told),
+            () = ends.more.notified() => {}
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => return shard.let_go().await,
         }
@@ -107,7 +92,7 @@ impl Shard {
 
     /// Does what can be done now; returns how long nothing need be done unless something happens.
     async fn turn(&mut self) -> Duration {
-        while let Ok(told) = self.ended.try_recv() {
+        for told in self.calls.take_ended() {
             self.take_end(told);
         }
         if self.core.known.load().catalogue.revision == 0 || self.core.reach.is_down() {
@@ -137,17 +122,19 @@ impl Shard {
         if self.left() >= DUTY_RENEWED {
             return true;
         }
+        if self.left().is_zero() && self.calls.are_out() {
+            // What an earlier holding left under way comes to its end first. Until then another may have it.
+            return false;
+        }
         let asked = Instant::now();
         let ttl_ms = DUTY.as_millis() as u64;
         let held = self.core.store.hold_duty(&self.duty, self.core.boot, ttl_ms);
         match self.core.reach.ask(Call::HoldDuty, held).await {
             Ok(true) => {
-                let is_new = self.left().is_zero();
-                // What an earlier holding left under way comes to its end first.
-                if is_new && self.calls > 0 {
-                    return false;
-                }
-                if is_new {
+                if self.left().is_zero() {
+                    if self.calls.are_out() {
+                        return false;
+                    }
                     self.forget();
                 }
                 self.held_until = Some(asked + DUTY);
@@ -172,7 +159,7 @@ impl Shard {
 
     /// The router ends: the duty is free at once.
     async fn let_go(&mut self) {
-        if !self.left().is_zero() && self.calls == 0 {
+        if !self.left().is_zero() && !self.calls.are_out() {
             let freed = self.core.store.hold_duty(&self.duty, self.core.boot, 1);
             let _ = self.core.reach.ask(Call::HoldDuty, freed).await;
         }
@@ -269,17 +256,14 @@ impl Shard {
     }
 
     fn begin(&mut self, whom: Whom, batch: Vec<Waiting>) {
-        let (core, end, until) = (self.core.clone(), self.end.clone(), self.held_until);
-        self.calls += 1;
-        self.core.tasks.spawn_light(async move {
-            let outcome = tell(&core, &whom, batch, until).await;
-            // Fails only when the shard has ended.
-            let _ = end.send(Told { whom, outcome }).await;
-        });
+        let (core, until) = (self.core.clone(), self.held_until);
+        let call = self.calls.begin(whom.clone(), batch.clone());
+        self.core
+            .tasks
+            .spawn_light(async move { call.end(tell(&core, &whom, batch, until).await) });
     }
 
     fn take_end(&mut self, told: Told) {
-        self.calls -= 1;
         let now = self.now();
         match told.outcome {
             Ok(heard) => self.spool.heard(&told.whom, heard, now),
