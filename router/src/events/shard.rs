@@ -14,6 +14,7 @@ use futures_util::stream;
 use hawser_proto::id::{AppId, BusinessNo};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 use tracing::debug;
 
 /// For how long a duty is taken, and with how much left it is taken again.
@@ -45,6 +46,8 @@ struct Shard {
     held_until: Option<Instant>,
     calls: Calls,
     revision: u64,
+    /// How often the store may have lost something.
+    losses: watch::Receiver<u64>,
     polled: Option<Instant>,
     shown: Instant,
 }
@@ -58,6 +61,7 @@ pub(super) async fn run(core: Arc<Core>, number: u16) {
         held_until: None,
         calls: Calls::default(),
         revision: 0,
+        losses: core.store.changes(),
         polled: None,
         shown: Instant::now(),
         core,
@@ -102,6 +106,11 @@ impl Shard {
             return POLL * 4;
         }
         self.follow_catalogue();
+        if self.losses.has_changed().unwrap_or(false) {
+            // Marks may have been lost, and lie below those that were read.
+            self.losses.mark_unchanged();
+            self.spool.begin_again(self.now());
+        }
         match self.work().await {
             Ok(true) => return Duration::ZERO,
             Ok(false) => {}
@@ -183,8 +192,13 @@ impl Shard {
         let is_due = self.polled.is_none_or(|at| at.elapsed() >= POLL);
         if is_due && let Some(after) = self.spool.read_from(now) {
             let marks = self.marked(after).await?;
-            is_more = self.spool.read(&marks);
+            is_more = self.spool.read(&marks, self.now());
             self.polled = Some(Instant::now()).filter(|_| !is_more);
+            self.look_at(self.seen_now(marks), &Found::InTurn).await;
+        }
+        if let Some(after) = self.spool.walk_from(rand::random_range(0.0..=1.0), self.now()) {
+            let marks = self.marked(after).await?;
+            self.spool.walked(&marks, self.now());
             self.look_at(self.seen_now(marks), &Found::InTurn).await;
         }
         let looks = self.spool.take_looks(self.now());

@@ -31,8 +31,14 @@ const LOOKS: [Duration; 4] = [
 ];
 /// After the store has failed to answer.
 const LOOK_RETRY: Duration = Duration::from_secs(1);
-/// All marks are read again after this long: whatever was passed over is found.
+/// All marks are read again after this long: whatever was passed over is found, and what was marked below the
+/// others because a clock went back. Sooner where they are few.
 const WALK_INTERVAL: Duration = Duration::from_mins(5);
+const WALK_INTERVAL_OF_FEW: Duration = Duration::from_secs(30);
+/// Between two pages of marks that were read before: somebody who does not answer may have left very many.
+const WALK_PACE: Duration = Duration::from_millis(250);
+/// At least between two pages of new ones, while lines have no room for what they hold.
+const FULL_PACE: Duration = Duration::from_millis(100);
 /// Events for a business that is gone or does not ask for them (any more) wait this long for it to ask.
 const PARKED_MAX: Duration = Duration::from_hours(24);
 
@@ -75,7 +81,12 @@ pub(super) struct Now {
 pub(super) struct Spool {
     /// Marks up to this one were read.
     front: u64,
-    walk_began_ms: Option<u64>,
+    /// No further ones are read before.
+    front_from_ms: u64,
+    /// And are read again, up to this one; 0: from the oldest.
+    walked: u64,
+    /// When the walk goes on, or begins again.
+    walk_from_ms: Option<u64>,
     looks: BTreeMap<(u64, u64), Look>,
     looks_made: u64,
     pub(super) lines: HashMap<Whom, Line>,
@@ -88,25 +99,50 @@ fn ms(duration: Duration) -> u64 {
 }
 
 impl Spool {
-    /// Where the walk goes on, if there is room for what it finds.
-    pub(super) fn read_from(&mut self, now: Now) -> Option<u64> {
-        let began = *self.walk_began_ms.get_or_insert(now.steady_ms);
-        if now.steady_ms >= began + ms(WALK_INTERVAL) {
-            self.begin_again(now);
-        }
-        (self.looks.len() + PAGE <= LOOKS_MAX).then_some(self.front)
+    /// Behind which mark new ones are read, if it is time and there is room for what they hold.
+    pub(super) fn read_from(&self, now: Now) -> Option<u64> {
+        (self.has_room() && self.front_from_ms <= now.steady_ms).then_some(self.front)
     }
 
-    /// These were read, in order; true: they fill the page, there may be more.
-    pub(super) fn read(&mut self, marks: &[Marked]) -> bool {
+    /// These were read, in order; true: there may be more at once.
+    pub(super) fn read(&mut self, marks: &[Marked], now: Now) -> bool {
         self.front = marks.last().map_or(self.front, |last| last.at);
-        marks.len() >= PAGE
+        let (is_full, is_paced) = (marks.len() >= PAGE, self.has_left());
+        if is_full && is_paced {
+            self.front_from_ms = now.steady_ms + ms(FULL_PACE);
+        }
+        is_full && !is_paced
     }
 
-    /// The walk begins at the oldest mark again.
+    /// Behind which mark those that were read before are read again, if it is time and there is room. `jitter`:
+    /// from 0 to 1.
+    pub(super) fn walk_from(&mut self, jitter: f64, now: Now) -> Option<u64> {
+        // The holder of all shards has taken them at once.
+        let first = WALK_INTERVAL_OF_FEW.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0);
+        let from_ms = *self.walk_from_ms.get_or_insert(now.steady_ms + ms(first));
+        (self.has_room() && from_ms <= now.steady_ms).then_some(self.walked)
+    }
+
+    /// These were read again, in order.
+    pub(super) fn walked(&mut self, marks: &[Marked], now: Now) {
+        let last = marks.last().map_or(0, |last| last.at);
+        let is_more = marks.len() >= PAGE && last < self.front;
+        let pause = match (is_more, self.walked) {
+            (true, _) => WALK_PACE,
+            (false, 0) => WALK_INTERVAL_OF_FEW,
+            (false, _) => WALK_INTERVAL,
+        };
+        self.walked = if is_more { last } else { 0 };
+        self.walk_from_ms = Some(now.steady_ms + ms(pause));
+    }
+
+    fn has_room(&self) -> bool {
+        self.looks.len() + PAGE <= LOOKS_MAX
+    }
+
+    /// All marks are read again, from the oldest on.
     pub(super) fn begin_again(&mut self, now: Now) {
-        self.front = 0;
-        self.walk_began_ms = Some(now.steady_ms);
+        (self.walked, self.walk_from_ms) = (0, Some(now.steady_ms));
         self.has_parked = false;
     }
 

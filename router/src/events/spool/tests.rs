@@ -106,7 +106,7 @@ fn a_business_that_fails_holds_up_nobody_else() {
     let mut spool = Spool::default();
     for device in 0..5_000 {
         spool.sees(look(device, device + 1, 0), &[CHAT], at(0));
-        spool.read(&[mark(device, device + 1)]);
+        spool.read(&[mark(device, device + 1)], at(0));
     }
     let (_, batch) = spool.next_call(at(0)).unwrap();
     assert_eq!(batch.len(), 128, "there is room for two events of each");
@@ -161,12 +161,15 @@ fn events_that_nobody_asks_for_wait_a_day_for_somebody_to_ask() {
         let due = vec![event(CHAT, 1)];
         spool.looked(look(1, 1_000, 0), &Found::InTurn, due, &app(), nobody, now(ms))
     };
-    spool.read(&[mark(1, 1_000)]);
+    spool.read(&[mark(1, 1_000)], at(0));
     assert_eq!(looked(&mut spool, 20_000), Verdict::Stays);
     assert_eq!((spool.waiting(), spool.next_ms()), (0, None), "it takes no room");
-    assert_eq!(spool.read_from(at(20_000)), Some(1_000));
+    assert_eq!(
+        (spool.read_from(at(20_000)), spool.walk_from(0.0, at(20_000))),
+        (Some(1_000), None)
+    );
     spool.watchers_changed(at(20_000));
-    assert_eq!(spool.read_from(at(20_000)), Some(0), "somebody may ask now");
+    assert_eq!(spool.walk_from(0.0, at(20_000)), Some(0), "somebody may ask now");
     assert_eq!(looked(&mut spool, DAY_MS), Verdict::Stays);
     assert_eq!(looked(&mut spool, DAY_MS + 1), Verdict::GiveUp(vec![event(CHAT, 1)]));
 }
@@ -196,6 +199,56 @@ fn the_walk_waits_while_too_many_are_to_be_looked_at() {
         assert_eq!(spool.sees(seen, &[], at(50_000)), Verdict::Unmark);
     }
     assert!(spool.read_from(at(0)).is_some());
+}
+
+fn page(first: u64) -> Vec<Marked> {
+    (first..first + PAGE as u64).map(|at| mark(at, at)).collect()
+}
+
+#[test]
+fn a_mark_below_those_that_were_read_is_found_soon_where_there_are_few() {
+    let mut spool = Spool::default();
+    spool.read(&[mark(1, 9_000)], at(0));
+    assert_eq!(spool.walk_from(1.0, at(0)), None);
+    for round in 1..4 {
+        assert_eq!(spool.walk_from(1.0, at(30_000 * round - 1)), None);
+        assert_eq!(spool.walk_from(1.0, at(30_000 * round)), Some(0));
+        spool.walked(&[mark(2, 5_000)], at(30_000 * round));
+    }
+    assert_eq!(spool.read_from(at(90_000)), Some(9_000), "new ones are read meanwhile");
+    spool.begin_again(at(90_001));
+    assert_eq!(spool.walk_from(1.0, at(90_001)), Some(0), "at once, when told so");
+}
+
+#[test]
+fn marks_that_were_read_are_read_again_at_a_pace() {
+    let mut spool = Spool::default();
+    for first in [1, 1_001, 2_001] {
+        assert!(spool.read(&page(first), at(0)), "new ones at once");
+    }
+    spool.begin_again(at(0));
+    let mut now_ms = 0;
+    for (after, first) in [(0, 1), (128, 1_001)] {
+        assert_eq!(spool.walk_from(0.0, at(now_ms)), Some(after));
+        spool.walked(&page(first), at(now_ms));
+        assert_eq!(spool.walk_from(0.0, at(now_ms + 249)), None);
+        now_ms += 250;
+    }
+    assert_eq!(spool.walk_from(0.0, at(now_ms)), Some(1_128));
+    spool.walked(&page(2_001), at(now_ms));
+    assert_eq!(spool.walk_from(0.0, at(now_ms + 299_999)), None, "that was all");
+    assert_eq!(spool.walk_from(0.0, at(now_ms + 300_000)), Some(0));
+}
+
+#[test]
+fn new_marks_are_read_at_a_pace_while_there_is_no_room_for_them() {
+    let mut spool = Spool::default();
+    for device in 0..2_050 {
+        spool.sees(look(device, device + 1, 0), &[CHAT], at(0));
+    }
+    assert!(spool.has_left());
+    assert!(!spool.read(&page(3_000), at(0)));
+    assert_eq!((spool.read_from(at(99)), spool.read_from(at(100))), (None, Some(3_127)));
 }
 
 /// Random numbers from a seed (splitmix64).
@@ -268,7 +321,12 @@ fn round(spool: &mut Spool, world: &mut World, out: &mut Vec<(Whom, Vec<Waiting>
     };
     if let Some(after) = spool.read_from(now) {
         let marks = world.page(after);
-        spool.read(&marks);
+        spool.read(&marks, now);
+        look_all(spool, world, seen(marks), &Found::InTurn, now);
+    }
+    if let Some(after) = spool.walk_from(0.5, now) {
+        let marks = world.page(after);
+        spool.walked(&marks, now);
         look_all(spool, world, seen(marks), &Found::InTurn, now);
     }
     let looks = spool.take_looks(now);
