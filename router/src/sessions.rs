@@ -238,8 +238,7 @@ async fn announce(core: &Arc<Core>, wish: &Wish, life: &Arc<Life>) -> Result<Ver
     // A session that ended and came back has another epoch, and its node has to hear which: one of an earlier
     // release would not heed it, and whatever it said from then on would be refused. Nor does a session come
     // back above a later one that the store has forgotten.
-    let may_raise =
-        life.tells_all() && !core.table.has_later(&wish.key, &told.owner, wish.epoch);
+    let may_raise = life.tells_all() && !core.table.has_later(&wish.key, &told.owner, wish.epoch);
     let (login, sent) = (wish.login.clone(), wish.positions.clone());
     let asked = core.store.announce(&wish.key, wish.epoch, login, sent, may_raise, now_ms);
     match core.reach.ask(Call::Announce, asked).await {

@@ -268,7 +268,8 @@ impl Store for Redis {
     ) -> Result<bool, StoreError> {
         let marking = Some(is_watched);
         let fixed = session_args(&session);
-        let answer = self.on_inboxes(&SCRIPTS.release, device, now_ms, fixed, &sent, marking).await?;
+        let answer =
+            self.on_inboxes(&SCRIPTS.release, device, now_ms, fixed, &sent, marking).await?;
         let what = answer::numbers(&answer)?.first().copied();
         // It may have the session under another epoch.
         if what != Some(2) {
