@@ -136,14 +136,12 @@ impl Redis {
     async fn store(
         &self,
         tag: Tag,
-        business: BusinessNo,
-        new: NewEntry,
-        caps: Caps,
+        call: AppendCall,
         durability: Option<Durability>,
         now_ms: u64,
     ) -> Result<(Appended, Durability), StoreError> {
         let fence = tag.fence();
-        let AppendCall { keys, args, .. } = AppendCall::new(&tag, business, new, caps, now_ms);
+        let AppendCall { keys, args, .. } = call;
         let called = self.caller.call(&SCRIPTS.append, tag.slot(), &keys, &args).await?;
         let (appended, incarnation) = answer::appended(&called.answer, now_ms)?;
         if incarnation == 0 {
@@ -287,7 +285,8 @@ impl Store for Redis {
         durability: Option<Durability>,
         now_ms: u64,
     ) -> Result<(Appended, Durability), StoreError> {
-        self.store(Tag::device(device), business, new, caps, durability, now_ms).await
+        let call = AppendCall::to_device(device, business, new, caps, now_ms);
+        self.store(Tag::device(device), call, durability, now_ms).await
     }
 
     async fn fetch(
@@ -354,24 +353,27 @@ impl Store for Redis {
     async fn publish(
         &self,
         group: &Key,
+        of: &GroupMeta,
         new: NewEntry,
         caps: Caps,
         durability: Option<Durability>,
         now_ms: u64,
     ) -> Result<(Appended, Durability), StoreError> {
-        self.store(Tag::group(group), HISTORY, new, caps, durability, now_ms).await
+        let call = AppendCall::to_group(group, of, new, caps, now_ms);
+        self.store(Tag::group(group), call, durability, now_ms).await
     }
 
     async fn history(
         &self,
         group: &Key,
+        of: &GroupMeta,
         after: Position,
         limits: Limits,
         now_ms: u64,
     ) -> Result<Batch, StoreError> {
         let tag = Tag::group(group);
-        let keys = [tag.inboxes(), tag.entries(HISTORY)];
-        let mut args = vec![number(now_ms)];
+        let keys = [tag.inboxes(), tag.entries(HISTORY), tag.group_itself()];
+        let mut args = vec![number(now_ms), answer::group_bytes(of)];
         args.extend(reading_args(HISTORY, after, limits));
         let read = self.read(&SCRIPTS.history, tag.slot(), &keys, &args, after).await?;
         read.map_err(|_| StoreError::Value)
