@@ -2,9 +2,10 @@
 //! one sync, makes them true in memory, and answers. One task, so that the store sees one order.
 //!
 //! Several routers decide, each against what it knows: the store compares, and whoever knew wrong learns what
-//! is true and decides again. What others changed is brought by the store's news, and a group that is not
-//! known here is read. All of it happens in this task too, so that no answer of the store that was asked for
-//! before a change can undo it in memory.
+//! is true and decides again. What others changed is brought by the store's news, in this task too, so that no
+//! answer of the store that was asked for before a change can undo it in memory. A group that is not known here
+//! is read beside it, so that nobody who joins waits for changes; an answer that was overtaken by a change here
+//! is asked for again.
 
 mod follower;
 
@@ -14,7 +15,8 @@ use crate::key::{self, Key};
 use crate::reach::Call;
 use crate::store::{GroupChange, GroupChanged, LogMark, StoreError};
 use follower::Follower;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use hawser_proto::id::{AppId, BusinessNo};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,16 +28,18 @@ use tracing::warn;
 const WAITING_MAX: usize = 1_024;
 /// Group changes that share one sync.
 const TOGETHER_MAX: usize = 64;
-/// How often a change is decided anew because another router changed the same group meanwhile.
+/// Groups that are read at a time.
+const READ_TOGETHER: usize = 256;
+/// How often a change is decided, or a group read, anew because another router changed the same group meanwhile.
 const DECISIONS_MAX: usize = 3;
 /// How often the store is asked for what others changed.
 const NEWS_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What somebody wants of the writer.
 #[derive(Debug)]
-pub(crate) enum Request {
-    Change(ChangeRequest),
-    Read(ReadRequest),
+pub(crate) struct Requests {
+    changes: mpsc::Receiver<ChangeRequest>,
+    reads: mpsc::Receiver<ReadRequest>,
 }
 
 /// A change to a group that wants to be decided and made durable.
@@ -71,35 +75,39 @@ pub(crate) enum ChangeError {
 
 /// The way to the writer; clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct GroupWriter(mpsc::Sender<Request>);
+pub(crate) struct GroupWriter {
+    changes: mpsc::Sender<ChangeRequest>,
+    reads: mpsc::Sender<ReadRequest>,
+}
 
 impl GroupWriter {
     /// The way to a writer that [`run`] makes of the other half.
-    pub(crate) fn new() -> (Self, mpsc::Receiver<Request>) {
-        let (sender, requests) = mpsc::channel(WAITING_MAX);
-        (Self(sender), requests)
+    pub(crate) fn new() -> (Self, Requests) {
+        let (change, changes) = mpsc::channel(WAITING_MAX);
+        let (read, reads) = mpsc::channel(WAITING_MAX);
+        (Self { changes: change, reads: read }, Requests { changes, reads })
     }
 
     /// Decides and makes durable one change to a group. Dropped: it may still be made.
     pub(crate) async fn change(&self, wanted: Wanted) -> Result<Changed, ChangeError> {
         let (answer, answered) = oneshot::channel();
-        self.send(Request::Change(ChangeRequest { wanted, answer }))?;
+        send(&self.changes, ChangeRequest { wanted, answer })?;
         answered.await.unwrap_or(Err(ChangeError::Stopping))
     }
 
     /// Reads a group from the store.
     async fn read(&self, key: Key) -> Result<Option<Arc<Group>>, ChangeError> {
         let (answer, answered) = oneshot::channel();
-        self.send(Request::Read(ReadRequest { key, answer }))?;
+        send(&self.reads, ReadRequest { key, answer })?;
         answered.await.unwrap_or(Err(ChangeError::Stopping))
     }
+}
 
-    fn send(&self, request: Request) -> Result<(), ChangeError> {
-        self.0.try_send(request).map_err(|full| match full {
-            mpsc::error::TrySendError::Full(_) => ChangeError::Full,
-            mpsc::error::TrySendError::Closed(_) => ChangeError::Stopping,
-        })
-    }
+fn send<T>(to: &mpsc::Sender<T>, request: T) -> Result<(), ChangeError> {
+    to.try_send(request).map_err(|full| match full {
+        mpsc::error::TrySendError::Full(_) => ChangeError::Full,
+        mpsc::error::TrySendError::Closed(_) => ChangeError::Stopping,
+    })
 }
 
 /// Whether what the store said of a name just now will do.
@@ -139,11 +147,18 @@ pub(crate) async fn find_anew(core: &Core, key: &Key) -> Result<Option<Arc<Group
 
 /// Changes and reads groups and follows the news until told to stop, then does what is left. `mark`: where the
 /// news stood before the groups were read.
-pub(crate) async fn run(
+pub(crate) async fn run(core: Arc<Core>, requests: Requests, mark: LogMark, dropped: Dropped) {
+    let Requests { changes, reads } = requests;
+    let dropped = Arc::new(dropped);
+    let reading = read_all(core.clone(), reads, dropped.clone());
+    join(reading, write(core.clone(), changes, mark, dropped)).await;
+}
+
+async fn write(
     core: Arc<Core>,
-    mut requests: mpsc::Receiver<Request>,
+    mut requests: mpsc::Receiver<ChangeRequest>,
     mark: LogMark,
-    dropped: Dropped,
+    dropped: Arc<Dropped>,
 ) {
     let stop = core.tasks.stop_signal();
     let mut writer = Writer { follower: Follower::new(&core, mark), core, dropped };
@@ -167,22 +182,61 @@ pub(crate) async fn run(
     }
 }
 
+async fn read_all(
+    core: Arc<Core>,
+    mut requests: mpsc::Receiver<ReadRequest>,
+    dropped: Arc<Dropped>,
+) {
+    let stop = core.tasks.stop_signal();
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            Some(request) = requests.recv(), if under_way.len() < READ_TOGETHER => {
+                under_way.push(read(core.clone(), request, dropped.clone()));
+            }
+            Some(()) = under_way.next() => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Reads a group, and takes over what there is.
+async fn read(core: Arc<Core>, request: ReadRequest, dropped: Arc<Dropped>) {
+    let ReadRequest { key, answer } = request;
+    let mut done = Err(ChangeError::Full);
+    for _ in 0..DECISIONS_MAX {
+        // Whoever asked has given up.
+        if answer.is_closed() {
+            return;
+        }
+        let reading = core.groups.begin_reading(&key);
+        let read = core.reach.ask(Call::Group, core.store.group(&key)).await;
+        core.metrics.group_news.read_through.inc();
+        let said = read.as_ref().ok().map(Option::as_ref);
+        let learned = core.groups.end_reading(reading, said, &dropped);
+        match (read, learned) {
+            (Err(source), _) => {
+                done = Err(source.into());
+                break;
+            }
+            (Ok(_), Some(learned)) => {
+                done = Ok(learned);
+                break;
+            }
+            (Ok(_), None) => {}
+        }
+    }
+    let _ = answer.send(done);
+}
+
 struct Writer {
     core: Arc<Core>,
-    dropped: Dropped,
+    dropped: Arc<Dropped>,
     follower: Follower,
 }
 
 impl Writer {
-    async fn take(&mut self, waiting: Vec<Request>) {
-        let (mut changes, mut reads) = (Vec::new(), Vec::new());
-        for request in waiting {
-            match request {
-                Request::Change(change) => changes.push(change),
-                Request::Read(read) => reads.push(read),
-            }
-        }
-        join_all(reads.into_iter().map(|read| self.read(read))).await;
+    async fn take(&mut self, mut changes: Vec<ChangeRequest>) {
         let is_keep = |change: &ChangeRequest| matches!(change.wanted, Wanted::Keep { .. });
         // Or a group that another router has deleted would be made again.
         if changes.iter().any(is_keep)
@@ -203,22 +257,11 @@ impl Writer {
         }
     }
 
-    async fn read(&self, request: ReadRequest) {
+    /// Reads what would be refused as it is known here: another router may have changed it just now. Those whose
+    /// groups cannot be read are answered so; the others come back.
+    async fn read_doubtful(&self, changes: Vec<ChangeRequest>) -> Vec<ChangeRequest> {
         let core = &self.core;
-        let read = core.reach.ask(Call::Group, core.store.group(&request.key)).await;
-        core.metrics.group_news.read_through.inc();
-        let learned = read.map(|meta| match meta {
-            // Deleted, as the news will say, or lost: then it is given to the store again.
-            None if core.groups.find(&request.key).is_some() => None,
-            meta => core.groups.learn(&request.key, meta.as_ref(), &self.dropped),
-        });
-        let _ = request.answer.send(learned.map_err(ChangeError::from));
-    }
-
-    /// Reads what would be refused as it is known here: another router may have changed it just now.
-    async fn read_doubtful(&self, changes: &[ChangeRequest]) -> Result<(), StoreError> {
-        let core = &self.core;
-        let doubtful = changes.iter().filter_map(|change| {
+        let read = changes.into_iter().map(async |change| {
             let key = change.wanted.key();
             let known = core.groups.find(key).map(|group| group.owner);
             let would_do = match &change.wanted {
@@ -226,14 +269,18 @@ impl Writer {
                 Wanted::Delete { owner, .. } => known == Some(*owner),
                 Wanted::Keep { .. } => true,
             };
-            (!would_do).then_some(*key)
+            if !would_do {
+                match core.reach.ask(Call::Group, core.store.group(key)).await {
+                    Ok(meta) => drop(core.groups.learn(key, meta.as_ref(), &self.dropped)),
+                    Err(source) => {
+                        failed(vec![change], &source);
+                        return None;
+                    }
+                }
+            }
+            Some(change)
         });
-        let asked = doubtful.map(async |key| {
-            let meta = core.reach.ask(Call::Group, core.store.group(&key)).await?;
-            core.groups.learn(&key, meta.as_ref(), &self.dropped);
-            Ok(())
-        });
-        join_all(asked).await.into_iter().collect()
+        join_all(read).await.into_iter().flatten().collect()
     }
 
     /// Decides each change in turn against what the ones before it will have made, writes them in one step,
@@ -241,9 +288,7 @@ impl Writer {
     /// better.
     async fn change(&self, waiting: Vec<ChangeRequest>) -> Vec<ChangeRequest> {
         let core = &self.core;
-        if let Err(source) = self.read_doubtful(&waiting).await {
-            return failed(waiting, &source);
-        }
+        let waiting = self.read_doubtful(waiting).await;
         let mut writes: Vec<GroupChange> = Vec::new();
         let mut decided = Vec::with_capacity(waiting.len());
         {
@@ -281,6 +326,10 @@ impl Writer {
                     let owner = meta.map(|meta| BusinessNo(meta.owner));
                     request.wanted.found(owner.filter(|&owner| self.is_gone(&request, owner)));
                     again.push(request);
+                }
+                GroupChanged::Failed(source) => {
+                    warn!(%source, "a group was not written");
+                    failed(vec![request], &source);
                 }
             }
         }

@@ -123,6 +123,14 @@ pub(crate) enum Refused {
     Quota,
 }
 
+/// A read of the store that is under way.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    key: Key,
+    /// How often the group had been changed when it began.
+    changes: u64,
+}
+
 /// Told which nodes had reported members of a group that is no more, and when it was created.
 pub(crate) type Dropped = Box<dyn Fn(&Key, u64, &[LifeNo]) + Send + Sync>;
 
@@ -135,6 +143,9 @@ const MISSING_MAX: usize = 16_384;
 /// All groups.
 pub(crate) struct Groups {
     all: RwLock<All>,
+    /// Groups that the store is being asked for: how many times just now, and how often each was changed here
+    /// since the first of those.
+    reading: Mutex<HashMap<KeyBytes, (usize, u64), RandomState>>,
     missing: Mutex<HashMap<KeyBytes, u64, RandomState>>,
     /// Groups that one business may have.
     owned_max: usize,
@@ -186,7 +197,8 @@ impl Groups {
         for (key, meta) in stored {
             all.insert(&key, Arc::new(Group::new(&meta)));
         }
-        Self { all: RwLock::new(all), missing: Mutex::default(), owned_max }
+        let (all, reading, missing) = (RwLock::new(all), Mutex::default(), Mutex::default());
+        Self { all, reading, missing, owned_max }
     }
 
     /// The businesses that have groups, by their apps.
@@ -226,6 +238,49 @@ impl Groups {
         }
     }
 
+    /// Before the store is asked for a group, by whoever is not the writer.
+    pub(crate) fn begin_reading(&self, key: &Key) -> Reading {
+        let mut reading = self.reading.lock();
+        let (count, changes) = reading.entry(key.as_bytes().into()).or_default();
+        *count += 1;
+        Reading { key: *key, changes: *changes }
+    }
+
+    /// Takes over what the store said, if it said something, as [`Self::learn`] does. `None`: the group was
+    /// changed here meanwhile, and what was read may be older. One that is known here and not there stays known:
+    /// it was deleted, as the news will say, or lost, and is given to the store again.
+    pub(crate) fn end_reading(
+        &self,
+        reading: Reading,
+        read: Option<Option<&GroupMeta>>,
+        dropped: &Dropped,
+    ) -> Option<Option<Arc<Group>>> {
+        let mut all = self.all.write();
+        let key = &reading.key;
+        let is_whole = match self.reading.lock().entry(key.as_bytes().into()) {
+            Entry::Occupied(mut known) => {
+                let is_whole = known.get().1 == reading.changes;
+                known.get_mut().0 -= 1;
+                if known.get().0 == 0 {
+                    known.remove();
+                }
+                is_whole
+            }
+            Entry::Vacant(_) => false,
+        };
+        let read = read.filter(|_| is_whole)?;
+        if read.is_none() && all.groups.contains_key(key.as_bytes()) {
+            return Some(None);
+        }
+        Some(self.learn_in(&mut all, key, read, dropped))
+    }
+
+    fn is_changed(&self, key: &Key) {
+        if let Some((_, changes)) = self.reading.lock().get_mut(key.as_bytes()) {
+            *changes += 1;
+        }
+    }
+
     /// Takes over what the store says of a group, whoever changed it. Nodes that reported members of another
     /// group of this name are told of its end, and stay noted: they may have reported members of this one,
     /// when it was not known here. Those that have none count none.
@@ -236,6 +291,17 @@ impl Groups {
         dropped: &Dropped,
     ) -> Option<Arc<Group>> {
         let mut all = self.all.write();
+        self.is_changed(key);
+        self.learn_in(&mut all, key, meta, dropped)
+    }
+
+    fn learn_in(
+        &self,
+        all: &mut All,
+        key: &Key,
+        meta: Option<&GroupMeta>,
+        dropped: &Dropped,
+    ) -> Option<Arc<Group>> {
         self.missing.lock().remove(key.as_bytes());
         let known = all.groups.get(key.as_bytes()).cloned();
         let Some(meta) = meta else {
@@ -309,6 +375,7 @@ impl Groups {
     /// groups, so that its word leaves before a new group of the same name can be reported.
     pub(crate) fn apply(&self, wanted: &Wanted, dropped: &Dropped) -> Changed {
         let mut all = self.all.write();
+        self.is_changed(wanted.key());
         if let Wanted::Create { key, .. } = wanted {
             self.missing.lock().remove(key.as_bytes());
         }
@@ -703,6 +770,31 @@ mod tests {
         assert_eq!(members(&anew, &one_node(), 0), [NODE], "it may have members of this one");
         groups
             .report(&key("room"), NODE, 2, false, |said| assert!(matches!(said, Reported::Stale)));
+    }
+
+    #[test]
+    fn an_answer_that_a_change_has_overtaken_is_not_believed() {
+        let groups = Groups::new(Vec::new(), 100);
+        let (dropped, _) = noting();
+        let (room, old) = (key("room"), meta(OTHER, 3));
+        let (early, other) = (groups.begin_reading(&room), groups.begin_reading(&key("hall")));
+        // Made here and deleted again: as it was, and yet.
+        make(&groups, "room");
+        groups.apply(&Wanted::Delete { key: room, owner: OWNER }, &dropped);
+        let late = groups.begin_reading(&room);
+        assert!(groups.end_reading(early, Some(Some(&old)), &dropped).is_none());
+        assert!(groups.find(&room).is_none());
+        let learned = groups.end_reading(late, Some(Some(&old)), &dropped).unwrap();
+        assert_eq!(learned.unwrap().owner, OTHER);
+        assert!(groups.end_reading(other, Some(None), &dropped).unwrap().is_none(), "its own");
+        // The store may have lost it.
+        let again = groups.begin_reading(&room);
+        assert!(groups.end_reading(again, Some(None), &dropped).unwrap().is_none());
+        assert!(groups.find(&room).is_some());
+        // One that failed.
+        let again = groups.begin_reading(&room);
+        assert!(groups.end_reading(again, None, &dropped).is_none());
+        assert!(groups.reading.lock().is_empty());
     }
 
     #[test]

@@ -64,9 +64,14 @@ async fn look(core: &Arc<Core>, before: &HashSet<Boot>) -> Result<HashSet<Boot>,
     let both: Vec<Boot> = dead.intersection(before).cloned().collect();
     for boot in both {
         let began = Instant::now();
-        let ended = end_all(core, &boot).await?;
+        let ended = end_all(core, &boot).await;
+        let (node, boot) = boot;
+        // What another part of the store has does not wait for this one.
+        let ended = ended.unwrap_or_else(|source| {
+            debug!(%source, %node, %boot, "not all sessions of a dead node can be ended yet");
+            0
+        });
         if ended > 0 {
-            let (node, boot) = boot;
             info!(%node, %boot, ended, took = ?began.elapsed(), "sessions of a dead node ended");
         }
     }
@@ -110,11 +115,19 @@ async fn end_all(core: &Arc<Core>, boot: &Boot) -> Result<u64, StoreError> {
         let ends: Vec<_> = keys.map(|key| end(core.clone(), boot.clone(), key)).collect();
         let done: Vec<Result<bool, StoreError>> =
             stream::iter(ends).buffer_unordered(TOGETHER).collect().await;
+        let (mut failed, mut is_progress) = (None, false);
         for one in done {
-            if one? {
-                ended += 1;
-                core.metrics.lost_sessions.inc();
+            match one {
+                Ok(is_ended) => {
+                    is_progress = true;
+                    ended += u64::from(is_ended);
+                    core.metrics.lost_sessions.inc_by(is_ended.into());
+                }
+                Err(source) => failed = Some(source),
             }
+        }
+        if let Some(source) = failed.filter(|_| !is_progress) {
+            return Err(source);
         }
         seen = devices;
         tokio::time::sleep(BATCHES_APART).await;

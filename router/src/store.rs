@@ -115,6 +115,9 @@ pub enum GroupChanged {
     Made,
     /// The store has another one, or none where one was to be replaced. Nothing was changed.
     Differs(Option<GroupMeta>),
+    /// The part of the store that has this group did not do it, or did not say so. Asked for again it is made,
+    /// if it was not.
+    Failed(StoreError),
 }
 
 /// What other routers changed about groups.
@@ -202,6 +205,15 @@ pub enum StoreError {
     #[error("a stored value cannot be read")]
     Value,
 }
+
+/// By kind.
+impl PartialEq for StoreError {
+    fn eq(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
+impl Eq for StoreError {}
 
 impl StoreError {
     /// Whether the call certainly changed nothing.
@@ -333,7 +345,7 @@ pub trait Store: Send + Sync + 'static {
     /// Decides on each of these changes and makes it if nothing speaks against it, those of one group in
     /// their order; syncs them to disk. An answer for each. A group put with a history begins one
     /// ([`crate::inbox::rules::begin_history`]); put without, or deleted: it ends. The engine in the process
-    /// makes all or none, Redis may fail after some: asked again, what was made counts as made. Redis syncs as
+    /// makes all or none, Redis some, where a primary is away: each says so. Redis syncs as
     /// it is set up to and waits for no replica: a group that it lost is put again after [`Store::changes`]
     /// moved, one whose deletion it lost may be back after a restart of the routers.
     async fn change_groups(
@@ -373,7 +385,8 @@ pub trait Store: Send + Sync + 'static {
     async fn boots_with_sessions(&self) -> Result<Vec<(NodeId, BootId)>, StoreError>;
 
     /// Some of the devices registered on this boot, which may have gone since; empty: none are left, and the
-    /// boot is forgotten.
+    /// boot is forgotten. Those on a part of the store that does not answer are left out, unless there are no
+    /// others: then it fails.
     async fn sessions_of(
         &self,
         node: &NodeId,

@@ -4,7 +4,7 @@ use crate::core::Core;
 use crate::groups::{Dropped, Groups, Wanted, key_of};
 use crate::reach::Call;
 use crate::store::{GroupChanged, GroupNews, KeyBytes, LogMark, StoreError};
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use std::collections::HashSet;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -85,20 +85,27 @@ async fn take_over(
 ) -> Result<(), StoreError> {
     let changed: HashSet<KeyBytes> = changed.into_iter().collect();
     let keys: Vec<_> = changed.iter().filter_map(|bytes| key_of(bytes)).collect();
+    // Where one cannot be read, the others can: all of them are asked for again with it.
+    let mut failed = Ok(());
     for some in keys.chunks(TOGETHER) {
         let read = some.iter().map(|key| core.reach.ask(Call::Group, core.store.group(key)));
-        let metas = try_join_all(read).await?;
-        for (key, meta) in some.iter().zip(metas) {
-            core.groups.learn(key, meta.as_ref(), dropped);
-            core.metrics.group_news.applied.inc();
+        for (key, read) in some.iter().zip(join_all(read).await) {
+            match read {
+                Ok(meta) => {
+                    core.groups.learn(key, meta.as_ref(), dropped);
+                    core.metrics.group_news.applied.inc();
+                }
+                Err(source) => failed = Err(source),
+            }
         }
     }
-    Ok(())
+    failed
 }
 
 /// Gives the store all groups that are known here; what it has instead is taken over.
 async fn put_back(core: &Core, dropped: &Dropped) -> Result<(), StoreError> {
     let groups: &Groups = &core.groups;
+    let mut failed = Ok(());
     for some in groups.keys().chunks(TOGETHER) {
         let mut decision = groups.decide();
         let decided = some.iter().filter_map(|&key| {
@@ -109,10 +116,12 @@ async fn put_back(core: &Core, dropped: &Dropped) -> Result<(), StoreError> {
         drop(decision);
         let done = core.reach.ask(Call::ChangeGroups, core.store.change_groups(changes)).await?;
         for (key, changed) in keys.iter().zip(done) {
-            if let GroupChanged::Differs(meta) = changed {
-                groups.learn(key, meta.as_ref(), dropped);
+            match changed {
+                GroupChanged::Made => {}
+                GroupChanged::Differs(meta) => drop(groups.learn(key, meta.as_ref(), dropped)),
+                GroupChanged::Failed(source) => failed = Err(source),
             }
         }
     }
-    Ok(())
+    failed
 }

@@ -273,3 +273,52 @@ async fn groups_that_the_store_lost_are_given_to_it_again() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_group_that_cannot_be_read_keeps_no_news_of_others_away() {
+    let house = House::new().await;
+    let client = house.client().await;
+    let app = AppId::new("demo").unwrap();
+    let [one, other] = ["hall", "room"].map(|id| Key::group(&app, id).unwrap());
+    for id in ["hall", "room"] {
+        create_group(&mut client.clone(), "demo-chat", id).await;
+    }
+    for key in [one, other] {
+        let known = house.store.group(&key).await.unwrap().expect("a group");
+        house.store.change_groups(vec![GroupChange::Delete(key, known)]).await.unwrap();
+    }
+    for (unreadable, id) in [(one, "room"), (other, "hall")] {
+        house.store.tell(&[one, other], &unreadable);
+        eventually(async || {
+            let request = MulticastRequest { ..to_group(id) };
+            let pushed = client.clone().multicast(by("demo-chat", request)).await;
+            pushed.is_err_and(|refused| refused.code() == tonic::Code::NotFound).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn nobody_who_asks_for_a_group_waits_for_changes_of_others() {
+    let house = House::new().await;
+    let client = house.client().await;
+    create_group(&mut client.clone(), "demo-chat", "hall").await;
+    let app = AppId::new("demo").unwrap();
+    let [hall, room] = ["hall", "room"].map(|id| Key::group(&app, id).unwrap());
+    let meta = house.store.group(&hall).await.unwrap().expect("a group");
+    // As another router makes it.
+    house.store.change_groups(vec![GroupChange::Put(room, meta, None)]).await.unwrap();
+    house.store.set(Mode::ChangesHang);
+    let request = CreateGroupRequest { group: "slow".to_owned(), history: None };
+    let mut creating = client.clone();
+    let slow = tokio::spawn(async move { creating.create_group(by("demo-chat", request)).await });
+    eventually(async || {
+        let key = Key::group(&app, "slow").unwrap();
+        house.store.group(&key).await.unwrap()
+    })
+    .await;
+    let pushed = client.clone().multicast(by("demo-chat", to_group("room"))).await;
+    assert!(pushed.is_ok() && !slow.is_finished(), "{pushed:?}");
+    house.store.set(Mode::Answers);
+    slow.await.unwrap().unwrap();
+}

@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// Makes calls.
 pub(super) struct Caller {
     pub(super) servers: Servers,
-    timeout: Duration,
+    pub(super) timeout: Duration,
     under_way: Semaphore,
     metrics: Arc<RedisMetrics>,
 }

@@ -17,7 +17,7 @@ use crate::key::{self, Key};
 use crate::store::{
     GroupChange, GroupChanged, GroupMeta, GroupNews, KeyBytes, LogMark, StoreError, TOMBSTONE_KEEP,
 };
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use hawser_proto::id::AppId;
 use redis::Value;
 use std::collections::HashMap;
@@ -31,7 +31,7 @@ const LOG_MAX: u64 = 10_000;
 
 /// Makes these changes, those of one group in their order. Done again, they are done once.
 ///
-/// What may be refused while memory is used up comes first: only then is anything destroyed.
+/// One group's fail alone: a primary that is away keeps no other's from being changed.
 pub(super) async fn change(
     caller: &Caller,
     changes: Vec<GroupChange>,
@@ -45,25 +45,32 @@ pub(super) async fn change(
         }
         by_group.entry(change.key().as_bytes()).or_default().push(at);
     }
-    know_owners(caller, owners).await?;
+    let known = know_owners(caller, owners).await;
     let is_delete = |&at: &usize| matches!(changes[at], GroupChange::Delete(..));
     let (with_deletes, put_alone): (Vec<_>, Vec<_>) =
         by_group.into_values().partition(|of_group| of_group.iter().any(is_delete));
     let mut made = vec![GroupChanged::Made; changes.len()];
-    let mut told = Vec::new();
+    let mut news = Vec::new();
     for (groups, is_needed) in [(put_alone, false), (with_deletes, true)] {
-        let chains = groups.iter().map(|chain| make_in_order(caller, &changes, chain, is_needed));
-        for (at, outcome, is_news) in try_join_all(chains).await?.into_iter().flatten() {
+        let chains = groups
+            .iter()
+            .map(|chain| make_in_order(caller, &changes, chain, known.as_ref().err(), is_needed));
+        for (at, outcome, is_news) in join_all(chains).await.into_iter().flatten() {
             if is_news {
-                told.push(changes[at].key().as_bytes().to_vec());
+                news.push(at);
             }
             made[at] = outcome;
         }
     }
-    if !told.is_empty() {
+    if !news.is_empty() {
         let log = Lone::group_log();
-        told.insert(0, number(LOG_MAX));
-        caller.call(&SCRIPTS.tell_groups, log.slot, &[log.name], &told).await?;
+        let groups = news.iter().map(|&at| changes[at].key().as_bytes().to_vec());
+        let told: Vec<_> = std::iter::once(number(LOG_MAX)).chain(groups).collect();
+        if let Err(source) = caller.call(&SCRIPTS.tell_groups, log.slot, &[log.name], &told).await {
+            for at in news {
+                made[at] = GroupChanged::Failed(source.clone());
+            }
+        }
     }
     Ok(made)
 }
@@ -87,28 +94,39 @@ async fn know_owners(caller: &Caller, mut owners: Vec<(&str, u32)>) -> Result<()
     caller.command(&known, key.slot).await.map(drop)
 }
 
-/// Changes of one group: which, what became of it, and whether others have to hear. `is_needed`: also while
-/// memory is used up, since something leaves.
+/// Changes of one group: which, what became of it, and whether others have to hear. After one that fails the
+/// others fail, too. `unlisted`: why no business can be listed. `is_needed`: also while memory is used up, since
+/// something leaves.
 async fn make_in_order(
     caller: &Caller,
     changes: &[GroupChange],
     chain: &[usize],
+    unlisted: Option<&StoreError>,
     is_needed: bool,
-) -> Result<Vec<(usize, GroupChanged, bool)>, StoreError> {
+) -> Vec<(usize, GroupChanged, bool)> {
     let mut done = Vec::with_capacity(chain.len());
+    let mut failed: Option<StoreError> = None;
     for &at in chain {
-        let (outcome, is_news) = match &changes[at] {
-            GroupChange::Put(key, meta, replaced) => {
-                put(caller, key, meta, replaced.as_ref(), Only::None, is_needed).await?
+        let made = match (&failed, unlisted, &changes[at]) {
+            (Some(source), ..) => Err(source.clone()),
+            (None, Some(source), GroupChange::Put(..) | GroupChange::Keep(..)) => {
+                Err(source.clone())
             }
-            GroupChange::Keep(key, meta) => {
-                put(caller, key, meta, None, Only::UnlessDeleted, is_needed).await?
+            (None, _, GroupChange::Put(key, meta, replaced)) => {
+                put(caller, key, meta, replaced.as_ref(), Only::None, is_needed).await
             }
-            GroupChange::Delete(key, meta) => delete(caller, key, meta).await?,
+            (None, _, GroupChange::Keep(key, meta)) => {
+                put(caller, key, meta, None, Only::UnlessDeleted, is_needed).await
+            }
+            (None, _, GroupChange::Delete(key, meta)) => delete(caller, key, meta).await,
         };
+        let (outcome, is_news) = made.unwrap_or_else(|source| {
+            failed = Some(source.clone());
+            (GroupChanged::Failed(source), false)
+        });
         done.push((at, outcome, is_news));
     }
-    Ok(done)
+    done
 }
 
 /// What else a group that is put depends on.

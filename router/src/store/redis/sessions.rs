@@ -143,15 +143,27 @@ pub(super) async fn of(
         let key = Lone::sessions(region, node, boot);
         let mut asked = redis::cmd("HRANDFIELD");
         asked.arg(key.name).arg(each);
-        caller.command(&asked, key.slot).await
+        // Who asks for all of them waits no longer than for one: the others are to be heard before.
+        let asked = caller.command(&asked, key.slot);
+        tokio::time::timeout(caller.timeout / 2, asked).await.unwrap_or(Err(StoreError::Timeout))
     };
-    let mut found = Vec::new();
+    let (mut found, mut failed) = (Vec::new(), None);
     for answer in join_all((0..REGIONS).map(ask)).await {
-        let Value::Array(some) = answer? else { return Err(StoreError::Value) };
+        let some = match answer {
+            Ok(Value::Array(some)) => some,
+            Ok(_) => return Err(StoreError::Value),
+            Err(source) => {
+                failed = Some(source);
+                continue;
+            }
+        };
         for device in some {
             let Value::BulkString(device) = device else { return Err(StoreError::Value) };
             found.push(device.into());
         }
+    }
+    if let Some(source) = failed.filter(|_| found.is_empty()) {
+        return Err(source);
     }
     if found.is_empty() {
         nodes::forget(caller, node, boot).await?;

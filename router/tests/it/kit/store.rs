@@ -10,7 +10,7 @@ use hawser_router::stores::{
     Durability, GroupChange, GroupChanged, GroupMeta, GroupNews, Key, KeyBytes, LeaseHeld, LogMark,
     Marked, NodeLease, Positions, Store, StoreError,
 };
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -33,6 +33,8 @@ pub enum Mode {
     IsLate,
     /// Fails to say what others changed about groups.
     HasNoNews,
+    /// Does not say what it did with changes of groups until the mode is another.
+    ChangesHang,
     /// Answers publishes late, and each by another measure.
     Dawdles,
 }
@@ -45,6 +47,14 @@ pub struct Faulty {
     releases: AtomicU64,
     publishes: AtomicU64,
     news_asked: AtomicU64,
+    told: Mutex<Told>,
+}
+
+/// What others changed, and a group that cannot be read.
+#[derive(Default)]
+struct Told {
+    changed: Vec<KeyBytes>,
+    unreadable: Option<KeyBytes>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +66,8 @@ impl Faulty {
         let (mode, changed) = (watch::Sender::new(Mode::Answers), watch::Sender::new(0));
         let (releases, publishes) = (AtomicU64::new(0), AtomicU64::new(0));
         let (claims, news_asked) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { inner, mode, changed, claims, releases, publishes, news_asked })
+        let told = Mutex::default();
+        Arc::new(Self { inner, mode, changed, claims, releases, publishes, news_asked, told })
     }
 
     pub fn set(&self, mode: Mode) {
@@ -81,6 +92,13 @@ impl Faulty {
     /// How often it was asked what others changed.
     pub fn news_asked(&self) -> u64 {
         self.news_asked.load(Ordering::SeqCst)
+    }
+
+    /// Says from now on that others changed these groups, of which one cannot be read.
+    pub fn tell(&self, changed: &[Key], unreadable: &Key) {
+        let changed = changed.iter().map(|key| key.as_bytes().into()).collect();
+        let unreadable = Some(unreadable.as_bytes().into());
+        *self.told.lock().unwrap() = Told { changed, unreadable };
     }
 
     async fn gate(&self) -> Result<(), StoreError> {
@@ -260,11 +278,17 @@ impl Store for Faulty {
         changes: Vec<GroupChange>,
     ) -> Result<Vec<GroupChanged>, StoreError> {
         self.gate_write().await?;
-        self.inner.change_groups(changes).await
+        let done = self.inner.change_groups(changes).await;
+        let mut mode = self.mode.subscribe();
+        let _ = mode.wait_for(|mode| *mode != Mode::ChangesHang).await;
+        done
     }
 
     async fn group(&self, group: &Key) -> Result<Option<GroupMeta>, StoreError> {
         self.gate().await?;
+        if self.told.lock().unwrap().unreadable.as_deref() == Some(group.as_bytes()) {
+            return Err(StoreError::Engine(Arc::new(OnPurpose)));
+        }
         self.inner.group(group).await
     }
 
@@ -273,6 +297,10 @@ impl Store for Faulty {
         self.gate().await?;
         if *self.mode.borrow() == Mode::HasNoNews {
             return Err(StoreError::Engine(Arc::new(OnPurpose)));
+        }
+        let changed = self.told.lock().unwrap().changed.clone();
+        if !changed.is_empty() {
+            return Ok(GroupNews::Changed(changed, after.clone()));
         }
         self.inner.group_news(after).await
     }

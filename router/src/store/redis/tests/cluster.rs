@@ -1,11 +1,16 @@
 //! Three primaries, with replicas or without.
 
-use super::house::{CHAT, Process, all, device, judge, open, push, push_until_stored, read, until};
+use super::house::{
+    CHAT, Process, all, device, judge, now_ms, open, push, push_until_stored, read, until,
+};
 use crate::config::StoreConfig;
+use crate::inbox::{Login, Owner};
 use crate::key::Key;
 use crate::store::Store;
-use crate::store::redis::keys::Tag;
+use crate::store::redis::keys::{Lone, Tag, nodes_slot};
+use crate::store::{GroupChange, GroupChanged, GroupMeta};
 use hawser_chassis::secret::Secret;
+use hawser_proto::id::{AppId, BootId, NodeId, SlotRef};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -261,6 +266,44 @@ async fn a_primary_dies_and_its_replica_takes_over() {
     cluster.nodes[home].begin().await;
     until("it follows now", async || cluster.nodes[home].info("role").await == "slave").await;
     push(&store, &device, "later", None).await.unwrap();
+}
+
+#[tokio::test]
+async fn while_one_primary_is_away_groups_and_sessions_of_the_others_are_changed() {
+    if !all() {
+        return;
+    }
+    let Some(cluster) = Cluster::start(0).await else { return };
+    let store = open(&cluster.config()).await;
+    // Not the one that has what belongs to all groups, or to all nodes.
+    let common = [Lone::owners().slot, Lone::group_log().slot, nodes_slot()].map(Cluster::home);
+    let Some(away) = (0..3).find(|home| !common.contains(home)) else { panic!("{common:?}") };
+    let app = AppId::new("demo").unwrap();
+    let is_away = |tag: &Tag| Cluster::home(tag.slot()) == away;
+    let owner = (1..).find(|&owner| !is_away(&Tag::owner("demo", owner))).unwrap();
+    let meta = GroupMeta { owner, created_ms: now_ms(), history: None };
+    let groups: Vec<Key> = (0..12).map(|n| Key::group(&app, &format!("g-{n}")).unwrap()).collect();
+    let devices: Vec<Key> = (0..12).map(|n| device(&format!("d-{n}"))).collect();
+    let node = NodeId::new("node-1").unwrap();
+    for (slot, device) in devices.iter().enumerate() {
+        let at = SlotRef { slot: slot as u32, generation: 1 };
+        let owner = Owner { node: node.clone(), boot: BootId(7), at };
+        let login = Login { owner, instance: [1; 16], attempt: 1, watchers: Vec::new() };
+        store.claim(device, login, vec![], now_ms()).await.unwrap();
+    }
+    cluster.nodes[away].signal("STOP");
+    let put = |key: &Key| GroupChange::Put(*key, meta.clone(), None);
+    let done = store.change_groups(groups.iter().map(put).collect()).await.unwrap();
+    for (key, done) in groups.iter().zip(&done) {
+        assert_eq!(*done == GroupChanged::Made, !is_away(&Tag::group(key)), "{done:?}");
+    }
+    let known: HashSet<_> =
+        store.sessions_of(&node, BootId(7), 99).await.unwrap().into_iter().collect();
+    for device in &devices {
+        let is_there = known.contains(device.as_bytes());
+        assert_eq!(is_there, Cluster::home(slot(device)) != away, "{device:?}");
+    }
+    cluster.nodes[away].signal("CONT");
 }
 
 #[tokio::test]

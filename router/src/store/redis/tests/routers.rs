@@ -5,7 +5,9 @@ use crate::inbox::{Appended, Limits, Login, Owner, Session};
 use crate::key::Key;
 use crate::store::redis::Redis;
 use crate::store::redis::keys::{Lone, Tag};
-use crate::store::{GroupChange, GroupChanged, GroupMeta, GroupNews, HistoryCaps, LogMark, Store};
+use crate::store::{
+    GroupChange, GroupChanged, GroupMeta, GroupNews, HistoryCaps, LogMark, Store, StoreError,
+};
 use hawser_proto::id::{AppId, BootId, NodeId, Position, SlotRef};
 
 fn group(id: &str) -> Key {
@@ -224,8 +226,9 @@ async fn while_memory_is_used_up_devices_come_and_go_and_nodes_live() {
     let known = meta(7);
     put(&store, "old", &known).await;
     process.ask(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
-    let refused = store.change_groups(vec![GroupChange::Put(group("new"), meta(7), None)]).await;
-    assert!(refused.is_err_and(|why| why.is_refusal()));
+    let put = GroupChange::Put(group("new"), meta(7), None);
+    let refused = store.change_groups(vec![put]).await.unwrap();
+    assert_eq!(refused, [GroupChanged::Failed(StoreError::ReadOnly)]);
     let node = NodeId::new("node").unwrap();
     assert_eq!(store.renew_node(&node, BootId(1), 10_000).await.unwrap(), Ok(()));
     assert!(store.hold_duty("a", 1, 10_000).await.unwrap());
