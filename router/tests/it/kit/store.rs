@@ -10,8 +10,8 @@ use hawser_router::stores::{
     Durability, GroupChange, GroupChanged, GroupMeta, GroupNews, Key, KeyBytes, LeaseHeld, LogMark,
     Marked, NodeLease, Positions, Store, StoreError,
 };
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 
