@@ -60,6 +60,9 @@ pub(crate) struct Crowd {
     pub(crate) trust: Option<PathBuf>,
     #[arg(long, default_value_t = 500)]
     pub(crate) logins_per_second: u32,
+    /// No new device begins while so many that have begun are not online.
+    #[arg(long, default_value_t = u32::MAX)]
+    pub(crate) under_way_max: u32,
     #[arg(long, default_value_t = 25_000)]
     pub(crate) heartbeat_ms: u64,
     /// Join this group.
@@ -108,8 +111,9 @@ struct Loop {
     due: BinaryHeap<Reverse<(Instant, u32, Due)>>,
     dice: SmallRng,
     started: Instant,
-    /// Devices that have begun so far.
+    /// Devices that have begun so far; and that would have, but for those that are under way.
     begun: u32,
+    held_back: u32,
     asked: u64,
     beaten: u64,
 }
@@ -129,6 +133,7 @@ impl Loop {
             dice,
             started: Instant::now(),
             begun: 0,
+            held_back: 0,
             asked: 0,
             beaten: 0,
         })
@@ -187,10 +192,13 @@ impl Loop {
     /// New devices begin at their rate.
     fn begin(&mut self) -> anyhow::Result<()> {
         let per_second = f64::from(self.member.wanted.logins_per_second);
-        let by_now = (self.started.elapsed().as_secs_f64() * per_second) as u32;
+        let by_now = (self.started.elapsed().as_secs_f64() * per_second) as u32 - self.held_back;
         let wanted = by_now.min(self.member.wanted.count);
         while self.begun < wanted {
-            if !self.passes.ask(self.begun) {
+            let under_way = self.begun.saturating_sub(self.member.online);
+            if under_way >= self.member.wanted.under_way_max || !self.passes.ask(self.begun) {
+                // The rate is kept from here on, and what was missed is not made up for in a burst.
+                self.held_back += wanted - self.begun;
                 break;
             }
             self.begun += 1;

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 const GROUP: &str = "all";
 /// Of the descriptors of a process these are for everything that is no device.
 const DESCRIPTORS_APART: u64 = 1_000;
+const UNDER_WAY_MAX: usize = 2_000;
 
 /// What to hold.
 #[derive(Clone, Debug, clap::Args)]
@@ -177,6 +178,8 @@ async fn hold(
     plan.requests_per_second = wanted.requests;
     plan.sources = true;
     (plan.come_back, plan.forget) = (true, true);
+    // Filling it is not what is measured: a moment's slowness must not become a storm.
+    plan.under_way_max = Some(UNDER_WAY_MAX);
     let mut crowds = Crowds::start(plan)?;
     let coming = come_in(wanted, &mut crowds).await?;
     let idle_from = Moment::of(&cluster, &redis, Some(&crowds))?;

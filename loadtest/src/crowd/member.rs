@@ -22,6 +22,7 @@ pub(super) struct Member {
     pub(super) devices: Vec<Device>,
     /// In the group.
     pub(super) members: u64,
+    pub(super) online: u32,
     registry: Registry,
     tls: Option<Arc<ClientConfig>>,
     beat: Bytes,
@@ -32,7 +33,7 @@ impl Member {
         let tls = wanted.trust.as_deref().map(link::tls).transpose()?;
         let devices = (0..wanted.count).map(|_| Device::new()).collect();
         let beat = DeviceFrame::Ping(Ping { nonce: 1 }).encode();
-        Ok(Self { wanted, devices, members: 0, registry, tls, beat })
+        Ok(Self { wanted, devices, members: 0, online: 0, registry, tls, beat })
     }
 
     fn name(&self, number: u32) -> String {
@@ -74,6 +75,7 @@ impl Member {
         match device.phase {
             Phase::Online => {
                 tally.lost += 1;
+                self.online -= 1;
                 device.lost = Some(Instant::now());
                 if self.wanted.group.is_some() && number.is_multiple_of(self.wanted.group_every) {
                     self.members = self.members.saturating_sub(1);
@@ -235,6 +237,7 @@ impl Member {
                     device.has_ticket = true;
                 }
                 device.is_online_now();
+                self.online += 1;
                 if let Some(group) = &self.wanted.group
                     && number.is_multiple_of(self.wanted.group_every)
                 {

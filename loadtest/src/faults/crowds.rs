@@ -20,6 +20,8 @@ pub(crate) struct Wanted {
     pub(crate) processes: usize,
     pub(crate) logins_per_second: u32,
     pub(crate) heartbeat: Duration,
+    /// No new device begins while so many that have begun are not online.
+    pub(crate) under_way_max: Option<usize>,
     pub(crate) nodes: Vec<SocketAddr>,
     pub(crate) business: usize,
     pub(crate) group: Option<String>,
@@ -44,6 +46,7 @@ impl Wanted {
             processes: 1,
             logins_per_second: 500,
             heartbeat: Duration::from_secs(20),
+            under_way_max: None,
             nodes: Vec::new(),
             business: 0,
             group: None,
@@ -152,6 +155,10 @@ impl One {
         command.args(["--logins-per-second", &share.to_string()]);
         command.args(["--heartbeat-ms", &wanted.heartbeat.as_millis().to_string()]);
         command.args(["--requests-per-second", &requests.to_string()]);
+        if let Some(most) = wanted.under_way_max {
+            let share = (most / wanted.processes.max(1)).max(1);
+            command.args(["--under-way-max", &share.to_string()]);
+        }
         if !wanted.nodes.is_empty() {
             let nodes: Vec<String> = wanted.nodes.iter().map(ToString::to_string).collect();
             command.args(["--nodes", &nodes.join(",")]);
