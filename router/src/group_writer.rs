@@ -213,7 +213,7 @@ async fn read(core: Arc<Core>, request: ReadRequest, dropped: Arc<Dropped>) {
         let read = core.reach.ask(Call::Group, core.store.group(&key)).await;
         core.metrics.group_news.read_through.inc();
         let said = read.as_ref().ok().map(Option::as_ref);
-        let learned = core.groups.end_reading(reading, said, &dropped);
+        let learned = core.groups.end_reading(&reading, said, &dropped);
         match (read, learned) {
             (Err(source), _) => {
                 done = Err(source.into());

@@ -249,9 +249,13 @@ impl Groups {
     /// Takes over what the store said, if it said something, as [`Self::learn`] does. `None`: the group was
     /// changed here meanwhile, and what was read may be older. One that is known here and not there stays known:
     /// it was deleted, as the news will say, or lost, and is given to the store again.
+    #[allow(
+        clippy::option_option,
+        reason = "what was read, if anything; and the group, if what was read counts"
+    )]
     pub(crate) fn end_reading(
         &self,
-        reading: Reading,
+        reading: &Reading,
         read: Option<Option<&GroupMeta>>,
         dropped: &Dropped,
     ) -> Option<Option<Arc<Group>>> {
@@ -782,18 +786,18 @@ mod tests {
         make(&groups, "room");
         groups.apply(&Wanted::Delete { key: room, owner: OWNER }, &dropped);
         let late = groups.begin_reading(&room);
-        assert!(groups.end_reading(early, Some(Some(&old)), &dropped).is_none());
+        assert!(groups.end_reading(&early, Some(Some(&old)), &dropped).is_none());
         assert!(groups.find(&room).is_none());
-        let learned = groups.end_reading(late, Some(Some(&old)), &dropped).unwrap();
+        let learned = groups.end_reading(&late, Some(Some(&old)), &dropped).unwrap();
         assert_eq!(learned.unwrap().owner, OTHER);
-        assert!(groups.end_reading(other, Some(None), &dropped).unwrap().is_none(), "its own");
+        assert!(groups.end_reading(&other, Some(None), &dropped).unwrap().is_none(), "its own");
         // The store may have lost it.
         let again = groups.begin_reading(&room);
-        assert!(groups.end_reading(again, Some(None), &dropped).unwrap().is_none());
+        assert!(groups.end_reading(&again, Some(None), &dropped).unwrap().is_none());
         assert!(groups.find(&room).is_some());
         // One that failed.
         let again = groups.begin_reading(&room);
-        assert!(groups.end_reading(again, None, &dropped).is_none());
+        assert!(groups.end_reading(&again, None, &dropped).is_none());
         assert!(groups.reading.lock().is_empty());
     }
 

@@ -10,7 +10,7 @@ use crate::downlink;
 use crate::node::Node;
 use crate::table::Connection;
 use hawser_proto::id::{AppId, DeviceId, Epoch, SlotRef};
-use hawser_proto::rpc::node::{Bind, BindResult, bind_result::Status, up::What};
+use hawser_proto::rpc::node::{Bind, BindResult, InboxPosition, bind_result::Status, up::What};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 use tokio::sync::mpsc;
@@ -215,8 +215,14 @@ impl Routers {
                 let Some(is_raised) = node.raise_epoch(at, epoch, bound.epoch) else {
                     // Its unbind may have been faster than the announcement: then the router has just learned
                     // of a session that is no more.
+                    // What waits may all have been written: how far it was, was said with its end.
                     let device = (&pending.app, &pending.device);
-                    return self.unbind(node, device, at, bound.epoch, Vec::new());
+                    let sent = bound.inboxes.iter().map(|it| InboxPosition {
+                        business: it.business,
+                        term: it.tail_term,
+                        seq: it.tail_seq,
+                    });
+                    return self.unbind(node, device, at, bound.epoch, sent.collect());
                 };
                 if is_raised || matches!(pending.purpose, Purpose::Forgotten(_)) {
                     self.here(node, at, up.stream);

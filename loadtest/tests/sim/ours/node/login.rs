@@ -202,8 +202,9 @@ impl Ours {
             }
             Ok((epoch, inboxes)) => {
                 let Some(conn) = self.nodes[node].conn(at) else {
-                    // Its end was faster.
-                    let unbind = Message::Unbind { of: Named { epoch, ..of }, sent: Vec::new() };
+                    // Its end was faster. What waits may all have been written.
+                    let sent = inboxes.iter().map(|it| (it.business, it.tail)).collect();
+                    let unbind = Message::Unbind { of: Named { epoch, ..of }, sent };
                     return net.say(stream, Part::Node(node), unbind);
                 };
                 conn.is_forgotten = false;

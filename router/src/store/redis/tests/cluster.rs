@@ -280,7 +280,7 @@ async fn while_one_primary_is_away_groups_and_sessions_of_the_others_are_changed
     let Some(away) = (0..3).find(|home| !common.contains(home)) else { panic!("{common:?}") };
     let app = AppId::new("demo").unwrap();
     let is_away = |tag: &Tag| Cluster::home(tag.slot()) == away;
-    let owner = (1..).find(|&owner| !is_away(&Tag::owner("demo", owner))).unwrap();
+    let owner = (1..1_000).find(|&owner| !is_away(&Tag::owner("demo", owner))).unwrap();
     let meta = GroupMeta { owner, created_ms: now_ms(), history: None };
     let groups: Vec<Key> = (0..12).map(|n| Key::group(&app, &format!("g-{n}")).unwrap()).collect();
     let devices: Vec<Key> = (0..12).map(|n| device(&format!("d-{n}"))).collect();
