@@ -76,7 +76,7 @@ impl Ours {
             let call = teller.calls;
             teller.out = Some(call);
             if self.switches.confirms_first {
-                self.confirm(net, router, &batch);
+                Self::confirm(net, router, &batch);
             }
             // By then what is told has been answered, or is taken for lost.
             net.after(asked + DUTY - net.now, Part::Router(router), Message::ToldOver(call));
@@ -142,7 +142,7 @@ impl Ours {
         call: u64,
         batch: &[(Key, Vec<cores::Event>)],
     ) {
-        self.confirm(net, router, batch);
+        Self::confirm(net, router, batch);
         self.told_over(router, call);
     }
 
@@ -150,12 +150,7 @@ impl Ours {
         self.routers[router].teller.out.take_if(|out| *out == call);
     }
 
-    fn confirm(
-        &mut self,
-        net: &mut Net<Message>,
-        router: usize,
-        batch: &[(Key, Vec<cores::Event>)],
-    ) {
+    fn confirm(net: &mut Net<Message>, router: usize, batch: &[(Key, Vec<cores::Event>)]) {
         for (device, events) in batch {
             let last: BTreeMap<BusinessNo, &cores::Event> =
                 events.iter().map(|event| (event.business, event)).collect();

@@ -411,9 +411,10 @@ impl Store {
                     let shelf = self.now.devices.entry(device.clone()).or_default();
                     events.retain(|event| {
                         let heard = Heard { is_confirmed: false, ..event.heard.clone() };
-                        let Ok(is_noted) = match event.heard.is_online {
-                            true => rules::event_heard(shelf, event.business, heard),
-                            false => Ok(true),
+                        let Ok(is_noted) = if event.heard.is_online {
+                            rules::event_heard(shelf, event.business, heard)
+                        } else {
+                            Ok(true)
                         };
                         is_noted
                     });
@@ -472,7 +473,7 @@ impl Store {
             event.epoch = epoch;
             event.node.clone_from(&node);
             if kind == Kind::Claim && !login.watchers.is_empty() {
-                event.inbox = WATCHING.to_owned();
+                WATCHING.clone_into(&mut event.inbox);
             }
             if is_login && kind == Kind::Claim {
                 event.instance = format!("{:032x}", u128::from_be_bytes(login.instance));
