@@ -236,7 +236,8 @@ async fn room(wanted: &Wanted) -> anyhow::Result<Vec<Row>> {
     let push = load.entry("fill-0000000-000000000000");
     let device = load.device("device-000000000000")?;
     let AppendCall { keys, .. } = AppendCall::to_device(&device, BUSINESS, push, CAPS, now_ms());
-    let [_, _, _, push_id, _] = keys;
+    // The fourth key of the script.
+    let push_id = keys.into_iter().nth(3).context("no key for the push id")?;
     remembered.add(server.ask(&["MEMORY", "USAGE", &String::from_utf8(push_id)?])?.parse()?);
     load.store.close().await;
     let what = |what: &str| format!("Redis, memory, {} bytes: {what}", wanted.payload);
