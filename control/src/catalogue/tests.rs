@@ -8,6 +8,7 @@ use super::*;
 use crate::config::MasterKey;
 use crate::seal::Sealer;
 use hawser_proto::code::ErrorCode;
+use hawser_proto::limits::{CLOCK_LEEWAY, RESUME_TICKET_LIFE};
 use std::time::Duration;
 
 const CLOSED: OpenAccess = OpenAccess(false);
@@ -312,7 +313,8 @@ fn ticket_keys_take_turns_and_the_old_ones_verify_what_they_made() {
     assert_eq!(world.watcher.ticket_key(active_ms - 1).unwrap().kid, first);
     let second = world.watcher.ticket_key(active_ms).unwrap().kid;
     assert_ne!(second, first);
-    let over_ms = active_ms + 660 * SECOND;
+    let kept = RESUME_TICKET_LIFE + CLOCK_LEEWAY;
+    let over_ms = active_ms + kept.as_millis() as u64;
     assert!(world.watcher.ticket_key_of(first, over_ms - 1).is_some());
     assert!(world.watcher.ticket_key_of(first, over_ms).is_none());
     let swept = edit::sweep(&world.catalogue, over_ms).expect("the first has ended");
