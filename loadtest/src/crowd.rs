@@ -52,7 +52,7 @@ pub(crate) struct Crowd {
     /// Access nodes over TCP, in turn; none: those that control names.
     #[arg(long, value_delimiter = ',')]
     pub(crate) nodes: Vec<SocketAddr>,
-    /// Dial from this address.
+    /// Dial from this address, and from those above it: one for 8,000 devices.
     #[arg(long)]
     pub(crate) source: Option<IpAddr>,
     /// Over TLS 1.3, trusting this certificate; access points are then those for TLS.

@@ -13,7 +13,7 @@ use anyhow::Context;
 use comfy_table::Table;
 use hawser_loadtest::redis::Redis;
 use kernel::{Kernel, Settings};
-use load::{Counts, Load};
+use load::{Counts, Load, Presence};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -210,11 +210,11 @@ async fn hold(
     let counts = load.stop().await?;
     told.merge(&crowds.during(Duration::from_secs(3)).await?);
     let ended = Moment::of(&cluster, &redis, Some(&crowds))?;
-    let presence = load::online(&cluster, wanted.devices).await?;
+    let presence = load::presence(&cluster, wanted.devices).await?;
     drop(office);
     quiet.merge(&told);
     report(wanted, &coming, &empty, &full, &[(&idle_from, &full), (&began, &ended)]);
-    Ok(verdict(wanted, &told, &counts, presence))
+    Ok(verdict(wanted, &told, &counts, &presence))
 }
 
 /// One part of a moment.
@@ -348,7 +348,7 @@ fn report(
     println!("logins: {}, refused {:?}, late {}", coming.login_delay, coming.refused, coming.late);
 }
 
-fn verdict(wanted: &Hold, told: &Told, counts: &Counts, presence: usize) -> bool {
+fn verdict(wanted: &Hold, told: &Told, counts: &Counts, presence: &Presence) -> bool {
     println!(
         "unicasts {} sent, {} written, {}; stored {} sent, {} stored; multicasts {} to {} members, {}; \
          requests {} answered, {}, failed {:?}",
@@ -364,10 +364,9 @@ fn verdict(wanted: &Hold, told: &Told, counts: &Counts, presence: usize) -> bool
         told.request_delay,
         told.failures
     );
-    let asked = presence.min(1_000);
     println!(
         "{} online at the end of {}, {} lost, {} wrong, {} repeated, {} holes, {} pongs; closed {:?}; \
-         presence right of {asked} asked: {presence}",
+         presence: {} of {} asked are online",
         told.online,
         wanted.devices,
         told.lost,
@@ -375,10 +374,12 @@ fn verdict(wanted: &Hold, told: &Told, counts: &Counts, presence: usize) -> bool
         told.repeated,
         told.holes,
         told.pongs,
-        told.closed
+        told.closed,
+        presence.online,
+        presence.asked
     );
     let held = told.online == wanted.devices as u64 && told.lost == 0;
-    let right = told.wrong + told.repeated + told.holes == 0;
+    let right = told.wrong + told.repeated + told.holes == 0 && presence.online == presence.asked;
     println!("{}", if held && right { "held" } else { "NOT held" });
     held && right
 }

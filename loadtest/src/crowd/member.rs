@@ -13,6 +13,7 @@ use hawser_proto::limits::FRAME_BYTES_MAX;
 use hawser_proto::params::{Ack, Close, Cursor, InboxPosition, Join, Login, Ping, Request};
 use mio::{Registry, Token};
 use rustls::ClientConfig;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -26,6 +27,21 @@ pub(super) struct Member {
     registry: Registry,
     tls: Option<Arc<ClientConfig>>,
     beat: Bytes,
+}
+
+/// Devices that dial from one address. An address has some 28,000 ports; the kernel hands out every other
+/// one at first, and searches all of those again for each dial once they are taken.
+const DEVICES_OF_SOURCE: u32 = 8_000;
+
+/// The address that this device dials from, where those from `first` on are the crowd's.
+fn source_of(first: IpAddr, number: u32) -> IpAddr {
+    let step = number / DEVICES_OF_SOURCE;
+    match first {
+        IpAddr::V4(first) => Ipv4Addr::from_bits(first.to_bits().saturating_add(step)).into(),
+        IpAddr::V6(first) => {
+            Ipv6Addr::from_bits(first.to_bits().saturating_add(u128::from(step))).into()
+        }
+    }
 }
 
 impl Member {
@@ -62,7 +78,8 @@ impl Member {
         tally.dials += 1;
         device.enter(Phase::Dialing);
         let token = Token(number as usize);
-        match Link::dial(to, self.wanted.source, self.tls.as_ref(), &self.registry, token) {
+        let source = self.wanted.source.map(|first| source_of(first, number));
+        match Link::dial(to, source, self.tls.as_ref(), &self.registry, token) {
             Ok(link) => device.link = Some(Box::new(link)),
             Err(_) => self.lose(number, tally),
         }

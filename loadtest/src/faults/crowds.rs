@@ -167,7 +167,7 @@ impl One {
             command.args(["--group", group, "--group-every", &wanted.group_every.to_string()]);
         }
         if wanted.sources {
-            command.args(["--source", &format!("127.77.{}.{}", number / 200, 1 + number % 200)]);
+            command.args(["--source", &format!("127.{}.{}.1", 77 + number / 200, number % 200)]);
         }
         if let Some(stay) = wanted.stay {
             command.args(["--stay-ms", &stay.as_millis().to_string()]);

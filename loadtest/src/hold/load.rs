@@ -177,16 +177,23 @@ pub(super) async fn create_group(cluster: &Cluster, group: &str) -> anyhow::Resu
     Ok(())
 }
 
-/// Of a thousand devices: how many each router says are online.
-pub(super) async fn online(cluster: &Cluster, devices: usize) -> anyhow::Result<usize> {
+/// What the routers say of a sample of the devices.
+pub(super) struct Presence {
+    pub(super) asked: usize,
+    /// How many are online by the word of the router that says so of the fewest.
+    pub(super) online: usize,
+}
+
+/// Asks every router for a thousand devices, spread over all.
+pub(super) async fn presence(cluster: &Cluster, devices: usize) -> anyhow::Result<Presence> {
     let step = (devices / ASKED).max(1);
     let some: Vec<String> =
         (0..devices).step_by(step).take(ASKED).map(|n| format!("h-{n}")).collect();
-    let mut least = usize::MAX;
+    let mut all = Presence { asked: some.len(), online: some.len() };
     for router in &cluster.push {
         let said = presence::ask(router, &cluster.keys[0], &some).await?;
         let online = said.iter().filter(|word| word.state() == PresenceState::Online).count();
-        least = least.min(online);
+        all.online = all.online.min(online);
     }
-    Ok(least)
+    Ok(all)
 }
