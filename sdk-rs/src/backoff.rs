@@ -1,8 +1,8 @@
 //! When to come back. Pure: the caller brings the failures, this brings the delays.
 //!
-//! The first delay after a session that held is spread over the reconnect window that the node, or
-//! else control, gave, so that the devices of a lost node do not return in one instant; later ones
-//! grow, and each is jittered. Source: WIRE.md, "Coming back".
+//! The first delay after a session is spread over the reconnect window that the node, or else control,
+//! gave, so that the devices of a lost node do not return in one instant; later ones grow, and each is
+//! jittered. Source: WIRE.md, "Coming back".
 
 use std::time::Duration;
 
@@ -23,7 +23,8 @@ pub struct Settings {
     pub factor: f64,
     /// Share of each delay that is random, from 0 to 1. Default 0.5.
     pub jitter: f64,
-    /// The first delay after a session that held is random within this window. Zero: within 1 s.
+    /// The first delay after a session is random within this window, or longer where failures say so.
+    /// Zero: within 1 s.
     pub window: Duration,
 }
 
@@ -60,13 +61,16 @@ pub(crate) struct Backoff {
     settings: Settings,
     /// The window that the node of the last login told.
     told_window: Option<Duration>,
+    /// No delay was taken since the last login.
+    was_online: bool,
     failures: u32,
     random: u64,
 }
 
 impl Backoff {
     pub(crate) fn new(settings: Settings, seed: u64) -> Self {
-        Self { settings: settings.sane(), told_window: None, failures: 0, random: seed }
+        let settings = settings.sane();
+        Self { settings, told_window: None, was_online: false, failures: 0, random: seed }
     }
 
     /// Control's answer. It is newer than what a node said of the window.
@@ -75,41 +79,58 @@ impl Backoff {
         self.told_window = None;
     }
 
-    /// The login answer's window; zero: as control said.
-    pub(crate) fn set_window(&mut self, told: Duration) {
-        self.told_window = (!told.is_zero()).then_some(told.min(DELAY_MAX));
+    /// LOGIN_OK, and the window that it told; zero: as control said.
+    pub(crate) fn logged_in(&mut self, window: Duration) {
+        self.told_window = (!window.is_zero()).then_some(window.min(DELAY_MAX));
+        self.was_online = true;
     }
 
-    /// A session held: the next delay is a first one again.
+    /// A session held: there were no failures before it.
     pub(crate) fn reset(&mut self) {
         self.failures = 0;
     }
 
     /// After a link that ended, advice *now*: spread over the window, and from the second time in a
-    /// row on after [`Self::failed`].
+    /// row on after [`Self::failed`]. After a session, however short it was, it is the later of both:
+    /// a node that took thousands in and dies has them all come back.
     pub(crate) fn now(&mut self, told: Duration) -> Duration {
-        let delay = if self.failures == 0 {
+        let is_first = self.failures == 0;
+        let spread = if self.ends_session() || is_first { self.spread() } else { Duration::ZERO };
+        let delay = if is_first {
             self.failures = 1;
-            let window = self.told_window.unwrap_or(self.settings.window);
-            (if window.is_zero() { ALONE } else { window }).mul_f64(self.fraction())
+            spread
         } else {
             self.failures -= 1;
-            let delay = self.failed();
+            let delay = self.failed().max(spread);
             self.failures += 1;
             delay
         };
         told.min(DELAY_MAX) + delay
     }
 
-    /// Advice *later*: the told time and up to half of it, or as after a second failure.
+    /// Advice *later*: the told time and up to half of it, or as after a second failure; then after a
+    /// session no sooner than the window says.
     pub(crate) fn later(&mut self, told: Duration) -> Duration {
+        let is_session = self.ends_session();
         if told.is_zero() {
+            let spread = if is_session { self.spread() } else { Duration::ZERO };
             self.failures = self.failures.max(1);
-            return self.failed();
+            return self.failed().max(spread);
         }
         self.failures = self.failures.saturating_add(1);
         let told = told.min(DELAY_MAX);
         told + told.mul_f64(self.fraction() / 2.0)
+    }
+
+    /// A random part of the window.
+    fn spread(&mut self) -> Duration {
+        let window = self.told_window.unwrap_or(self.settings.window);
+        (if window.is_zero() { ALONE } else { window }).mul_f64(self.fraction())
+    }
+
+    /// Whether the delay that is taken now is the first one after a session.
+    fn ends_session(&mut self) -> bool {
+        std::mem::take(&mut self.was_online)
     }
 
     /// After a round of access points, or a call, that failed. Counts a failure.
@@ -174,6 +195,36 @@ mod tests {
     }
 
     #[test]
+    fn a_short_session_is_no_reason_to_come_back_at_once() {
+        // All of them lost their first node, and lose the second one ten seconds after they came.
+        let mut eighths = [0u32; 8];
+        for seed in 0..20_000 {
+            let mut backoff = Backoff::new(SETTINGS, seed);
+            for _ in 0..2 {
+                backoff.logged_in(Duration::ZERO);
+                backoff.now(Duration::ZERO);
+            }
+            backoff.logged_in(Duration::ZERO);
+            let third = backoff.now(Duration::ZERO);
+            assert!(third >= SETTINGS.base, "two failures");
+            eighths[(third.as_secs_f64() / 15.0 * 8.0) as usize] += 1;
+            assert!(backoff.now(Duration::ZERO) <= 4 * SETTINGS.base, "the window counts once");
+        }
+        assert!(eighths.iter().all(|&n| (2_000..3_000).contains(&n)), "{eighths:?}");
+
+        // Advice *later* without a time is no better; a time is the word of who knows.
+        let later = |told: Duration| {
+            let delays = (0..2000).map(|seed| {
+                let mut backoff = Backoff::new(SETTINGS, seed);
+                backoff.logged_in(Duration::ZERO);
+                backoff.later(told)
+            });
+            delays.max().unwrap_or_default().as_secs_f64().ceil() as u64
+        };
+        assert_eq!((later(Duration::ZERO), later(Duration::from_secs(4))), (15, 6));
+    }
+
+    #[test]
     fn told_delays_are_kept_and_capped() {
         let mut backoff = Backoff::new(SETTINGS, 1);
         let told = Duration::from_secs(7);
@@ -195,13 +246,13 @@ mod tests {
             firsts.max().unwrap_or_default().as_secs_f64().ceil() as u64
         };
         let ms = Duration::from_millis;
-        assert_eq!(farthest(&|it| it.set_window(ms(40_000))), 40);
-        assert_eq!(farthest(&|it| it.set_window(ms(3_000))), 3);
-        assert_eq!(farthest(&|it| it.set_window(Duration::ZERO)), 15, "as control said");
+        assert_eq!(farthest(&|it| it.logged_in(ms(40_000))), 40);
+        assert_eq!(farthest(&|it| it.logged_in(ms(3_000))), 3);
+        assert_eq!(farthest(&|it| it.logged_in(Duration::ZERO)), 15, "as control said");
         let day = ms(24 * 3600 * 1000);
-        assert!((3500..=3600).contains(&farthest(&|it| it.set_window(day))), "capped");
+        assert!((3500..=3600).contains(&farthest(&|it| it.logged_in(day))), "capped");
         let answered_again = |it: &mut Backoff| {
-            it.set_window(ms(40_000));
+            it.logged_in(ms(40_000));
             it.set(SETTINGS);
         };
         assert_eq!(farthest(&answered_again), 15, "the newest word");

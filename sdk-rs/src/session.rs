@@ -57,7 +57,7 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// From BYE to the node's goodbye.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
-/// A session that held this long was a good one: the next delay is a first one again.
+/// A session that held this long was a good one: what failed before it is forgotten.
 const HELD: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]

@@ -164,7 +164,7 @@ impl Session {
         out: &mut Vec<Action>,
     ) {
         out.push(Action::Limit(online.frame_bytes_max));
-        self.backoff.set_window(online.window);
+        self.backoff.logged_in(online.window);
         let has_ticket = online.abilities & ability::RESUME != 0;
         let ticket = std::mem::take(&mut online.ticket);
         self.ticket.given(if has_ticket { ticket } else { Bytes::new() }, now);

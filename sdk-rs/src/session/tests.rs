@@ -492,14 +492,13 @@ fn the_login_has_an_end() {
 #[test]
 fn delays_grow_until_a_session_holds() {
     let mut rig = Rig::online(&["tcp://h:1"]);
-    let mut last = Duration::ZERO;
     for failure in 0..8 {
         rig.feed(Event::Ended(None));
         let waits = rig.waits();
         if failure > 0 {
-            assert_eq!(waits, (SECOND * 2u32.pow(failure - 1)).min(60 * SECOND));
-            assert!(waits >= last);
-            last = waits;
+            // Below that it is a random part of the window, which is 10 s.
+            let grown = (SECOND * 2u32.pow(failure - 1)).min(60 * SECOND);
+            assert!(waits >= grown && waits <= grown.max(10 * SECOND), "{failure}: {waits:?}");
         }
         assert!(rig.due().contains("dial"));
         rig.log_in();

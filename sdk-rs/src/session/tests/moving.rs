@@ -571,3 +571,25 @@ fn the_window_of_the_login_counts() {
         assert!(slowest <= longest && slowest > longest / 2, "{told}: {slowest:?}");
     }
 }
+
+#[test]
+fn devices_of_a_node_that_dies_soon_after_they_came_are_spread() {
+    for code in [None, Some(CloseCode::Draining), Some(CloseCode::Disconnected)] {
+        let mut quarters = [0; 4];
+        for seed in 0..400 {
+            let mut rig = Rig::online(&[A, B]);
+            rig.session.backoff = Backoff::new(settings(), seed);
+            rig.feed(Event::Ended(None));
+            rig.due();
+            rig.log_in();
+            rig.now += 10 * SECOND;
+            match code {
+                None => rig.feed(Event::Ended(None)),
+                Some(code) => rig.close(code, Duration::ZERO),
+            };
+            let quarter = rig.waits().as_secs_f64() / 10.0 * 4.0;
+            quarters[(quarter as usize).min(3)] += 1;
+        }
+        assert!(quarters.iter().all(|&n| n > 60), "{code:?}: {quarters:?}");
+    }
+}
