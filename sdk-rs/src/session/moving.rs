@@ -16,8 +16,9 @@
 //! counts whichever link brings it; one to a live group may come on both, and is handed over once
 //! (`groups/echo.rs`).
 //!
-//! **Requests.** The node of the old link closes it (`superseded`) when the new login has won. So before
-//! that LOGIN is written, requests in flight get a second for their answers, and new ones wait.
+//! **Requests.** The node of the old link closes it (`superseded`) when the new login has won, at once or
+//! after the answers that it owes. So before that LOGIN is written, requests in flight get a second for
+//! their answers, and new ones wait; and a link that was left is kept until it owes none.
 //!
 //! **Whose close is it?** `superseded` on the old link means this session's own login as soon as a LOGIN
 //! of the move may have won, answered or not. If it was another's after all, that one is superseded in
@@ -137,8 +138,10 @@ impl Session {
         let deadline = Duration::from_millis(u64::from(told.deadline_ms));
         let until = now + deadline.clamp(DEADLINE_MIN, DEADLINE_MAX);
         let named = self.named(told.alternatives);
-        match &mut self.going {
-            Some(Going { stage: Stage::GivenUp, .. }) | None => {}
+        let may_have_won = match &mut self.going {
+            None => false,
+            // The word that it had won may come late.
+            Some(Going { stage: Stage::GivenUp, may_have_won, .. }) => *may_have_won,
             Some(going) => {
                 // Said again: it is the same move.
                 going.until = going.until.min(until);
@@ -147,11 +150,15 @@ impl Session {
                 }
                 return;
             }
-        }
+        };
         let mut pace = self.backoff.clone();
         pace.reset();
         let [last, before] = self.moves;
-        let at = before.map_or(now, |at| now.max(at + TWO_MOVES));
+        let mut at = before.map_or(now, |at| now.max(at + TWO_MOVES));
+        if !self.calls.is_quiet_behind() {
+            // The link of the last move, which this one drops, still owes answers.
+            at = at.max(now + (until - now) / 3);
+        }
         self.moves = [Some(at), last];
         self.going = Some(Going {
             stage: Stage::Waiting { until: at },
@@ -160,7 +167,7 @@ impl Session {
             pace,
             told: Duration::ZERO,
             has_asked: false,
-            may_have_won: false,
+            may_have_won,
             hold_until: None,
         });
         if at <= now {

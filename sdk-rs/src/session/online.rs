@@ -121,6 +121,11 @@ impl Online {
         });
     }
 
+    /// When the node is to hear something again.
+    pub(super) fn idle_at(&self) -> Instant {
+        self.last_sent + self.heartbeat
+    }
+
     fn ping_at(&self) -> Instant {
         let oldest = match self.pinged_at {
             Some(_) => self.last_sent,

@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 
 /// The groups get this long to be joined on the new link before the old one is left.
 const JOINS: Duration = Duration::from_secs(2);
+/// A link that was left is kept for its answers no longer than this. Its node closes it when it has
+/// given them, and may take as long: that is no sign that the move went wrong.
+const LINGER: Duration = GO_AWAY_DEADLINE;
 
 /// A link that is left as soon as its answers are there.
 #[derive(Debug)]
@@ -25,13 +28,13 @@ pub(in crate::session) struct Old {
 }
 
 impl Old {
-    pub(super) fn new(online: Box<Online>, until: Instant, now: Instant) -> Self {
-        let until = until.clamp(now, now + GO_AWAY_DEADLINE);
-        Self { online, until, joins_until: Some(until.min(now + JOINS)), is_said: false }
+    pub(super) fn new(online: Box<Online>, now: Instant) -> Self {
+        Self { online, until: now + LINGER, joins_until: Some(now + JOINS), is_said: false }
     }
 
     pub(super) fn wake_at(&self) -> Instant {
-        self.joins_until.map_or(self.until, |at| at.min(self.until))
+        let ping_at = (!self.is_said).then(|| self.online.idle_at());
+        [self.joins_until, ping_at].into_iter().flatten().fold(self.until, Instant::min)
     }
 }
 
@@ -111,6 +114,14 @@ impl Session {
             Some(Old { is_said: true, until, .. }) if until <= now => self.old_gone(now, out),
             Some(_) => self.leave_old(now, out),
             None => {}
+        }
+        // Its node would close a silent link before it has answered.
+        if let Some(Old { online, is_said: false, .. }) = &mut self.old
+            && online.idle_at() <= now
+        {
+            online.last_sent = now;
+            let ping = DeviceFrame::Ping(params::Ping { nonce: 0 });
+            out.push(Action::SendBeside(ping.encode()));
         }
     }
 

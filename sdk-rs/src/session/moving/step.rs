@@ -43,7 +43,7 @@ impl Session {
             going.stage = Stage::Asking { until: now + ASK_TIMEOUT };
             return out.push(Action::Ask);
         }
-        let until = now + going.pace.failed().max(going.told);
+        let until = (now + going.pace.failed().max(going.told)).min(going.until);
         going.stage = Stage::Waiting { until };
     }
 
@@ -131,7 +131,7 @@ impl Session {
             Heard::Frame(raw) => NodeFrame::parse(raw),
             Heard::Ended(Some(number)) => {
                 let close = params::Close { code: number.into(), ..params::Close::default() };
-                return self.new_closed(close, point, now, out);
+                Ok(NodeFrame::Close(close))
             }
             Heard::Broken(_) | Heard::Ended(None) => return self.beside_failed(now, out),
         };
@@ -214,8 +214,7 @@ impl Session {
         out: &mut Vec<Action>,
     ) {
         let State::Online(old) = std::mem::replace(&mut self.state, State::Idle) else { return };
-        let Some(Going { stage: Stage::LoggingIn { cursors, .. }, until, .. }) = self.going.take()
-        else {
+        let Some(Going { stage: Stage::LoggingIn { cursors, .. }, .. }) = self.going.take() else {
             return;
         };
         if now >= old.since + HELD {
@@ -227,7 +226,7 @@ impl Session {
         self.inboxes.offline();
         self.inboxes.logging_in(&cursors);
         out.push(Action::Swap);
-        self.old = Some(Old::new(old, until, now));
+        self.old = Some(Old::new(old, now));
         let told = std::mem::take(&mut ok.inboxes);
         let online = Online::new(ok, point, now, self.backoff.fraction());
         self.go_online(online, told, now, out);

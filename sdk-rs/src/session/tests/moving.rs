@@ -159,6 +159,19 @@ fn superseded_by_its_own_login_is_no_reason_to_stay_away() {
     assert_eq!(seen, "hang up beside, ask", "where it was tried already, control may know better");
     assert_eq!(rig.hear(&superseded()), "hang up beside, hang up, tell offline now");
 
+    // Nor is it known before the move was given up, or another one has begun.
+    for is_told_again in [false, true] {
+        let mut rig = in_state("moving: logging in");
+        rig.feed(Event::Beside(Heard::Ended(None)));
+        rig.feed(event("refused never", rig.now, &[]));
+        assert_eq!(stage(&rig.session), "moving: given up");
+        if is_told_again {
+            rig.go_away(30 * SECOND, &["tcp://n:9"]);
+            assert_eq!(stage(&rig.session), "moving: dialling");
+        }
+        assert_eq!(rig.hear(&superseded()), "hang up beside, hang up, tell offline now");
+    }
+
     // Or the link of the new login, which took the place of the old one, ends as well.
     let mut rig = in_state("moving: logging in");
     rig.hear(&superseded());
@@ -171,6 +184,10 @@ fn superseded_by_another_login_ends_the_client() {
     assert!(rig.hear(&superseded()).ends_with("tell closed superseded"), "before its own login");
     let mut rig = in_state("moving: logging in");
     assert!(rig.beside(&superseded()).ends_with("tell closed superseded"), "after it");
+    let mut rig = in_state("moving: logging in");
+    let code = CloseCode::Superseded.number();
+    let seen = rig.feed(Event::Beside(Heard::Ended(Some(code))));
+    assert!(seen.ends_with("tell closed superseded"), "in the words of the transport");
     let mut rig = in_state("moved");
     assert!(rig.hear(&superseded()).ends_with("tell closed superseded"), "after the move");
     let mut rig = in_state("moving: logging in");
@@ -208,11 +225,11 @@ fn a_request_that_takes_long_is_answered_on_the_old_link() {
     let seen = rig.beside(&response(long));
     assert_eq!(seen, format!("answer {long} ok, beside: send BYE"));
 
-    // Until the node closes, or the deadline is over.
-    for ended in ["superseded", "deadline"] {
+    // Until the node closes, or for half a minute, whatever was said of the deadline.
+    for ended in ["superseded", "never"] {
         let mut rig = Rig::online(&[A, B]);
         let (long, _) = rig.ask("chat", 60 * SECOND);
-        rig.go_away(10 * SECOND, &[]);
+        rig.go_away(2 * SECOND, &[]);
         rig.feed(Event::Dialled(Ok(())));
         rig.due();
         rig.beside(&ok(8));
@@ -220,11 +237,56 @@ fn a_request_that_takes_long_is_answered_on_the_old_link() {
         if ended == "superseded" {
             assert_eq!(rig.beside(&superseded()), format!("hang up beside, {lost}"));
         } else {
-            let seen = rig.after(11 * SECOND);
+            let seen = rig.after(29 * SECOND);
+            assert_eq!(seen, "beside: send PING, send PING", "both links are kept alive");
+            rig.hear(&NodeFrame::Pong(params::Ping::default()));
+            let seen = rig.after(4 * SECOND);
             assert_eq!(seen, format!("beside: send BYE, {lost}, hang up beside"));
         }
         assert_eq!(name(&rig.session.state), "online");
     }
+}
+
+#[test]
+fn a_node_may_take_its_time_to_close_what_was_left() {
+    let mut rig = Rig::online(&[A, B]);
+    let (long, _) = rig.ask("chat", 20 * SECOND);
+    rig.go_away(30 * SECOND, &[]);
+    rig.feed(Event::Dialled(Ok(())));
+    rig.due();
+    rig.beside(&ok(8));
+    assert_eq!(rig.after(SECOND), "", "nothing is amiss");
+    let (quick, seen) = rig.ask("chat", SECOND);
+    assert_eq!(seen, format!("send REQUEST {quick}"), "on the new link");
+    assert_eq!(rig.hear(&response(quick)), format!("answer {quick} ok"));
+    assert_eq!(rig.after(2 * SECOND), "");
+    assert_eq!(rig.beside(&response(long)), format!("answer {long} ok, beside: send BYE"));
+    assert_eq!(rig.beside(&superseded()), "hang up beside");
+    assert_eq!(stage(&rig.session), "online");
+}
+
+#[test]
+fn the_next_move_waits_a_while_for_answers_of_the_last_one() {
+    let moved_with_a_request = || {
+        let mut rig = Rig::online(&[A, B]);
+        let (long, _) = rig.ask("chat", 20 * SECOND);
+        rig.go_away(30 * SECOND, &[]);
+        rig.feed(Event::Dialled(Ok(())));
+        rig.due();
+        rig.beside(&ok(8));
+        assert_eq!(rig.go_away(15 * SECOND, &[A]), "");
+        (rig, long)
+    };
+    let (mut rig, long) = moved_with_a_request();
+    assert_eq!(rig.after(3 * SECOND), "");
+    assert_eq!(rig.beside(&response(long)), format!("answer {long} ok, beside: send BYE"));
+    let seen = rig.after(2 * SECOND);
+    assert_eq!(seen, "hang up beside, dial beside tcp://h:1 #3");
+
+    let (mut rig, long) = moved_with_a_request();
+    let lost = format!("answer {long} the connection was lost before the answer");
+    let seen = rig.after(5 * SECOND);
+    assert_eq!(seen, format!("hang up beside, {lost}, dial beside tcp://h:1 #3"));
 }
 
 #[test]
@@ -283,6 +345,17 @@ fn a_refused_login_goes_on_with_the_next_point() {
     let before = rig.now;
     assert!(rig.due().starts_with("dial beside"), "another round");
     assert!(rig.now - before >= 7 * SECOND, "and not before the time that was told");
+
+    // Whatever is told, the move ends with its deadline, and the next GO_AWAY begins another one.
+    let mut rig = Rig::online(&[A, B]);
+    rig.go_away(10 * SECOND, &[]);
+    rig.feed(Event::Dialled(Ok(())));
+    let never = params::Close { code: 4100, retry_after_ms: u32::MAX, ..Default::default() };
+    rig.beside(&NodeFrame::Close(never));
+    rig.feed(event("refused later", rig.now, &[]));
+    assert_eq!(rig.after(10 * SECOND), "");
+    assert_eq!(stage(&rig.session), "moving: given up");
+    assert_eq!(rig.go_away(10 * SECOND, &["tcp://n:9"]), "dial beside tcp://n:9 #3");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! is compared with what was pushed. No link is faster than another by rule; all delays are random.
 
 use super::*;
+use hawser_proto::code::ErrorCode;
 use hawser_proto::limits::GO_AWAY_DEADLINE;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -20,6 +21,9 @@ struct Line {
     written: u64,
     acked: u64,
     is_member: bool,
+    /// Requests that are not answered, and whether nothing else is done here any more.
+    owed: u64,
+    is_left: bool,
     /// Nothing overtakes on a link: when the last frame arrives, each way.
     last: [u64; 2],
 }
@@ -52,6 +56,8 @@ struct World {
     beside: Option<usize>,
     dialling: Option<usize>,
     is_faulty: bool,
+    /// Nodes answer what they owe before they close what a device has left.
+    is_patient: bool,
     quiet_from: u64,
 
     epoch: u64,
@@ -88,6 +94,7 @@ impl World {
             beside: None,
             dialling: None,
             is_faulty,
+            is_patient: seed.is_multiple_of(2),
             quiet_from: 60_000,
             epoch: 0,
             owner: None,
@@ -142,6 +149,16 @@ impl World {
         self.write(line, NodeFrame::close(code, "", 0));
         self.node_done(line);
         self.on_line(line, 1, Happening::ToDevice(line, None));
+    }
+
+    /// The device has logged in elsewhere.
+    fn evict(&mut self, line: usize) {
+        let it = &mut self.lines[line];
+        if self.is_patient && it.owed > 0 {
+            (it.is_left, it.is_member) = (true, false);
+        } else {
+            self.close_line(line, CloseCode::Superseded);
+        }
     }
 
     fn node_done(&mut self, line: usize) {
@@ -292,7 +309,17 @@ impl World {
             }
             DeviceFrame::Ping(ping) => self.write(line, NodeFrame::Pong(ping)),
             DeviceFrame::Bye(_) => self.close_line(line, CloseCode::Goodbye),
+            DeviceFrame::Request(request, _) if self.lines[line].is_left => {
+                let status = ErrorCode::Unavailable.number();
+                let response = params::Response {
+                    request_id: request.request_id,
+                    status,
+                    ..Default::default()
+                };
+                self.write(line, NodeFrame::Response(response, Bytes::new()));
+            }
             DeviceFrame::Request(request, _) => {
+                self.lines[line].owed += 1;
                 let patience = if request.method == "slow" { 4_000 } else { 50 };
                 self.soon(patience, Happening::Answer(line, request.request_id));
             }
@@ -437,15 +464,17 @@ impl World {
                 }
                 Happening::ToNode(line, frame) => self.node_hears(line, &frame),
                 Happening::ToDevice(line, frame) => self.device_hears(line, frame),
-                Happening::Evict(line) if self.lines[line].is_served => {
-                    self.close_line(line, CloseCode::Superseded);
-                }
+                Happening::Evict(line) if self.lines[line].is_served => self.evict(line),
                 Happening::Closing(line) if self.lines[line].is_served => {
                     self.close_line(line, CloseCode::Draining);
                 }
                 Happening::Answer(line, request_id) => {
                     let response = params::Response { request_id, ..Default::default() };
                     self.write(line, NodeFrame::Response(response, Bytes::new()));
+                    self.lines[line].owed -= 1;
+                    if self.lines[line].is_left && self.lines[line].is_served {
+                        self.evict(line);
+                    }
                 }
                 Happening::ToMembers(line, id) if self.lines[line].is_member => {
                     let push = params::GroupPush {
@@ -485,8 +514,11 @@ impl World {
             assert_eq!(away, 1, "{seed}: connecting once, and online ever since: {:?}", self.told);
             assert!(self.moves <= self.go_aways, "{seed}: a move for a GO_AWAY at most");
             assert_eq!(self.logins, self.moves + 1, "{seed}");
-            // Only one that takes longer than a node waits for the login can lose its answer.
+            // Only one that takes longer than the device waits before its login can lose its answer, and
+            // only where the node does not wait.
             assert!(self.quick.iter().all(|id| self.answers[id]), "{seed}: {:?}", self.answers);
+            let all_answered = self.answers.values().all(|is_ok| *is_ok);
+            assert!(all_answered || !self.is_patient, "{seed}: {:?}", self.answers);
             let delivered = self.heard.keys().filter(|id| id.starts_with('v')).count() as u64;
             assert!(delivered + self.moves >= self.volatile, "{seed}: {delivered}");
         }
