@@ -197,6 +197,8 @@ export class Client {
 
   // === before the connection ===
   #stop = new AbortController();
+  /** A time to come back was told; no network that comes back makes it shorter. */
+  #isTold = false;
   /** Ends the wait before the next try. */
   #wake = () => {};
 
@@ -235,7 +237,7 @@ export class Client {
   constructor(options) {
     this.#options = options;
     this.#store = options.store ?? webStore();
-    this.#way = new Way(options, SDK);
+    this.#way = new Way(options, SDK, () => this.#ticket.forget());
     this.#inboxes = new Inboxes({
       store: this.#store,
       app: options.app,
@@ -283,6 +285,7 @@ export class Client {
   /** Starts, or starts again after it was closed. */
   start() {
     if (this.#state !== "idle" && this.#state !== "closed") return;
+    this.#onlineSince = null;
     this.#stop = new AbortController();
     const signal = this.#stop.signal;
     const target = /** @type {any} */ (globalThis);
@@ -389,6 +392,7 @@ export class Client {
         this.#finish(cause, new HawserError("closed", `${ended.cause}: ${ended.reason}`));
         return;
       }
+      this.#isTold = ended.retryAfterMs > 0 && ended.retry !== "elsewhere";
       const retryInMs = this.#way.ended({ ...ended, onlineMs });
       this.#set({ state: "waiting", ...cause, retryInMs });
       await this.#sleep(retryInMs, stop);
@@ -560,7 +564,7 @@ export class Client {
   #moved(link, login) {
     const old = this.#link && this.#login ? { link: this.#link, login: this.#login } : null;
     const move = this.#move;
-    if (this.#step) this.#way.moved(this.#step);
+    if (this.#step) this.#way.moved(this.#step, Date.now() - (this.#onlineSince ?? Date.now()));
     this.#move = null;
     this.#holding = false;
     this.#link = link;
@@ -635,8 +639,8 @@ export class Client {
   }
 
   #networkCameBack() {
-    if (this.#state === "waiting") this.#wake();
-    else this.#link?.probe();
+    if (this.#state !== "waiting") this.#link?.probe();
+    else if (!this.#isTold) this.#wake();
   }
 
   // === what the node says ===

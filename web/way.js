@@ -4,11 +4,12 @@
  * how long to wait before.
  */
 import { callAccess, urlOf, webSocketPoints } from "./access.js";
-import { Backoff } from "./backoff.js";
+import { Backoff, DELAY_MS_MAX } from "./backoff.js";
 import { HawserError } from "./codes.js";
 
 /** A node that sent its devices elsewhere comes last for this long. */
 const AVOID_MS = 60_000;
+const AVOIDED_MAX = 64;
 /** What is taken of a node's alternatives. */
 const NAMED_MAX = 10;
 const HOST = /^[A-Za-z0-9._:-]{1,253}$/;
@@ -29,17 +30,23 @@ export class Way {
   #failures = 0;
   /** What was dialled last, and how many others there were. @type {{ url: string, node: string, others: number } | null} */
   #dialled = null;
-  /** Nodes to come last, and until when. @type {Map<string, number>} */
+  /** Nodes to come last, and until when; the one that said so last is the last. @type {Map<string, number>} */
   #avoided = new Map();
   /** What a node named in its CLOSE: it comes first. @type {import("./access.js").AccessPoint[]} */
   #named = [];
   /** What the node of the last login said of the window; 0: as control said. */
   #windowMs = 0;
 
-  /** @param {import("./hawser.js").Options} options @param {string} sdk */
-  constructor(options, sdk) {
+  #renewed;
+
+  /**
+   * @param {import("./hawser.js").Options} options @param {string} sdk
+   * @param {() => void} renewed control gave a new token: what was got for the one before is worth nothing
+   */
+  constructor(options, sdk, renewed) {
     this.#options = options;
     this.#sdk = sdk;
+    this.#renewed = renewed;
     this.#backoff = new Backoff(options.random);
   }
 
@@ -56,11 +63,11 @@ export class Way {
       this.#answer = null;
       throw HawserError.fromStatus(27, "control gave no WebSocket address");
     }
-    const good = points.filter((point) => !this.#isAvoided(point));
-    const ordered = [...good, ...points.filter((point) => this.#isAvoided(point))];
+    const until = (/** @type {import("./access.js").AccessPoint} */ point) => this.#avoidedUntil(point);
+    const ordered = points.sort((a, b) => until(a) - until(b));
     const point = ordered[this.#turn % ordered.length];
     this.#dialled = { url: urlOf(point), node: nodeOf(point), others: points.length - 1 };
-    const startAfterMs = asked ? (answer.start_after_ms ?? 0) : 0;
+    const startAfterMs = asked ? Math.min(answer.start_after_ms ?? 0, DELAY_MS_MAX) : 0;
     return { url: urlOf(point), token: answer.token, startAfterMs };
   }
 
@@ -79,15 +86,20 @@ export class Way {
       const points = this.#usable([...named, ...(this.#answer?.access_points ?? [])]);
       for (const point of points) {
         const [url, node] = [urlOf(point), nodeOf(point)];
+        if (this.#answer === null) break; // its token was refused meanwhile
         if (tried.has(url) || node === here?.node || stop.aborted) continue;
         tried.add(url);
-        yield { url, node, token: this.#answer?.token ?? "" };
+        yield { url, node, token: this.#answer.token };
       }
     }
   }
 
-  /** The device has moved there, and the node before is going. @param {Step} step */
-  moved({ url, node }) {
+  /**
+   * The device has moved there, and the node before is going.
+   * @param {Step} step @param {number} onlineMs how long it was there
+   */
+  moved({ url, node }, onlineMs) {
+    this.#backoff.lasted(onlineMs);
     if (this.#dialled) this.#avoid(this.#dialled.node);
     this.#dialled = { url, node, others: this.#dialled?.others ?? 0 };
     this.#turn = 0;
@@ -112,13 +124,18 @@ export class Way {
 
   /** @param {string} node */
   #avoid(node) {
-    this.#avoided.clear();
-    this.#avoided.set(node, Date.now() + AVOID_MS);
+    const now = Date.now();
+    this.#avoided.delete(node);
+    this.#avoided.set(node, now + AVOID_MS);
+    for (const [oldest, until] of this.#avoided) {
+      if (until <= now || this.#avoided.size > AVOIDED_MAX) this.#avoided.delete(oldest);
+    }
   }
 
-  /** @param {import("./access.js").AccessPoint} point */
-  #isAvoided(point) {
-    return (this.#avoided.get(nodeOf(point)) ?? 0) > Date.now();
+  /** 0: it is not. @param {import("./access.js").AccessPoint} point */
+  #avoidedUntil(point) {
+    const until = this.#avoided.get(nodeOf(point)) ?? 0;
+    return until > Date.now() ? until : 0;
   }
 
   /**
@@ -144,6 +161,7 @@ export class Way {
       if (alive && !final) return false;
       throw failure instanceof HawserError ? failure : new HawserError("proof_failed", String(failure));
     }
+    this.#renewed();
     this.#askedAt = Date.now();
     // Only differences of the server's times are used: this device's clock may be wrong.
     this.#tokenExpiresAt = this.#askedAt + this.#answer.expires_at_ms - this.#answer.issued_at_ms;
@@ -185,11 +203,16 @@ export class Way {
       this.#named = ended.alternatives.slice(0, NAMED_MAX);
       this.#turn = 0;
     }
-    if (ended.retry === "now" && ended.onlineMs === 0 && dialled) {
-      // A dial that failed goes on with the next address at once. After a whole round control is asked
-      // again: nodes have come and gone since.
+    if ((ended.retry === "now" || ended.retry === "elsewhere") && ended.onlineMs === 0 && dialled) {
+      // A dial that failed, or a node that is full, goes on with the next address at once. After a whole
+      // round control is asked again: nodes have come and gone since.
       if (this.#failures % (dialled.others + 1) !== 0) return 0;
       this.#askedAt = -Infinity;
+    }
+    if (ended.retry === "elsewhere" && dialled) {
+      // Another node does not count the time that this one told.
+      const isKnown = dialled.others > 0 || (ended.alternatives ?? []).length > 0;
+      ended = isKnown ? { ...ended, retryAfterMs: 0 } : { ...ended, retry: /** @type {const} */ ("later") };
     }
     return this.#backoff.next(ended, backoff, windowMs);
   }

@@ -226,6 +226,18 @@ test("a WebSocket close with a published number counts as the CLOSE that was not
   client.close();
 });
 
+test("a start after a close begins from nothing", async () => {
+  const { house, client } = await online();
+  await pass(20_000);
+  client.close();
+  client.start();
+  await settle();
+  house.sockets.at(-1).break();
+  await settle();
+  assert.equal(last(house.states).retryInMs, 0, "the next address at once: no session was lost");
+  client.close();
+});
+
 test("addresses that do not answer take turns, and then control is asked again", async () => {
   const house = new House();
   const client = house.client();

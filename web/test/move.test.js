@@ -320,3 +320,82 @@ test("only what the other connection brought is an echo", () => {
   assert.equal(echoes.isEcho("b", "h", text("1")), false);
   assert.equal(echoes.isEcho("b", "g", text("")), false);
 });
+
+test("a token that is refused while moving is not shown again", async () => {
+  const it = house();
+  const { access } = it;
+  it.access = (call) => {
+    const answer = access(call);
+    answer.body.access_points.push({ protocol: "ws", host: "c.test", port: 3, node: "c" });
+    return answer;
+  };
+  const client = it.client();
+  client.start();
+  const { socket } = await it.login({ abilities: ALL });
+  socket.say(Kind.GO_AWAY, { deadlineMs: 30_000 });
+  const refused = await arrive(it);
+  refused.socket.say(Kind.CLOSE, { code: 4301 });
+  const next = await arrive(it);
+  assert.deepEqual([next.socket.url, next.login.token, it.accessCalls.length], ["ws://c.test:3/", "token-2", 2]);
+  client.close();
+});
+
+test("a ticket of the token before is worth nothing beside a new one", async () => {
+  const { house: it, client, socket } = await online({ resumeTicket: text("ticket") });
+  socket.break();
+  await pass(1_000);
+  for (const dials of [3, 4]) {
+    last(it.sockets).break();
+    await pass(dials === 3 ? 1 : 1_000);
+  }
+  assert.equal(it.accessCalls.length, 2, "after a round");
+  const { login } = await arrive(it);
+  assert.deepEqual([login.token, login.resumeTicket.length], ["token-2", 0]);
+  client.close();
+});
+
+test("full nodes are passed over, each once in a round, without a wait", async () => {
+  const it = house();
+  const { access } = it;
+  it.access = (call) => {
+    const answer = access(call);
+    answer.body.access_points.push({ protocol: "ws", host: "c.test", port: 3, node: "c" });
+    return answer;
+  };
+  const client = it.client();
+  client.start();
+  const urls = [];
+  for (let dial = 0; dial < 3; dial += 1) {
+    const { socket } = await arrive(it);
+    urls.push(socket.url);
+    socket.say(Kind.CLOSE, { code: 4201, retryAfterMs: dial === 2 ? 0 : 60_000 });
+    await settle();
+    if (dial < 2) assert.equal(last(it.states).retryInMs, 0);
+    await pass(1);
+  }
+  assert.deepEqual(urls, ["ws://a.test:1/", "ws://b.test:2/", "ws://c.test:3/"]);
+  assert.ok(last(it.states).retryInMs > 0, "and then a wait");
+  await pass(2_000);
+  assert.equal(last(it.sockets).url, urls[0], "the one that was asked longest ago");
+  assert.equal(it.accessCalls.length, 2);
+  client.close();
+});
+
+test("a time that was told holds, also when the network comes back", async () => {
+  const page = new EventTarget();
+  const listen = globalThis.addEventListener;
+  globalThis.addEventListener = page.addEventListener.bind(page);
+  try {
+    for (const [retryAfterMs, dials] of [[0, 2], [30_000, 1]]) {
+      const { house: it, client, socket } = await online();
+      socket.say(Kind.CLOSE, { code: 4100, retryAfterMs });
+      await settle();
+      page.dispatchEvent(new Event("online"));
+      await settle();
+      assert.equal(it.sockets.length, dials);
+      client.close();
+    }
+  } finally {
+    globalThis.addEventListener = listen;
+  }
+});
