@@ -104,6 +104,9 @@ const HISTORIES_MAX = 2 * GROUPS_MAX;
  * (the servers do not believe how far this device has come, and begin with what they have).
  * @typedef {{ reason: string, count: number }} Gap
  *
+ * A connection that was left: whether its end waits for the joins on the new one, and whether BYE was said.
+ * @typedef {{ link: Link, login: { [name: string]: any }, awaitsJoins: boolean, isLeft: boolean }} Old
+ *
  * What is missing of a group: `count` pushes of a live group, for which the network was too slow; or, with 0 for
  * *not known*, what its history no longer holds.
  * @typedef {{ group: string, count: number }} Missed
@@ -221,9 +224,11 @@ export class Client {
   #moves = [-Infinity, -Infinity];
   /** The move says whether it found another place. @type {Promise<boolean>} */
   #moving = Promise.resolve(false);
+  /** A LOGIN of a move that has given up may have won: the old connection has not said so yet. */
+  #mayHaveWon = false;
   /** New requests wait for the new connection. */
   #holding = false;
-  /** The connection that was left. @type {{ link: Link, login: { [name: string]: any } } | null} */
+  /** The connection that was left. @type {Old | null} */
   #old = null;
   /** Groups that are being joined on the connection in use. */
   #joining = 0;
@@ -471,11 +476,12 @@ export class Client {
       const ended = await Promise.race([link.closed, switched]);
       if (ended === null || this.#link !== link) continue;
       const move = this.#move;
-      const own = ended.code === SUPERSEDED && move?.mayHaveWon;
+      const own = ended.code === SUPERSEDED && (this.#mayHaveWon || move?.mayHaveWon);
       const goesOn = own || !["never", "new token"].includes(ended.retry);
       if (goesOn && move?.isNear && !stop.aborted) {
         // The new connection is the only one now, and as good as there.
         const wasOnline = this.#onlineSince;
+        move.noWayBack();
         this.#disconnected();
         if (!own) this.#set({ state: "connecting" });
         if (await this.#moving) continue;
@@ -517,7 +523,9 @@ export class Client {
       random: this.#options.random,
     });
     this.#move = move;
-    const begins = Math.max(Date.now(), this.#moves[0] + TWO_MOVES_MS);
+    // The connection that was left before, which this move drops, may still owe answers.
+    const patienceMs = this.#calls.isQuietBehind ? 0 : Math.min(told.deadlineMs, LINGER_MS) / 3;
+    const begins = Math.max(Date.now() + patienceMs, this.#moves[0] + TWO_MOVES_MS);
     this.#moves = [this.#moves[1], begins];
     this.#moving = move.run(told, begins).then((arrived) => {
       if (this.#move === move && !arrived) this.#gaveUp(move);
@@ -537,6 +545,7 @@ export class Client {
   /** @param {Move} move */
   #gaveUp(move) {
     this.#move = null;
+    this.#mayHaveWon ||= move.mayHaveWon;
     this.#forgetEchoes();
     // This login had won, and a newer one has taken over.
     if (move.superseded) this.#link?.end(move.superseded);
@@ -556,13 +565,16 @@ export class Client {
   #endMove() {
     this.#move?.cancel();
     this.#move = null;
+    this.#mayHaveWon = false;
     this.#holding = false;
     if (this.#old) this.#oldGone(this.#old);
   }
 
   /** LOGIN_OK on the new connection: it is the one in use. @param {Link} link @param {{ [name: string]: any }} login */
   #moved(link, login) {
-    const old = this.#link && this.#login ? { link: this.#link, login: this.#login } : null;
+    const [hadLink, hadLogin] = [this.#link, this.#login];
+    /** @type {Old | null} */
+    const old = hadLink && hadLogin ? { link: hadLink, login: hadLogin, awaitsJoins: true, isLeft: false } : null;
     const move = this.#move;
     if (this.#step) this.#way.moved(this.#step, Date.now() - (this.#onlineSince ?? Date.now()));
     this.#move = null;
@@ -578,19 +590,20 @@ export class Client {
     if (!old) return this.#forgetEchoes();
     void old.link.closed.then(() => this.#oldGone(old));
     setTimeout(() => this.#leaveOld(old, true), LINGER_MS);
-    setTimeout(() => ((this.#joining = 0), this.#leaveOld(old)), JOINS_MS);
+    setTimeout(() => ((old.awaitsJoins = false), this.#leaveOld(old)), JOINS_MS);
     this.#leaveOld(old);
   }
 
-  /** Says goodbye when nothing is owed any more. @param {any} old @param {boolean} [now] */
+  /** Says goodbye when nothing is owed any more. @param {Old} old @param {boolean} [now] */
   #leaveOld(old, now = false) {
     if (this.#old !== old || old.isLeft) return;
-    if (!now && (this.#joining > 0 || !this.#calls.isQuietBehind)) return;
+    const isJoining = old.awaitsJoins && this.#joining > 0;
+    if (!now && (isJoining || !this.#calls.isQuietBehind)) return;
     old.isLeft = true;
     old.link.leaveSoon();
   }
 
-  /** @param {{ link: Link }} old */
+  /** @param {Old} old */
   #oldGone(old) {
     if (this.#old !== old) return;
     this.#old = null;
@@ -601,7 +614,7 @@ export class Client {
 
   /** What the connection that was left still brings. @param {import("./wire.js").Frame} frame */
   #heardBehind(frame) {
-    const old = /** @type {{ link: Link, login: any }} */ (this.#old);
+    const old = /** @type {Old} */ (this.#old);
     const params = /** @type {{ [name: string]: any }} */ (frame.params);
     if (frame.kind === Kind.RESPONSE) {
       this.#calls.answered({ ...frame, params });
@@ -687,6 +700,7 @@ export class Client {
   /** @param {{ [name: string]: any }} login */
   #loggedIn(login) {
     this.#login = login;
+    this.#mayHaveWon = false;
     this.#onlineSince = Date.now();
     this.#link?.loggedIn(login.heartbeatMs);
     this.#way.window(login.reconnectWindowMs);
@@ -826,6 +840,7 @@ export class Client {
 
   #disconnected() {
     this.#link = null;
+    this.#mayHaveWon = false;
     this.#holding = false;
     this.#login = null;
     this.#inboxes.disconnected();

@@ -37,7 +37,10 @@ export class Move {
   #arrived = () => {};
   /** A LOGIN was sent and never answered: it may have won. */
   #unanswered = false;
+  /** The new connection is open, and waits for answers that the old one owes; then its LOGIN is sent. */
+  #isOpen = false;
   #isLoggingIn = false;
+  #isLast = false;
   /** The new connection, while there is one. @type {import("./link.js").Link | null} */
   link = null;
   /** @param {Use} use */
@@ -66,7 +69,8 @@ export class Move {
         if (this.#isOver()) break;
       }
       if (this.#isOver()) break;
-      await this.#sleep(Math.max(retryAfterMs, backoff.next({ retry: "now" }, policy)));
+      const ms = Math.max(retryAfterMs, backoff.next({ retry: "now" }, policy));
+      await this.#sleep(Math.min(ms, this.until - Date.now()));
     }
     return false;
   }
@@ -84,12 +88,17 @@ export class Move {
 
   /** The new connection is there, and its login under way or about to be. */
   get isNear() {
-    return this.link !== null && this.#isLoggingIn;
+    return this.link !== null && this.#isOpen;
   }
 
   /** Whether `superseded` on the old connection speaks of this device's own login. */
   get mayHaveWon() {
-    return this.#unanswered || this.isNear;
+    return this.#unanswered || (this.isNear && this.#isLoggingIn);
+  }
+
+  /** The old connection is gone: when this try fails there is none, and the client comes back as after a loss. */
+  noWayBack() {
+    this.#isLast = true;
   }
 
   cancel() {
@@ -103,17 +112,26 @@ export class Move {
   async #try(step) {
     for (;;) {
       const arrived = new Promise((resolve) => (this.#arrived = () => resolve(null)));
-      const link = await this.#use.dial(step, async () => {
-        this.#isLoggingIn = true;
-        this.#use.hold(true);
-        await this.#use.answered(SETTLE_MS);
-        setTimeout(() => this.link === link && this.#use.hold(false), HOLD_MS);
-      });
+      /** @type {import("./link.js").Link} */
+      let link;
+      try {
+        link = await this.#use.dial(step, async () => {
+          this.#isOpen = true;
+          this.#use.hold(true);
+          await this.#use.answered(SETTLE_MS);
+          this.#isLoggingIn = true;
+          setTimeout(() => this.link === link && this.#use.hold(false), HOLD_MS);
+        });
+      } catch (failure) {
+        // Not every host that a node may name is one to a browser.
+        return { code: 1006, reason: String(failure), retry: "now", retryAfterMs: 0, alternatives: [] };
+      }
       if (this.#stop.signal.aborted) link.leave();
       this.link = link;
       const ended = await Promise.race([arrived, link.closed]);
       const sent = this.#isLoggingIn;
       this.link = null;
+      this.#isOpen = false;
       this.#isLoggingIn = false;
       this.#use.hold(false);
       if (ended === null) return null;
@@ -127,7 +145,8 @@ export class Move {
   superseded = null;
 
   #isOver() {
-    return this.#stop.signal.aborted || this.superseded !== null || Date.now() >= (this.until ?? 0);
+    if (this.#stop.signal.aborted || this.superseded !== null || this.#isLast) return true;
+    return Date.now() >= (this.until ?? 0);
   }
 
   /** @param {number} ms @returns {Promise<void>} */

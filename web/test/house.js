@@ -63,6 +63,8 @@ export class House {
   accessCalls = [];
   sockets = [];
   states = [];
+  /** What is no address to a browser. */
+  malformed = [];
   store = memoryStore();
   /** What control answers; a function of the call. */
   access = () => ({
@@ -89,6 +91,7 @@ export class House {
       bufferedAmount = 0;
       sent = [];
       constructor(url, protocols) {
+        if (house.malformed.includes(url)) throw new SyntaxError(url);
         Object.assign(this, { url, protocols });
         house.sockets.push(this);
       }

@@ -100,6 +100,15 @@ test("the node's alternatives come first, then control's, then control itself", 
   client.close();
 });
 
+test("an alternative that is no address to the browser is passed over", async () => {
+  const { house: it, client, socket } = await online();
+  it.malformed.push("ws://[n:]:9/");
+  socket.say(Kind.GO_AWAY, { deadlineMs: 30_000, alternatives: [ws("n:", 9)] });
+  const next = await arrive(it);
+  assert.equal(next.socket.url, "ws://b.test:2/");
+  client.close();
+});
+
 test("superseded by its own login is no reason to stay away, by another it is", async () => {
   const first = await online();
   first.socket.say(Kind.GO_AWAY, { deadlineMs: 30_000 });
@@ -259,6 +268,132 @@ test("closing ends both connections and the move", async () => {
   await pass(60_000);
   assert.equal(it.sockets.length, 2);
   assert.ok(it.sockets.every(({ readyState }) => readyState === 3));
+});
+
+test("a login without an answer may have won, also after its move was given up", async () => {
+  for (const isToldAgain of [false, true]) {
+    const { house: it, client, socket } = await online();
+    socket.say(Kind.GO_AWAY, { deadlineMs: 1_000 });
+    const lost = await arrive(it);
+    assert.ok(lost.login);
+    lost.socket.break();
+    await pass(5_000);
+    for (const other of it.sockets.slice(2)) if (other.readyState === 0) other.break();
+    await pass(5_000);
+    const dials = it.sockets.length;
+    if (isToldAgain) {
+      socket.say(Kind.GO_AWAY, { deadlineMs: 30_000 });
+      await settle();
+      assert.equal(it.sockets.length, dials + 1, "another move");
+    }
+    socket.say(Kind.CLOSE, { code: 4408 });
+    await settle();
+    assert.equal(client.state, "waiting", "it was its own login");
+    await pass(2_000);
+    const back = await arrive(it);
+    back.socket.say(Kind.CLOSE, { code: 4408 });
+    await settle();
+    assert.equal(client.state, "closed", "and this is another one");
+  }
+});
+
+test("superseded before the LOGIN was sent is the word of another one", async () => {
+  const { house: it, client, socket } = await online();
+  void client.business("chat").request("slow").catch(() => {});
+  socket.say(Kind.GO_AWAY, { deadlineMs: 30_000 });
+  const { login } = await arrive(it);
+  assert.equal(login, undefined, "a request is in flight");
+  socket.say(Kind.CLOSE, { code: 4408 });
+  await settle();
+  assert.equal(client.state, "closed");
+});
+
+test("the last connection of a move that breaks is a loss like any other", async () => {
+  const { house: it, client, socket } = await online();
+  socket.say(Kind.GO_AWAY, { deadlineMs: 600_000 });
+  const beside = await arrive(it);
+  socket.say(Kind.CLOSE, { code: 4408 });
+  await settle();
+  assert.equal(client.state, "online", "the answer is on its way");
+  beside.socket.break();
+  await settle();
+  assert.equal(client.state, "waiting");
+  await pass(1_000);
+  assert.equal((await it.login()).login.attempt, 3);
+  assert.equal(client.state, "online");
+  client.close();
+});
+
+test("a node may take its time to close what was left", async () => {
+  const setting = await online();
+  const { house: it, client, socket: old } = setting;
+  const chat = client.business("chat");
+  const slow = chat.request("slow", "", { deadlineMs: 60_000 });
+  const { requestId } = old.take(Kind.REQUEST).params;
+  old.say(Kind.GO_AWAY, { deadlineMs: 2_000 });
+  const { socket } = await arrive(it);
+  await pass(1_000);
+  await it.login.call({ ...it, sockets: [greeted(socket)] }, { abilities: ALL, connection: "b" });
+  await pass(3_000);
+  const quick = chat.request("echo", "hi");
+  assert.equal(old.take(Kind.REQUEST), undefined);
+  socket.say(Kind.RESPONSE, { requestId: socket.take(Kind.REQUEST).params.requestId });
+  await quick;
+  await pass(22_000);
+  assert.ok(old.take(Kind.PING), "a silent link would be closed");
+  old.say(Kind.PONG, {});
+  assert.equal(old.take(Kind.BYE), undefined);
+  old.say(Kind.RESPONSE, { requestId });
+  await slow;
+  assert.ok(old.take(Kind.BYE));
+  old.say(Kind.CLOSE, { code: 4408 });
+  await settle();
+  assert.deepEqual(it.states.map(({ state }) => state), ["connecting", "online", "online"]);
+  client.close();
+});
+
+test("the next move waits a while for answers of the last one", async () => {
+  for (const isAnswered of [true, false]) {
+    const { house: it, client, socket: old } = await online();
+    const slow = client.business("chat").request("slow", "", { deadlineMs: 20_000 });
+    const { requestId } = old.take(Kind.REQUEST).params;
+    old.say(Kind.GO_AWAY, { deadlineMs: 30_000 });
+    const { socket } = await arrive(it);
+    await pass(1_000);
+    await it.login.call({ ...it, sockets: [greeted(socket)] }, { abilities: ALL, connection: "b" });
+    socket.say(Kind.GO_AWAY, { deadlineMs: 15_000 });
+    await pass(4_900);
+    assert.equal(it.sockets.length, 2);
+    if (isAnswered) old.say(Kind.RESPONSE, { requestId });
+    const ended = isAnswered ? slow : assert.rejects(slow, { code: "connection_lost" });
+    await pass(200);
+    await ended;
+    assert.equal(it.sockets.length, 3, "it has begun");
+    client.close();
+  }
+});
+
+test("the joins of a move are waited for, however soon it followed another one", async () => {
+  const { house: it, client, socket: first } = await online();
+  const join = (socket) => {
+    const { requestId, group } = socket.take(Kind.JOIN).params;
+    socket.say(Kind.JOINED, { requestId, group, business: 4 });
+    return settle();
+  };
+  const joins = [client.join("g"), client.join("h")];
+  await join(first);
+  await join(first);
+  await Promise.all(joins);
+  const second = await move({ house: it, socket: first });
+  await pass(1_500);
+  const third = await move({ house: it, socket: second });
+  assert.notEqual(third, second);
+  await pass(600);
+  await join(third);
+  assert.equal(second.take(Kind.BYE), undefined, "the time of the first move is not that of the second");
+  await join(third);
+  assert.ok(second.take(Kind.BYE));
+  client.close();
 });
 
 // --- tickets and windows ---
