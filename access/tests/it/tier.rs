@@ -242,10 +242,7 @@ async fn a_claim_at_a_slow_router_is_made_at_another_and_a_late_answer_harms_nob
     device.settle().await;
     let route = slow.route(APP, "d").unwrap();
     assert_eq!(route.epoch, ok.epoch);
-    // Whatever follows the answer on its stream has been looked at.
-    assert!(
-        !slow.kick(&Route { epoch: route.epoch - 1, ..route.clone() }, CloseCode::Ejected).await
-    );
+    slow.is_obeyed(house.node.boot().0).await;
     assert_eq!(unbinds(&slow), 0, "nothing is given back");
     drop(device);
     known(&house, "d", None).await;
@@ -487,15 +484,7 @@ async fn a_router_that_says_it_ends_is_asked_for_nothing_new() {
     let house = house_of(&[ALL, ALL]).await;
     let leaving = &house.routers[0];
     leaving.tell(house.node.boot().0, down::What::Leaving(Leaving {}));
-    let nobody = Route {
-        boot: house.node.boot().0,
-        app: APP.into(),
-        device: "nobody".into(),
-        slot: 0,
-        generation: 0,
-        epoch: 1,
-    };
-    assert!(!leaving.kick(&nobody, CloseCode::Ejected).await, "and has been heard by now");
+    leaving.is_obeyed(house.node.boot().0).await;
     for n in 0..12 {
         let name = format!("d-{n}");
         house.device(&name).await;

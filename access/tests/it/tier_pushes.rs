@@ -7,7 +7,7 @@ use crate::fakes::router::{INBOX, LOGINS, PUSH, Route, Router, Tier};
 use crate::fakes::store::Answering;
 use crate::house::{APP, CHAT, DEAF, House, push_to};
 use hawser_access::Config;
-use hawser_proto::code::{CloseCode, ErrorCode};
+use hawser_proto::code::ErrorCode;
 use hawser_proto::frame::DeviceFrame;
 use hawser_proto::id::Position;
 use hawser_proto::params::{self, LeftReason};
@@ -326,9 +326,7 @@ async fn a_group_that_several_routers_say_is_gone_is_gone_once() {
     device.enter("room").await;
     for router in &house.routers[1..] {
         gone(router, 100);
-        let route = route_at(router, "d").await;
-        let nobody = Route { epoch: route.epoch + 1, ..route };
-        assert!(!router.kick(&nobody, CloseCode::Ejected).await, "and has been heard by now");
+        router.is_obeyed(boot).await;
     }
     for router in &house.routers {
         router.deliver(house.push_group("room", b"still in")).await;

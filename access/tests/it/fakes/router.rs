@@ -311,6 +311,21 @@ impl Router {
         self.word("the kick's answer", done).await
     }
 
+    /// Waits until the node has obeyed all that this router has told it: orders are obeyed in turn, and this
+    /// one, to end a session that never was, is answered.
+    pub async fn is_obeyed(&self, boot: u64) {
+        let nobody = Route {
+            boot,
+            app: "demo".into(),
+            device: "nobody".into(),
+            slot: 0,
+            // Even: a slot that is free.
+            generation: 0,
+            epoch: 1,
+        };
+        assert!(!self.kick(&nobody, CloseCode::Ejected).await, "nobody is there");
+    }
+
     /// Orders a membership change, and returns the status of each target.
     pub async fn change_members(
         &self,
