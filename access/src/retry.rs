@@ -4,7 +4,7 @@
 use hawser_chassis::shutdown::Tasks;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Code, Status};
 use tracing::{info, warn};
 
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -50,20 +50,46 @@ impl Retry {
         if self.stop.is_cancelled() {
             return false;
         }
+        // What is too much for a stream is too much for the next one, however long this one took to see it.
+        let is_overrun =
+            outcome.as_ref().is_err_and(|status| status.code() == Code::ResourceExhausted);
         match outcome {
             Ok(()) => info!(stream = self.what, "stream ended by the other side"),
             Err(status) => {
                 warn!(stream = self.what, code = ?status.code(), reason = status.message(), "stream broke");
             }
         }
-        if begun.elapsed() > PAUSE_MAX {
-            self.pause = PAUSE_MIN;
-        }
-        let jittered = self.pause.mul_f64(rand::random_range(0.5..1.0));
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        let pause = self.next_pause(begun.elapsed(), is_overrun);
+        let jittered = pause.mul_f64(rand::random_range(0.5..1.0));
         tokio::select! {
             () = tokio::time::sleep(jittered) => true,
             () = self.stop.cancelled() => false,
         }
+    }
+
+    /// The pause after a stream that held for so long.
+    fn next_pause(&mut self, held: Duration, is_overrun: bool) -> Duration {
+        if held > PAUSE_MAX && !is_overrun {
+            self.pause = PAUSE_MIN;
+        }
+        let pause = self.pause;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_that_held_begins_anew_at_once_unless_it_was_too_much() {
+        const LONG: Duration = Duration::from_mins(1);
+        let mut retry = Retry::until("a stream", CancellationToken::new());
+        assert_eq!(retry.next_pause(LONG, true), PAUSE_MIN, "the first time");
+        let last = (0..5).map(|_| retry.next_pause(LONG, true)).last();
+        assert_eq!(last, Some(PAUSE_MAX));
+        assert_eq!(retry.next_pause(Duration::ZERO, false), PAUSE_MAX);
+        assert_eq!(retry.next_pause(LONG, false), PAUSE_MIN);
     }
 }
