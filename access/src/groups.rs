@@ -28,6 +28,9 @@ const AGAIN_AFTER: Duration = Duration::from_millis(1_200);
 const AGAIN_DOUBLINGS_MAX: u8 = 5;
 /// Routers told again with one look, so that the books are not kept from others for long.
 const AGAIN_AT_ONCE_MAX: usize = 4_096;
+/// Entries looked at for that. Nearly all have been answered by then, and each first join makes one for each router:
+/// at ten looks a second more are taken off than joins can put there.
+const AGAIN_SEEN_MAX: usize = 65_536;
 /// A router that does not know a live group, though another one does, is believed after so many answers.
 const REFUSALS_BELIEVED: u8 = 2;
 
@@ -301,7 +304,7 @@ impl Groups {
         let entry = books.entries.get(key)?;
         let is_later = |stay: &Stay| created_ms != 0 && stay.created_ms > created_ms;
         let is_of_before = entry.told.iter().any(|told| told.stream == stream);
-        if is_of_before || entry.stay().is_some_and(is_later) {
+        if is_of_before || entry.known().is_some_and(is_later) {
             return None;
         }
         let seq = entry.seq;
@@ -347,7 +350,11 @@ impl Groups {
     /// Tells those routers again that have not agreed in time.
     pub(crate) fn tell_again(&self, routers: &Routers, now: Instant) {
         let mut books = self.books.lock();
-        for _ in 0..AGAIN_AT_ONCE_MAX {
+        let mut told_again = 0;
+        for _ in 0..AGAIN_SEEN_MAX {
+            if told_again == AGAIN_AT_ONCE_MAX {
+                return;
+            }
             if books.again.peek().is_none_or(|next| next.due > now) {
                 return;
             }
@@ -365,6 +372,7 @@ impl Groups {
                 let pause = AGAIN_AFTER * ((1 << told.tries.min(AGAIN_DOUBLINGS_MAX)) - 1);
                 books.again.push(again(&next.key, next.stream, call, now + pause));
                 self.metrics.group_reports_again.inc();
+                told_again += 1;
             }
         }
     }

@@ -51,6 +51,14 @@ impl Entry {
         }
     }
 
+    /// What is known of the group, though a join may still wait for other routers.
+    pub(super) fn known(&self) -> Option<&Stay> {
+        match &self.state {
+            State::Live { stay, .. } => Some(stay),
+            State::Announcing { best, .. } => best.as_ref(),
+        }
+    }
+
     /// A router is told with this call, perhaps not for the first time. False: it takes no pushes, and
     /// what it says to groups is of no interest.
     pub(super) fn tell(&mut self, up: &Up, call: u64) -> bool {

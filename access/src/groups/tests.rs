@@ -392,6 +392,38 @@ async fn a_late_word_of_a_group_that_is_gone_leaves_the_one_made_anew_alone() {
 }
 
 #[tokio::test]
+async fn a_late_word_of_a_group_that_is_gone_does_not_fail_the_join_to_the_one_made_anew() {
+    let mut place = Place::with(&[0, 0]);
+    let asked = place.enter(0, PATIENCE);
+    let (seq, _) = place.report_at(1).await;
+    place.report_at(2).await;
+    place.decide_at(1, seq, None, 200);
+    assert!(!place.is_dropped(1, 100), "it has answered for the new one");
+    place.decide_at(2, seq, None, 200);
+    assert_eq!(asked.await.unwrap().unwrap().created_ms, 200);
+}
+
+#[tokio::test]
+async fn those_who_have_answered_do_not_keep_the_others_from_being_told_again() {
+    let mut place = Place::with(&[0]);
+    {
+        let mut books = place.groups.books.lock();
+        let answered =
+            (0..3 * AGAIN_AT_ONCE_MAX as u64).map(|n| again(&place.key, 9, n, place.now));
+        books.again.extend(answered);
+    }
+    let asked = place.enter(0, LATER);
+    let (seq, _) = place.report().await;
+    place.tell_again();
+    let (again, _) = place.report().await;
+    assert!(again > seq);
+    assert_eq!(place.metrics.group_reports_again.get(), 1);
+    place.decide(again, None);
+    asked.await.unwrap().unwrap();
+    assert!(place.groups.books.lock().again.len() <= 1, "nothing old is left");
+}
+
+#[tokio::test]
 async fn a_router_that_comes_while_a_join_waits_is_waited_for() {
     let mut place = Place::with(&[0]);
     let mut asked = place.enter(0, PATIENCE);
