@@ -242,9 +242,16 @@ impl Routers {
         }
     }
 
-    /// Whether an answer to this claim would still be understood.
-    pub(super) fn is_pending(&self, call: u64) -> bool {
-        self.pending.lock().contains_key(&call)
+    /// Whether somebody still waits for this claim, which was not sent yet: a login that was given up meanwhile
+    /// must not be granted, and is forgotten.
+    pub(super) fn is_wanted(&self, call: u64) -> bool {
+        let mut pending = self.pending.lock();
+        let Some(claim) = pending.get(&call) else { return false };
+        let is_given_up = matches!(&claim.purpose, Purpose::Login(tell) if tell.is_closed());
+        if is_given_up {
+            pending.remove(&call);
+        }
+        !is_given_up
     }
 
     /// A stream is gone, and what was claimed on it will not be answered: logins are told, and try
@@ -282,5 +289,27 @@ async fn verdict(call: u64, told: &mut mpsc::Receiver<Told>) -> Result<Bound, Un
             Some((_, verdict)) => return verdict,
             None => return Err(Unbound::Unavailable),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_that_was_given_up_is_not_claimed_and_one_that_waits_is() {
+        let routers = Routers::default();
+        let (tell, told) = mpsc::channel(1);
+        for (call, purpose) in [(1, Purpose::Login(tell)), (2, Purpose::Told(Epoch(5)))] {
+            let (app, device) = (AppId::new("demo").unwrap(), DeviceId::new("d").unwrap());
+            let at = SlotRef { slot: 0, generation: 1 };
+            let pending = Pending { stream: 1, at, app, device, purpose, asked: None };
+            routers.pending.lock().insert(call, pending);
+        }
+        let wanted = || [1, 2, 3].map(|call| routers.is_wanted(call));
+        assert_eq!(wanted(), [true, true, false]);
+        drop(told);
+        assert_eq!(wanted(), [false, true, false]);
+        assert_eq!(routers.pending.lock().len(), 1, "and it is forgotten");
     }
 }

@@ -180,7 +180,7 @@ impl Life {
         for word in words.drain(..) {
             match &word {
                 // A claim that was given up meanwhile; granted now, it would be nobody's.
-                What::Bind(bind) if !self.node.routers.is_pending(bind.call) => continue,
+                What::Bind(bind) if !self.node.routers.is_wanted(bind.call) => continue,
                 What::Unbind(unbind) => self.doubtful.sent(now, unbind),
                 _ => {}
             }
