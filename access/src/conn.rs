@@ -268,6 +268,12 @@ impl Conn {
                 node.drain.close_soon(at);
                 node.table.with(at, Connection::drain);
             }
+            Action::Detach => {
+                // Nothing but answers from here on; the store's and the groups' side is over at once.
+                node.table.with(at, Connection::move_on);
+                self.slot.detach();
+                node.drain.close_soon(at);
+            }
             Action::Close { code, reason } => {
                 let conn = node.connection_id(at);
                 debug!(%conn, code = code.name(), reason, "closing");

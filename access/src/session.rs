@@ -80,6 +80,8 @@ pub enum Action {
     GoAway,
     /// Wait for what is in flight, then close with `draining`.
     Drain,
+    /// The device has logged in elsewhere: the session is over here. Close once what is in flight is answered.
+    Detach,
     /// Say goodbye with this code, and end.
     Close {
         /// Why.
@@ -130,7 +132,8 @@ impl Session {
             | State::Binding
             | State::Active
             | State::Leaving
-            | State::Draining => None,
+            | State::Draining
+            | State::Moved => None,
         }
     }
 
@@ -251,6 +254,7 @@ fn plain(reaction: Reaction, reason: &str) -> Action {
         Reaction::Vanish => Action::Vanish,
         Reaction::GoAway => Action::GoAway,
         Reaction::Drain => Action::Drain,
+        Reaction::Detach => Action::Detach,
         Reaction::Nothing
         | Reaction::Authenticate
         | Reaction::Admit

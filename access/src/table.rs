@@ -233,8 +233,15 @@ impl Table {
 
     /// Writes a frame of the session itself: an answer, a pong, a word about a group.
     pub(crate) fn write(&self, at: SlotRef, frame: &NodeFrame) -> Written {
-        let frame = FrameOut::from(frame);
-        self.write_shared(at, &frame, Keep::Always, SlowPolicy::DropNewest)
+        let out = FrameOut::from(frame);
+        let now_ms = self.now_ms();
+        let written = self.with(at, |connection| {
+            if !connection.takes(frame) {
+                return Written::Gone;
+            }
+            connection.write(&out, Keep::Always, SlowPolicy::DropNewest, now_ms, &self.metrics)
+        });
+        self.watch_if_queued(at, written.unwrap_or(Written::Gone))
     }
 
     /// Writes a frame that others get too. Only for whoever knows that `at` is the right connection

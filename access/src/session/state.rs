@@ -5,13 +5,16 @@
 //! AwaitLogin ────────► Binding ────────► Active ─────────► Leaving ─────────► Draining
 //!     │                   │                 │   drain         │                  ▲ │
 //!     │                   │                 ├─────────────────┼──────────────────┘ │
-//!     └───────────────────┴─────────────────┴────────┬────────┴────────────────────┘
+//!     │                   │                 │                 │ superseded         │ superseded
+//!     │                   │                 │                 └──────► Moved ◄─────┤
+//!     └───────────────────┴─────────────────┴────────┬───────────────────┴─────────┘
 //!                                                    ▼ bad bytes, wrong frame, deadline, order, BYE,
 //!                                              Closed(cause)                       end of the link
 //! ```
 //! Leaving: GO_AWAY was said. The device logs in elsewhere and is served here as before until it has, or
 //! until the deadline that it was told: that is the drain. Draining: requests in flight are answered, new
-//! ones are not taken, then CLOSE.
+//! ones are not taken, then CLOSE. Moved: it was told, and has logged in elsewhere; there its session is now,
+//! here are only the answers that it is owed, and then CLOSE.
 //!
 //! Source: WIRE.md, "States".
 
@@ -25,6 +28,7 @@ pub(super) enum State {
     Active,
     Leaving,
     Draining,
+    Moved,
     Closed(Option<CloseCode>),
 }
 
@@ -70,6 +74,8 @@ pub(super) enum Reaction {
     Recover,
     GoAway,
     Drain,
+    /// End the session, and keep the link for the answers.
+    Detach,
     Close(CloseCode),
     Vanish,
 }
@@ -135,6 +141,7 @@ impl State {
             (S::Active | S::Leaving | S::Draining, I::Resync) => (*self, R::Resync),
             (S::Active | S::Leaving | S::Draining, I::Recover) => (*self, R::Recover),
             (S::Active | S::Leaving | S::Draining, I::Ignorable) => (*self, R::Nothing),
+            (S::Leaving | S::Draining, I::Ordered(Code::Superseded)) => (S::Moved, R::Detach),
             (S::Active | S::Leaving | S::Draining, I::Malformed(code) | I::Ordered(code)) => {
                 close(code)
             }
@@ -148,6 +155,29 @@ impl State {
             (S::Active | S::Leaving, I::Drain) => (S::Draining, R::Drain),
             (S::Draining, I::Drain) => (S::Draining, R::Nothing),
             (S::Active | S::Leaving | S::Draining, I::Ended) => (S::Closed(None), R::Vanish),
+
+            (S::Moved, I::Login) => close(Code::LoginTwice),
+            (S::Moved, I::Ping) => (S::Moved, R::Pong),
+            (S::Moved, I::Request) => (S::Moved, R::RefuseRequest),
+            // The new connection's affairs: what is asked of them here is lost, as with the link's end.
+            (
+                S::Moved,
+                I::Refresh
+                | I::Join
+                | I::Leave
+                | I::Ack
+                | I::Resync
+                | I::Recover
+                | I::Ignorable
+                | I::GoAway
+                | I::Drain,
+            ) => (S::Moved, R::Nothing),
+            (S::Moved, I::Bye) => close(Code::Goodbye),
+            // All is answered, or its time is over: why it ends has not changed.
+            (S::Moved, I::Ordered(Code::Draining)) => close(Code::Superseded),
+            (S::Moved, I::Malformed(code) | I::Ordered(code)) => close(code),
+            (S::Moved, I::Bound | I::Refused(_)) => close(Code::Internal),
+            (S::Moved, I::Ended) => (S::Closed(None), R::Vanish),
 
             (
                 S::Closed(cause),
@@ -185,15 +215,16 @@ mod tests {
     use super::*;
     use std::fmt::Write as _;
 
-    const STATES: [State; 6] = [
+    const STATES: [State; 7] = [
         State::AwaitLogin,
         State::Binding,
         State::Active,
         State::Leaving,
         State::Draining,
+        State::Moved,
         State::Closed(Some(CloseCode::Goodbye)),
     ];
-    const INPUTS: [Input; 18] = [
+    const INPUTS: [Input; 19] = [
         Input::Login,
         Input::Ping,
         Input::Refresh,
@@ -209,6 +240,7 @@ mod tests {
         Input::Bound,
         Input::Refused(CloseCode::TokenInvalid),
         Input::Ordered(CloseCode::Superseded),
+        Input::Ordered(CloseCode::Draining),
         Input::GoAway,
         Input::Drain,
         Input::Ended,
@@ -232,15 +264,18 @@ mod tests {
         assert_eq!(page, include_str!("state.txt"), "UPDATE_TABLES=1 rewrites the page");
     }
 
-    /// Whatever comes, whoever was told to go is served as before, until the one word that ends it.
+    /// Whatever comes, whoever was told to go is served as before, until it has gone or its time is over.
     #[test]
-    fn a_session_that_leaves_differs_from_an_active_one_in_nothing_but_the_word() {
+    fn a_session_that_leaves_differs_from_an_active_one_in_the_word_and_the_end_alone() {
         for input in INPUTS {
             let (mut active, mut leaving) = (State::Active, State::Leaving);
             let (before, after) = (active.on(input), leaving.on(input));
             if input == Input::GoAway {
                 assert_eq!((before, active), (Reaction::GoAway, State::Leaving));
                 assert_eq!((after, leaving), (Reaction::Nothing, State::Leaving));
+            } else if input == Input::Ordered(CloseCode::Superseded) {
+                assert_eq!(before, Reaction::Close(CloseCode::Superseded));
+                assert_eq!((after, leaving), (Reaction::Detach, State::Moved));
             } else {
                 assert_eq!(before, after, "{input:?}");
                 let stays = |state| matches!(state, State::Active | State::Leaving);

@@ -8,7 +8,7 @@ use crate::metrics::Metrics;
 use crate::outbox::{Keep, Outbox, SlowPolicy};
 use bytes::Bytes;
 use hawser_proto::code::{CloseCode, ErrorCode};
-use hawser_proto::frame::ability;
+use hawser_proto::frame::{NodeFrame, ability};
 use hawser_proto::id::{AppId, BusinessId, BusinessNo, DeviceId, Epoch};
 use hawser_proto::limits::{CLOCK_LEEWAY, FRAME_BYTES_MAX, REQUESTS_IN_FLIGHT_MAX};
 use std::collections::HashMap;
@@ -58,6 +58,17 @@ pub(crate) enum Told {
     Stranger,
     /// A session.
     Session,
+}
+
+/// What the last answer means for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Nothing.
+    Stays,
+    /// The node goes: it is closed then.
+    Drains,
+    /// The device's session is elsewhere by now, and answers alone are written here: it is closed then.
+    Moved,
 }
 
 /// Who a session is, once the login is under way.
@@ -133,8 +144,8 @@ pub(crate) struct Connection {
     pub(super) scheduled_ms: u64,
     /// The node goes, and this session was told, or is about to be.
     pub(crate) is_told: bool,
-    /// To be closed once nothing is in flight.
-    pub(super) is_draining: bool,
+    /// What becomes of it once nothing is in flight.
+    pub(super) end: End,
     /// LOGIN_OK was written: pushes may follow. A device drops what comes before it.
     pub(crate) is_admitted: bool,
 }
@@ -168,7 +179,7 @@ impl Connection {
             deadline_ms: login_deadline_ms,
             scheduled_ms: login_deadline_ms,
             is_told: false,
-            is_draining: false,
+            end: End::Stays,
             is_admitted: false,
         }
     }
@@ -225,25 +236,45 @@ impl Connection {
     pub(crate) fn tell_to_go(&mut self) -> Told {
         if self.identity.is_none() {
             let is_told = self.signal.is_none() && self.order(Signal::Drain);
+        // Perhaps it has moved by now, and has no identity any more.
+        if self.is_told {
+            return Told::Nobody;
+        }
             return if is_told { Told::Stranger } else { Told::Nobody };
         }
         // One whose login is under way is told in the next round.
-        if !self.is_admitted || self.is_told || !self.order(Signal::Drain) {
+        if !self.is_admitted || !self.order(Signal::Drain) {
             return Told::Nobody;
         }
         self.is_told = true;
         Told::Session
     }
 
-    /// Closes with `draining` once nothing is in flight.
+    /// The session closes once nothing is in flight.
     pub(crate) fn drain(&mut self) {
         self.is_told = true;
-        self.is_draining = true;
+        self.end = End::Drains;
         self.drain_if_quiet();
     }
 
     pub(super) fn drain_if_quiet(&mut self) {
-        if self.is_draining && self.in_flight == 0 {
+        if self.end != End::Stays && self.in_flight == 0 {
+    /// The device has logged in elsewhere: no push, and no word about groups, leaves here any more. Its session
+    /// closes once nothing is in flight.
+    pub(crate) fn move_on(&mut self) {
+        self.end = End::Moved;
+        self.is_admitted = false;
+        self.abilities = 0;
+        self.drain_if_quiet();
+    }
+
+    /// Whether this frame of the session itself has still a place here.
+    pub(super) fn takes(&self, frame: &NodeFrame) -> bool {
+        let is_answer =
+            matches!(frame, NodeFrame::Response(..) | NodeFrame::Refreshed(_) | NodeFrame::Pong(_));
+        self.end != End::Moved || is_answer
+    }
+
             self.order(Signal::Ordered(CloseCode::Draining, String::new()));
         }
     }
@@ -382,6 +413,10 @@ impl Connection {
     ) -> Result<u64, Signal> {
         let Some(identity) = self.identity.as_ref().filter(|identity| identity.epoch.0 != 0) else {
             let is_over = now_ms >= self.deadline_ms;
+        // The drain gives those who have moved less time than any deadline of a session.
+        if self.end == End::Moved {
+            return Ok(u64::MAX);
+        }
             return if is_over { Err(Signal::LoginDeadline) } else { Ok(self.deadline_ms) };
         };
         let idle_ms = self.heard_ms.saturating_add(self.deadline_ms);

@@ -4,14 +4,16 @@ use crate::fakes::device::{Device, Got};
 use crate::fakes::dial::Dial;
 use crate::fakes::router::Binding;
 use crate::fakes::tokens;
-use crate::house::{APP, CHAT, House};
+use crate::house::{APP, CHAT, House, business, push_to};
 use crate::{PATIENCE, eventually};
 use hawser_proto::code::{CloseCode, ErrorCode};
 use hawser_proto::frame::{DeviceFrame, NodeFrame, ability};
 use hawser_proto::params::{self, Close, GoAway};
 use hawser_proto::rpc::business::HandleResponse;
-use hawser_proto::rpc::control::AccessPoint;
+use hawser_proto::rpc::control::{self, AccessPoint, change::Entity};
 use hawser_proto::rpc::node::bind_result::Status;
+use hawser_proto::rpc::push::Outcome;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
@@ -167,6 +169,139 @@ async fn whoever_stays_beyond_the_deadline_is_closed_once_its_requests_are_answe
     assert_eq!(hosts(&close.alternatives), ["elsewhere"]);
     assert_eq!(device.got().await, Got::End);
     house.ends_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_has_moved_gets_the_answers_it_is_owed_and_nothing_else() {
+    const TAKES: Duration = Duration::from_secs(3);
+    let house = House::start().await;
+    elsewhere(&house).await;
+    house.router.create_group(APP, "room", CHAT);
+    house.business.answer(|_| async {
+        tokio::time::sleep(TAKES).await;
+        Ok(HandleResponse::default())
+    });
+    let mut device = wise(&house, Dial::Ws, "d").await;
+    device.enter("room").await;
+    device.request(1, CHAT, b"slow").await;
+    let begun = Instant::now();
+    eventually("the request is there", || (house.business.seen_count() == 1).then_some(())).await;
+    house.node.drain(1_000);
+    told(&mut device).await;
+    let route = house.route("d");
+    assert!(house.router.kick(&route, CloseCode::Superseded).await);
+    // Its session is over at once, whatever it is still owed.
+    eventually("it is unbound", || house.router.route(APP, "d").is_none().then_some(())).await;
+    house.metric_is("hawser_access_groups", &[], 0).await;
+    house.metric_is("hawser_access_sessions", &[], 0).await;
+    let report = house.router.deliver(push_to(std::slice::from_ref(&route), b"not here")).await;
+    assert_eq!(report.outcomes, [Outcome::Stale as u32]);
+    assert_eq!(house.router.deliver(house.push_group("room", b"nor here")).await.members, 0);
+    // It is told of nothing new, and what is new is not done for it.
+    device.join(2, "room").await;
+    device.request(3, CHAT, b"new").await;
+    let (refused, _) = device.response().await;
+    assert_eq!((refused.request_id, refused.status), (3, ErrorCode::Unavailable.number()));
+    device.settle().await;
+    assert!(begun.elapsed() < TAKES, "all this before the answer");
+    let (answer, _) = device.response().await;
+    assert_eq!((answer.request_id, answer.status), (1, 0));
+    assert_eq!(device.closed().await, CloseCode::Superseded);
+    assert_eq!(house.business.seen_count(), 1);
+    house.ends_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_has_moved_and_is_owed_nothing_is_closed_at_once() {
+    let house = House::start().await;
+    elsewhere(&house).await;
+    let gate = gated(&house);
+    // The one is owed nothing; the other was not told, so it does not wait for answers either.
+    let mut idle = wise(&house, Dial::Tcp, "idle").await;
+    house.node.drain(1_000);
+    told(&mut idle).await;
+    house.node.undrain();
+    eventually("it accepts again", || house.node.is_ready().then_some(())).await;
+    let mut stays = wise(&house, Dial::Tcp, "stays").await;
+    stays.request(1, CHAT, b"slow").await;
+    eventually("the request is there", || (house.business.seen_count() == 1).then_some(())).await;
+    let begun = Instant::now();
+    for (name, device) in [("idle", &mut idle), ("stays", &mut stays)] {
+        assert!(house.router.kick(&house.route(name), CloseCode::Superseded).await);
+        assert_eq!(device.closed().await, CloseCode::Superseded, "{name}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    gate.add_permits(1);
+    house.ends_clean().await;
+}
+
+/// Requests that are never answered, of a device that goes on asking.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_has_moved_keeps_its_place_no_longer_than_requests_have_time() {
+    for patience in [None, Some(Duration::from_secs(2))] {
+        let house = House::start().await;
+        elsewhere(&house).await;
+        let gate = gated(&house);
+        let chat = business(APP, "chat", CHAT, &[&house.business.uri]);
+        let patient = control::Business { request_timeout_ms: 60_000, ..chat };
+        house.put(Entity::Business(patient)).await;
+        let mut device = wise(&house, Dial::Tcp, "d").await;
+        device.request(1, CHAT, b"never").await;
+        let seen = || (house.business.seen_count() == 1).then_some(());
+        eventually("the request is there", seen).await;
+        house.node.drain(1_000);
+        told(&mut device).await;
+        assert!(house.router.kick(&house.route("d"), CloseCode::Superseded).await);
+        let begun = Instant::now();
+        let ending = patience.map(|patience| tokio::spawn(house.node.clone().shutdown(patience)));
+        // Asked one after the other, so that all that is said is heard.
+        let close = loop {
+            device.request(2, CHAT, b"more").await;
+            match device.frame().await {
+                NodeFrame::Response(refused, _) => {
+                    assert_eq!(refused.status, ErrorCode::Unavailable.number());
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                NodeFrame::Close(close) => break close,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(close.code, u32::from(CloseCode::Superseded.number()));
+        let waited = begun.elapsed();
+        let limit = patience.unwrap_or(Duration::from_secs(5));
+        assert!(waited < limit + Duration::from_secs(1), "{waited:?}");
+        assert!(waited > limit / 2, "it has what time there is: {waited:?}");
+        drop(device);
+        house.metric_is("hawser_access_connections", &[], 0).await;
+        gate.add_permits(1);
+        if let Some(ending) = ending {
+            ending.await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_are_told_together_do_not_all_begin_at_the_same_node() {
+    let house = House::start().await;
+    let here = house.node.address("tcp").unwrap();
+    let alternatives = [("one", 7100), ("127.0.0.1", here.port()), ("two", 7100)];
+    let alternatives = alternatives.map(|(host, port)| point(host, port)).to_vec();
+    house.control.advise(|answer| answer.alternatives = alternatives);
+    after_reports(&house, 2).await;
+    let mut devices = Vec::new();
+    for n in 0..40 {
+        devices.push(wise(&house, Dial::Tcp, &format!("d{n}")).await);
+    }
+    house.node.drain(1_000);
+    let mut first = BTreeMap::new();
+    for device in &mut devices {
+        let told = told(device).await;
+        let mut named = hosts(&told.alternatives);
+        *first.entry(named[0].to_owned()).or_insert(0) += 1;
+        named.sort_unstable();
+        assert_eq!(named, ["one", "two"]);
+    }
+    assert_eq!(first.len(), 2, "{first:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
