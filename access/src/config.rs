@@ -86,8 +86,8 @@ pub struct Config {
     /// How long a device that was told to go has to be elsewhere; zero: nobody is told, each is closed when
     /// its turn comes.
     pub go_away_deadline: Duration,
-    /// What the process that runs this node will pass to `Running::shutdown`, to be compared with the rate at
-    /// start: too short a patience is a storm at every restart.
+    /// What the process that runs this node will pass to `Running::shutdown`. The connections there are compared
+    /// with it now and then: more than can go at the rate within it would be a storm at every restart.
     pub patience: Duration,
     /// Where the last catalogue is kept, so that a start while control is away knows it; `None`: nowhere.
     pub data_dir: Option<PathBuf>,

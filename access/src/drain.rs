@@ -5,6 +5,7 @@
 //! is found by the next circle. What a session makes of the word is the session machine's to say
 //! (`session/state`); here is only whose turn it is, and when.
 
+mod due;
 mod pace;
 
 pub(crate) use pace::{Plan, plan};
@@ -12,12 +13,11 @@ pub(crate) use pace::{Plan, plan};
 use crate::config::Config;
 use crate::node::Node;
 use crate::table::{Signal, Told};
+use due::Due;
 use hawser_proto::code::CloseCode;
 use hawser_proto::id::SlotRef;
 use pace::Pacer;
 use parking_lot::Mutex;
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,13 +25,18 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
-/// Requests in flight have this long to be answered, once no new ones are taken.
+/// Requests in flight have this long to be answered, once no new ones are taken, or the device has moved.
 const REQUESTS_PATIENCE: Duration = Duration::from_secs(5);
 /// Where control knows of no other node, waiting for the device to find one is mostly in vain.
 const NOWHERE_TO_GO_DEADLINE: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(20);
 /// Slots looked at in one tick: a circle over a million takes a second and a half.
 const SLOTS_PER_TICK: u32 = 16_384;
+/// The pause after a circle that found nobody. Nobody is taken in any more, so the next one is for the few whose
+/// login was under way.
+const CIRCLE_PAUSE: Duration = Duration::from_secs(1);
+/// How often the sessions there are compared with what the patience has room for.
+const FIT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A drain that is to be.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,22 +50,10 @@ pub(crate) struct Order {
     pub(crate) end_by: Option<Instant>,
 }
 
-/// What is due for a session that was told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Step {
-    /// It has not gone: no new requests, and CLOSE once those in flight are answered.
-    Leave,
-    /// They were not answered in time: CLOSE.
-    Close,
-}
-
-/// When, which slot in which generation, and what.
-type Due = Reverse<(Instant, u32, u32, Step)>;
-
 /// The drain of one node.
 pub(crate) struct Drain {
     order: watch::Sender<Option<Order>>,
-    due: Mutex<BinaryHeap<Due>>,
+    due: Mutex<Due>,
     /// Sessions when it began, and those told since.
     sessions: AtomicU64,
     told: AtomicU64,
@@ -94,14 +87,8 @@ impl Drain {
         self.order.send_replace(Some(order));
         if let Some(end_by) = order.end_by {
             // Those who were told of a later deadline: it has become an earlier one.
-            let latest = (tokio::time::Instant::now() + order.deadline).min(end_by);
-            let mut due = self.due.lock();
-            let all = std::mem::take(&mut *due).into_iter();
-            *due = all
-                .map(|Reverse((at, slot, generation, step))| {
-                    Reverse((at.min(latest), slot, generation, step))
-                })
-                .collect();
+            let latest = (Instant::now() + order.deadline).min(end_by);
+            self.due.lock().no_later_than(latest);
         }
     }
 
@@ -146,34 +133,22 @@ impl Drain {
         if node.advice.load().alternatives.is_empty() {
             deadline = deadline.min(NOWHERE_TO_GO_DEADLINE);
         }
-        self.push(at, Instant::now() + deadline, Step::Leave);
+        self.due.lock().leave_by(at, Instant::now() + deadline);
+        self.wake();
         deadline
     }
 
-    /// A session takes no new requests any more: those in flight have their time.
+    /// A connection takes no new requests any more: those in flight have their time.
     pub(crate) fn close_soon(&self, at: SlotRef) {
         let end_by = self.order.borrow().and_then(|order| order.end_by);
         let due = Instant::now() + REQUESTS_PATIENCE;
-        self.push(at, end_by.map_or(due, |end_by| due.min(end_by)), Step::Close);
+        self.due.lock().close_by(at, end_by.map_or(due, |end_by| due.min(end_by)));
+        self.wake();
     }
 
-    fn push(&self, at: SlotRef, due: Instant, step: Step) {
-        self.due.lock().push(Reverse((due, at.slot, at.generation, step)));
-        // The task may rest: the drain whose word this was can be over.
+    /// The task may rest: the drain that has something due can be over.
+    fn wake(&self) {
         self.order.send_modify(|_| {});
-    }
-
-    /// What is due by now.
-    fn take_due(&self, now: Instant) -> Vec<(SlotRef, Step)> {
-        let mut due = self.due.lock();
-        let mut taken = Vec::new();
-        while let Some(&Reverse((at, slot, generation, step))) = due.peek()
-            && at <= now
-        {
-            due.pop();
-            taken.push((SlotRef { slot, generation }, step));
-        }
-        taken
     }
 
     fn is_quiet(&self) -> bool {
@@ -201,20 +176,54 @@ pub(crate) fn begin_end(node: &Node, begun: Instant, patience: Duration) -> Plan
     plan
 }
 
-/// At start: whether a full node could go at its rate within its patience.
-pub(crate) fn warn_of_short_patience(config: &Config) {
-    let Config { connections_max, drain_per_second, patience, go_away_deadline, .. } = config;
-    let sessions = u64::from(*connections_max);
-    let plan = plan(sessions, *drain_per_second, *go_away_deadline, *patience);
-    if plan.per_second > (*drain_per_second).max(1) {
-        warn!(
-            connections_max,
-            per_second = drain_per_second,
-            ?patience,
-            per_second_needed = plan.per_second,
-            "a full node could not drain at its rate within its patience: it would go faster; \
-             raise the patience (and the supervisor's), or the rate, or lower connections_max"
-        );
+/// Says ahead of time when a node has more sessions than can go at the set rate within its patience, once each
+/// time that it comes to that; until the node stops.
+pub(crate) async fn watch_fit(node: Arc<Node>) {
+    let stop = node.links.stop_signal();
+    let mut fit = Fit::default();
+    let mut tick = tokio::time::interval(FIT_INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        let connections = node.metrics.connections.get().max(0) as u64;
+        let Config { drain_per_second, patience, .. } = node.config;
+        if let Some(per_second_needed) = fit.look(&node.config, connections) {
+            warn!(
+                connections,
+                per_second = drain_per_second,
+                ?patience,
+                per_second_needed,
+                "this node could not drain at its rate within its patience: it would go faster; raise the \
+                 patience (and the supervisor's), or the rate, or lower connections_max"
+            );
+        }
+    }
+}
+
+/// Whether it was said that a drain does not fit.
+#[derive(Default)]
+struct Fit {
+    is_said: bool,
+}
+
+impl Fit {
+    /// `Some`: it is to be said now that a drain of so many would need this rate.
+    fn look(&mut self, config: &Config, connections: u64) -> Option<u32> {
+        let Config { drain_per_second, patience, go_away_deadline, .. } = config;
+        let is_too_many = |connections| {
+            let plan = plan(connections, *drain_per_second, *go_away_deadline, *patience);
+            (plan.per_second > (*drain_per_second).max(1)).then_some(plan.per_second)
+        };
+        let needed = is_too_many(connections);
+        if needed.is_none() {
+            // A number that swings about the limit is one occasion.
+            self.is_said &= is_too_many(connections + connections / 8).is_some();
+            return None;
+        }
+        needed.filter(|_| !std::mem::replace(&mut self.is_said, true))
     }
 }
 
@@ -223,6 +232,9 @@ struct Walk {
     order: Order,
     pacer: Pacer,
     next_slot: u32,
+    /// Slots looked at since somebody was told.
+    in_vain: u32,
+    rests_until: Instant,
 }
 
 /// Runs until the node stops.
@@ -230,21 +242,20 @@ pub(crate) async fn run(node: Arc<Node>) {
     let stop = node.links.stop_signal();
     let mut orders = node.drain.order.subscribe();
     let mut walk: Option<Walk> = None;
+    // Outlives the drain: whoever was told goes, also when it is over.
+    let mut closing = Pacer::new(node.config.drain_per_second, Instant::now());
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let order = *orders.borrow_and_update();
         if walk.as_ref().map(|walk| walk.order) != order {
             walk = order.map(|order| begin(&node, order, walk.take()));
+            if let Some(order) = order {
+                closing = closing.at_rate(order.per_second);
+            }
         }
         let now = Instant::now();
-        for (at, step) in node.drain.take_due(now) {
-            let signal = match step {
-                Step::Leave => Signal::LeaveBy,
-                Step::Close => Signal::Ordered(CloseCode::Draining, String::new()),
-            };
-            node.table.with(at, |connection| connection.order(signal));
-        }
+        send_away(&node, now, &mut closing);
         if let Some(walk) = &mut walk {
             walk_on(&node, walk, now);
         }
@@ -255,6 +266,17 @@ pub(crate) async fn run(node: Arc<Node>) {
             () = stop.cancelled() => return,
         }
     }
+}
+
+/// Whoever was told and is still there when its time is over has to go.
+fn send_away(node: &Node, now: Instant, pacer: &mut Pacer) {
+    let order =
+        |at, signal| node.table.with(at, |connection| connection.order(signal)) == Some(true);
+    let mut due = node.drain.due.lock();
+    while let Some(at) = due.next_to_close(now) {
+        order(at, Signal::Ordered(CloseCode::Draining, String::new()));
+    }
+    due.leave(now, pacer, |at| order(at, Signal::LeaveBy));
 }
 
 /// A drain begins, or another one takes over: then the pace goes on, so that the two together keep it.
@@ -269,11 +291,14 @@ fn begin(node: &Node, order: Order, before: Option<Walk>) -> Walk {
         Some(walk) => (walk.pacer.at_rate(per_second), walk.next_slot),
         None => (Pacer::new(per_second, Instant::now()), 0),
     };
-    Walk { order, pacer, next_slot }
+    Walk { order, pacer, next_slot, in_vain: 0, rests_until: Instant::now() }
 }
 
 /// Tells those whose turn has come.
 fn walk_on(node: &Node, walk: &mut Walk, now: Instant) {
+    if now < walk.rests_until {
+        return;
+    }
     let slots = node.table.slots_used();
     let turns = walk.pacer.turns(now);
     let (mut told, mut sessions) = (0, 0);
@@ -282,14 +307,44 @@ fn walk_on(node: &Node, walk: &mut Walk, now: Instant) {
             break;
         }
         walk.next_slot = if walk.next_slot >= slots { 0 } else { walk.next_slot };
+        walk.in_vain += 1;
         match node.table.visit(walk.next_slot, |_, connection| connection.tell_to_go()) {
-            Some(Told::Session) => (told, sessions) = (told + 1, sessions + 1),
-            Some(Told::Stranger) => told += 1,
+            Some(Told::Session) => (told, sessions, walk.in_vain) = (told + 1, sessions + 1, 0),
+            Some(Told::Stranger) => (told, walk.in_vain) = (told + 1, 0),
             Some(Told::Nobody) | None => {}
         }
         walk.next_slot += 1;
     }
+    if walk.in_vain >= slots {
+        (walk.in_vain, walk.rests_until) = (0, now + CIRCLE_PAUSE);
+    }
     walk.pacer.took(told);
     node.drain.told.fetch_add(sessions, Ordering::Relaxed);
     node.metrics.drain_told.inc_by(sessions);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hawser_chassis::peers::Peers;
+    use hawser_chassis::secret::Secret;
+    use hawser_proto::id::NodeId;
+
+    #[test]
+    fn what_does_not_fit_is_said_once_when_it_comes_to_that() {
+        let name = NodeId::new("a1").unwrap();
+        let peers = Peers::secret(&Secret::new("a secret of the cluster")).unwrap();
+        let config = Config::new(name, "http://127.0.0.1:1", &[], peers);
+        let mut fit = Fit::default();
+        // 38 s at 500 a second; the rest of 50 is for the last one's deadline and the end.
+        for connections in [0, 10_000, 19_000] {
+            assert_eq!(fit.look(&config, connections), None, "{connections}");
+        }
+        assert_eq!(fit.look(&config, 38_000), Some(1_000));
+        for connections in [50_000, 18_900, 19_100, 18_900, 38_000] {
+            assert_eq!(fit.look(&config, connections), None, "{connections}");
+        }
+        assert_eq!(fit.look(&config, 10_000), None);
+        assert_eq!(fit.look(&config, 38_000), Some(1_000), "again, after it was better");
+    }
 }

@@ -310,7 +310,7 @@ pub async fn start(
     routers::start(&node);
     node.links.spawn("sweeps", sweep::run(node.clone()));
     node.links.spawn("drain", drain::run(node.clone()));
-    drain::warn_of_short_patience(&node.config);
+    node.links.spawn("fit of the drain", drain::watch_fit(node.clone()));
     Ok(Running { node, addresses })
 }
 
