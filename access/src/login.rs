@@ -155,6 +155,7 @@ fn check(
         app: app.clone(),
         device,
         epoch: Epoch(0),
+        first_epoch: Epoch(0),
         kicked_epoch: None,
         instance,
         attempt: login.attempt,

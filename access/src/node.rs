@@ -140,7 +140,7 @@ impl Node {
                 // Another router has answered before: as the store does, the same.
                 return Ok(identity.epoch == epoch);
             }
-            identity.epoch = epoch;
+            (identity.epoch, identity.first_epoch) = (epoch, epoch);
             // From here on it is a session, and its end counts it out.
             self.metrics.sessions(&identity.app, connection.dialled).inc();
             downlink::stand(connection, inboxes, downlink::Said::AtLogin);

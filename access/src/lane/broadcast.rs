@@ -76,7 +76,7 @@ impl Lane {
                 let at = self.node.table.visit(broadcast.next_slot, |at, connection| {
                     let identity = connection.identity.as_ref()?;
                     let is_theirs = identity.epoch.0 != 0
-                        && identity.epoch.0 <= broadcast.newest
+                        && identity.first_epoch.0 <= broadcast.newest
                         && identity.app == broadcast.app
                         && identity.businesses.binary_search(&broadcast.business).is_ok();
                     is_theirs.then_some(at)

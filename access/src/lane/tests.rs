@@ -109,6 +109,7 @@ impl Place {
             app: AppId::new("demo").unwrap(),
             device: DeviceId::new("d").unwrap(),
             epoch: Epoch(1),
+            first_epoch: Epoch(1),
             kicked_epoch: None,
             instance: [0; 16],
             attempt: 1,

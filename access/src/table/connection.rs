@@ -78,6 +78,8 @@ pub(crate) struct Identity {
     pub(crate) device: DeviceId,
     /// 0 while the router has not answered.
     pub(crate) epoch: Epoch,
+    /// The one it began with, however often it was raised since.
+    pub(crate) first_epoch: Epoch,
     /// A kick that overtook the router's answer to our own bind.
     pub(crate) kicked_epoch: Option<(Epoch, CloseCode)>,
     pub(crate) instance: [u8; 16],
@@ -234,12 +236,12 @@ impl Connection {
 
     /// The node goes: its turn has come to be told.
     pub(crate) fn tell_to_go(&mut self) -> Told {
-        if self.identity.is_none() {
-            let is_told = self.signal.is_none() && self.order(Signal::Drain);
         // Perhaps it has moved by now, and has no identity any more.
         if self.is_told {
             return Told::Nobody;
         }
+        if self.identity.is_none() {
+            let is_told = self.signal.is_none() && self.order(Signal::Drain);
             return if is_told { Told::Stranger } else { Told::Nobody };
         }
         // One whose login is under way is told in the next round.
@@ -257,8 +259,6 @@ impl Connection {
         self.drain_if_quiet();
     }
 
-    pub(super) fn drain_if_quiet(&mut self) {
-        if self.end != End::Stays && self.in_flight == 0 {
     /// The device has logged in elsewhere: no push, and no word about groups, leaves here any more. Its session
     /// closes once nothing is in flight.
     pub(crate) fn move_on(&mut self) {
@@ -275,6 +275,8 @@ impl Connection {
         self.end != End::Moved || is_answer
     }
 
+    pub(super) fn drain_if_quiet(&mut self) {
+        if self.end != End::Stays && self.in_flight == 0 {
             self.order(Signal::Ordered(CloseCode::Draining, String::new()));
         }
     }
@@ -411,12 +413,12 @@ impl Connection {
         wall_ms: u64,
         write_timeout_ms: u64,
     ) -> Result<u64, Signal> {
-        let Some(identity) = self.identity.as_ref().filter(|identity| identity.epoch.0 != 0) else {
-            let is_over = now_ms >= self.deadline_ms;
         // The drain gives those who have moved less time than any deadline of a session.
         if self.end == End::Moved {
             return Ok(u64::MAX);
         }
+        let Some(identity) = self.identity.as_ref().filter(|identity| identity.epoch.0 != 0) else {
+            let is_over = now_ms >= self.deadline_ms;
             return if is_over { Err(Signal::LoginDeadline) } else { Ok(self.deadline_ms) };
         };
         let idle_ms = self.heard_ms.saturating_add(self.deadline_ms);

@@ -77,6 +77,7 @@ impl Place {
                 app: AppId::new("demo").unwrap(),
                 device: DeviceId::new("d").unwrap(),
                 epoch: Epoch(5),
+                first_epoch: Epoch(5),
                 kicked_epoch: None,
                 instance: [0; 16],
                 attempt: 1,

@@ -550,6 +550,14 @@ async fn a_session_that_was_taken_for_over_goes_on_under_its_new_epoch() {
     let report = house.router.deliver(push_to(std::slice::from_ref(&now), b"hello")).await;
     assert_eq!(report.outcomes, [Outcome::Written as u32]);
     assert_eq!(device.pushed().await, b"hello");
+    // It was there before the epoch was raised, so a broadcast of that time reaches it.
+    let news = wire::Delivery {
+        targets: Vec::new(),
+        broadcast: Some(wire::Broadcast { targets_per_second: 100, newest_epoch: before.epoch }),
+        ..push_to(&[now], b"news")
+    };
+    assert_eq!(house.router.deliver(news).await.written, 1);
+    assert_eq!(device.pushed().await, b"news");
     device.settle().await;
     drop(device);
     eventually("its end under its new epoch", || {
