@@ -3,16 +3,17 @@
 use crate::catalogue::{Catalogue, DrainOrder, edit};
 use crate::clock::now_ms;
 use crate::config::Config;
+use crate::nodes::Nodes;
 use crate::seal::Sealer;
 use crate::shared::Shared;
 use crate::store::{Store, Table, Write};
-use hawser_proto::id::{BootId, NodeId};
+use hawser_proto::id::NodeId;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tracing::warn;
 
-/// A node that was not heard of for so long since the order is not coming back to follow it.
+/// A process that was silent for so long, while control was there to hear it, is not coming back to follow its order.
 const DRAIN_FORGOTTEN_AFTER: Duration = Duration::from_hours(1);
 /// Records looked at in one step.
 const CHUNK: usize = 500;
@@ -23,6 +24,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     let mut due = tokio::time::interval(shared.config.sweep_interval);
     due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut bindings = BindingSweep::default();
+    let mut drains = DrainSweep::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -31,7 +33,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         let swept = async {
             catalogue(&shared).await?;
             ticket_keys(&shared.store, &shared.sealer, &shared.config).await?;
-            drains(&shared).await?;
+            drains.step(&shared).await?;
             audit(&shared).await?;
             bindings.step(&shared).await
         };
@@ -80,20 +82,64 @@ pub(crate) async fn ticket_keys(store: &Store, sealer: &Sealer, config: &Config)
 }
 
 /// Forgets drain orders whose process is gone: another one has its name now, or it was silent for long.
-async fn drains(shared: &Shared) -> Swept {
-    let boots: HashMap<NodeId, BootId> =
-        shared.nodes.lock().all().map(|node| (node.name.clone(), node.boot)).collect();
-    let is_over = move |order: &DrainOrder, now_ms: u64| match boots.get(&order.node) {
-        Some(boot) => !order.is_for(*boot),
-        None => order.ordered_at_ms + DRAIN_FORGOTTEN_AFTER.as_millis() as u64 <= now_ms,
-    };
-    if shared.store.look(|it| it.drains().any(|order| is_over(order, now_ms()))) {
-        let forget = move |it: &Catalogue, now_ms: u64| {
-            Ok(edit::drain::forget(it, |order| is_over(order, now_ms)))
-        };
-        shared.store.upkeep(forget).await?;
+///
+/// Silence counts from the first sweep on, since a control that has just started has heard nobody yet; and by
+/// sweeps, not by the clock of the day, which may jump, nor by a pause of this process.
+#[derive(Default)]
+struct DrainSweep {
+    swept: Option<Instant>,
+    silences: HashMap<NodeId, Silence>,
+}
+
+/// Of the process that an order was given to.
+struct Silence {
+    order: u64,
+    reported_at_ms: Option<u64>,
+    lasts: Duration,
+}
+
+impl DrainSweep {
+    async fn step(&mut self, shared: &Shared) -> Swept {
+        let now = Instant::now();
+        let since = self.swept.replace(now).map_or(Duration::ZERO, |swept| now - swept);
+        let awake = since.min(2 * shared.config.sweep_interval);
+        let orders: Vec<DrainOrder> = shared.store.look(|it| it.drains().cloned().collect());
+        let over = self.over(&orders, &shared.nodes.lock(), awake);
+        if !over.is_empty() {
+            // One that was given meanwhile is another order.
+            let forget = move |it: &Catalogue, _| {
+                Ok(edit::drain::forget(it, |order| over.contains(&(order.node.clone(), order.id))))
+            };
+            shared.store.upkeep(forget).await?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// The orders to forget. `awake`: how long this control could have heard nodes since the last time.
+    fn over(
+        &mut self,
+        orders: &[DrainOrder],
+        nodes: &Nodes,
+        awake: Duration,
+    ) -> HashSet<(NodeId, u64)> {
+        let mut before = std::mem::take(&mut self.silences);
+        let mut over = HashSet::new();
+        for order in orders {
+            let node = nodes.get(&order.node);
+            let is_replaced = node.is_some_and(|node| !order.is_for(node.boot));
+            let reported_at_ms = node.map(|node| node.reported_at_ms);
+            let mut silence = Silence { order: order.id, reported_at_ms, lasts: Duration::ZERO };
+            if let Some(before) = before.remove(&order.node).filter(|it| it.order == order.id) {
+                let has_spoken = node.is_some() && before.reported_at_ms != reported_at_ms;
+                silence.lasts = if has_spoken { Duration::ZERO } else { before.lasts + awake };
+            }
+            if is_replaced || silence.lasts >= DRAIN_FORGOTTEN_AFTER {
+                over.insert((order.node.clone(), order.id));
+            }
+            self.silences.insert(order.node.clone(), silence);
+        }
+        over
+    }
 }
 
 async fn audit(shared: &Shared) -> Swept {
@@ -135,5 +181,71 @@ impl BindingSweep {
         let orphans = chunk.into_iter().filter(|(key, _)| is_orphan(key));
         let batch: Vec<_> = orphans.map(|(key, _)| Write::Remove(Table::Binding, key)).collect();
         if batch.is_empty() { Ok(()) } else { shared.store.write(batch).await }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hawser_proto::id::BootId;
+    use hawser_proto::rpc::control::NodeReport;
+
+    const MINUTE: Duration = Duration::from_mins(1);
+
+    fn named(name: &str) -> NodeId {
+        NodeId::new(name).unwrap()
+    }
+
+    /// Given in 1970, to the process 1 of `a`.
+    fn old(id: u64) -> DrainOrder {
+        DrainOrder::new(named("a"), BootId(1), id, 500, 0)
+    }
+
+    fn report(nodes: &mut Nodes, boot: u64, now_ms: u64) {
+        let report = NodeReport { node: "a".into(), boot, ..Default::default() };
+        nodes.report(report, now_ms).unwrap();
+    }
+
+    #[test]
+    fn an_old_order_outlives_control_and_a_silence_shorter_than_an_hour() {
+        let (mut nodes, mut sweep) = (Nodes::default(), DrainSweep::default());
+        // A control that has just started knows no node, however long it was away.
+        assert!(sweep.over(&[old(5)], &nodes, Duration::ZERO).is_empty());
+        for minute in 1..60 {
+            assert!(sweep.over(&[old(5)], &nodes, MINUTE).is_empty(), "minute {minute}");
+        }
+        // It is heard, falls silent, and is left out of the list: the hour begins with its last word.
+        report(&mut nodes, 1, 1_000);
+        assert!(sweep.over(&[old(5)], &nodes, MINUTE).is_empty());
+        nodes = Nodes::default();
+        for minute in 1..60 {
+            assert!(sweep.over(&[old(5)], &nodes, MINUTE).is_empty(), "minute {minute}");
+        }
+        let over = sweep.over(&[old(5)], &nodes, MINUTE);
+        assert_eq!(over, HashSet::from([(named("a"), 5)]), "an hour");
+    }
+
+    #[test]
+    fn a_node_that_reports_keeps_its_order_and_a_new_order_begins_anew() {
+        let (mut nodes, mut sweep) = (Nodes::default(), DrainSweep::default());
+        for minute in 0..200 {
+            report(&mut nodes, 1, minute);
+            assert!(sweep.over(&[old(5)], &nodes, MINUTE).is_empty(), "minute {minute}");
+        }
+        for minute in 0..59 {
+            assert!(sweep.over(&[old(5)], &nodes, MINUTE).is_empty(), "silent minute {minute}");
+        }
+        for minute in 0..60 {
+            assert!(sweep.over(&[old(6)], &nodes, MINUTE).is_empty(), "new order {minute}");
+        }
+        assert!(!sweep.over(&[old(6)], &nodes, MINUTE).is_empty());
+        assert!(sweep.over(&[], &nodes, MINUTE).is_empty() && sweep.silences.is_empty());
+    }
+
+    #[test]
+    fn an_order_ends_at_once_when_another_process_has_the_name() {
+        let (mut nodes, mut sweep) = (Nodes::default(), DrainSweep::default());
+        report(&mut nodes, 2, 1_000);
+        assert_eq!(sweep.over(&[old(5)], &nodes, Duration::ZERO).len(), 1);
     }
 }
