@@ -85,6 +85,10 @@ pub(super) struct Order {
     /// Tells this order from others.
     order: u64,
     per_second: u32,
+    /// The process it was given to, 16 hexadecimal digits. Another one of the node is not meant.
+    boot: String,
+    /// Whether that process has reported lately. One that is silent hears of the order only if it is heard again.
+    fresh: bool,
 }
 
 /// Where a node listens.
@@ -168,8 +172,10 @@ pub(super) async fn drain(
     if !(1..=PER_SECOND_MAX).contains(&per_second) {
         return Err(Refusal::invalid("per_second is not between 1 and 100000").into());
     }
-    let boot = shared.nodes.lock().get(&node).map(|node| node.boot);
-    let boot = boot.ok_or_else(|| Refusal::not_found("access node"))?;
+    let freshness = shared.config.node_freshness;
+    let found =
+        shared.nodes.lock().get(&node).map(|it| (it.boot, it.is_fresh(now_ms(), freshness)));
+    let (boot, fresh) = found.ok_or_else(|| Refusal::not_found("access node"))?;
     let order = shared
         .store
         .edit(Actor::Admin, move |catalogue, now_ms| {
@@ -177,7 +183,13 @@ pub(super) async fn drain(
         })
         .await?;
     let DrainOrder { node, id, sessions_per_second, .. } = order;
-    let order = Order { node: node.to_string(), order: id, per_second: sessions_per_second };
+    let order = Order {
+        node: node.to_string(),
+        order: id,
+        per_second: sessions_per_second,
+        boot: boot.to_string(),
+        fresh,
+    };
     Ok((StatusCode::ACCEPTED, Json(order)))
 }
 

@@ -30,6 +30,7 @@ async fn a_drain_is_ordered_followed_and_taken_back() {
     server.post("/v1/nodes/Not%20A%20Name/drain", json!({})).await.refused("invalid_argument");
     let ordered = server.call("POST", drain, ADMIN, None).await.expect(202);
     assert_eq!((&ordered["node"], &ordered["per_second"]), (&json!("a1"), &json!(500)));
+    assert_eq!((&ordered["boot"], &ordered["fresh"]), (&json!("0000000000000abc"), &json!(true)));
     let shown = of(&server.get("/v1/nodes").await.expect(200), "a1");
     assert_eq!(shown["drain"]["followed"], false);
 
@@ -94,6 +95,24 @@ async fn an_order_outlives_control_and_is_not_meant_for_the_next_process_of_the_
         (deleted.status == 404).then_some(())
     })
     .await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_order_to_a_node_that_is_silent_says_so() {
+    let server = Server::start_with(|config| {
+        config.node_freshness = Duration::from_millis(2);
+        config.node_report_interval = Duration::from_millis(1);
+    })
+    .await;
+    report(&server, node("a1")).await;
+    crate::harness::eventually("it has grown old", || async {
+        let shown = of(&server.get("/v1/nodes").await.expect(200), "a1");
+        (shown["fresh"] == false).then_some(())
+    })
+    .await;
+    let ordered = server.post("/v1/nodes/a1/drain", json!({})).await.expect(202);
+    assert_eq!(ordered["fresh"], false);
     server.stop().await;
 }
 
