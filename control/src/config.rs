@@ -90,7 +90,7 @@ pub struct Config {
     pub nonces_max: usize,
     /// An access node whose last report is older is not handed out. Default 10 s.
     pub node_freshness: Duration,
-    /// How often access nodes are asked to report. Default 3 s.
+    /// How often access nodes are asked to report; shorter than `node_freshness`. Default 3 s.
     pub node_report_interval: Duration,
     /// Changes a watcher may be behind before it is cut off and starts anew. Default 1,024.
     pub watch_backlog: usize,
@@ -111,7 +111,7 @@ pub struct Config {
     /// Back-off of devices.
     pub backoff: Backoff,
     /// Devices that lost their connection spread their first try over this, where control cannot reckon it
-    /// from what the other nodes take. Default 15 s.
+    /// from what the other nodes take; where there is no other node, it is not shorter. Default 15 s.
     pub reconnect_window: Duration,
     /// Gives access nodes the keys of resume tickets, so that devices come back without a signature check.
     /// Default on.
@@ -159,8 +159,8 @@ impl Config {
         }
     }
 
-    /// What is wrong with it, if anything.
-    pub(crate) fn problem(&self) -> Option<&'static str> {
+    /// What is wrong with it, if anything. [`start`](crate::start) refuses it then.
+    pub fn problem(&self) -> Option<&'static str> {
         let second = Duration::from_secs(1);
         let backoff = self.backoff;
         if self.admin_token.expose().len() < 16 {
@@ -182,6 +182,8 @@ impl Config {
             Some("a bound is zero")
         } else if self.sweep_interval.is_zero() || self.node_report_interval.is_zero() {
             Some("an interval is zero")
+        } else if self.node_report_interval >= self.node_freshness {
+            Some("nodes report no more often than their reports grow old: none would be handed out")
         } else if backoff.factor.is_nan()
             || backoff.factor < 1.0
             || !(0.0..=1.0).contains(&backoff.jitter)
@@ -209,7 +211,9 @@ mod tests {
     #[test]
     fn defaults_are_fine_and_bad_values_are_named() {
         assert_eq!(config().problem(), None);
-        let spoil: [fn(&mut Config); 6] = [
+        let spoil: [fn(&mut Config); 8] = [
+            |c| c.node_report_interval = Duration::from_hours(1),
+            |c| c.node_freshness = c.node_report_interval,
             |c| c.ticket_key_rotation = Duration::from_mins(1),
             |c| c.admin_token = Secret::new("short"),
             |c| c.token_ttl = Duration::from_hours(25),

@@ -22,7 +22,9 @@ const ALTERNATIVE_NODES: usize = 2;
 /// The reconnect window is this much longer than those who come back need at the full rate.
 const WINDOW_SLACK: f64 = 1.5;
 const WINDOW_MIN: Duration = Duration::from_secs(1);
-const WINDOW_MAX: Duration = Duration::from_mins(1);
+/// A full node of the default size (200,000 sessions) and one survivor at the default rate need 200 s. Nobody is
+/// told to wait longer than this; the nodes' own refusals spread what is above it.
+const WINDOW_MAX: Duration = Duration::from_mins(5);
 /// Silent nodes are shown to operators for this long.
 const SHOWN: Duration = Duration::from_mins(10);
 
@@ -174,21 +176,25 @@ impl Nodes {
     }
 
     /// Over how long devices of this node should spread their return if it dies, so that the others can take
-    /// them. `None`: nobody knows how fast that is.
+    /// them; or the node itself, when it is back, where no other is known to take any. Then it is not below
+    /// `alone`, which is also the answer where nobody says how fast that goes.
     pub(crate) fn reconnect_window(
         &self,
         node: &NodeId,
+        alone: Duration,
         now_ms: u64,
         freshness: Duration,
-    ) -> Option<Duration> {
-        let sessions = self.0.get(node)?.connections;
-        let rate = self.accepts_per_second(Some(node), now_ms, freshness);
+    ) -> Duration {
+        let Some(node) = self.0.get(node) else { return alone };
+        let (rate, at_least) = match self.accepts_per_second(Some(&node.name), now_ms, freshness) {
+            0 => (u64::from(node.accepts_per_second_max), alone),
+            others => (others, WINDOW_MIN),
+        };
         if rate == 0 {
-            return None;
+            return alone;
         }
-        let seconds = WINDOW_SLACK * sessions as f64 / rate as f64;
-        let seconds = seconds.clamp(WINDOW_MIN.as_secs_f64(), WINDOW_MAX.as_secs_f64());
-        Some(Duration::from_secs_f64(seconds))
+        let seconds = WINDOW_SLACK * node.connections as f64 / rate as f64;
+        Duration::from_secs_f64(seconds.min(WINDOW_MAX.as_secs_f64())).max(at_least)
     }
 
     /// Where devices that have to leave this node can go, best first. Others come first with each report,
@@ -257,25 +263,47 @@ mod tests {
         let mut nodes = Nodes::default();
         let many = wire::NodeReport { connections: 900, connections_max: 1_000, ..report("a") };
         nodes.report(many, 0).unwrap();
+        let alone = Duration::from_secs(15);
         let window = |nodes: &Nodes, now_ms| {
-            nodes.reconnect_window(&named("a"), now_ms, FRESHNESS).map(|it| it.as_millis())
+            nodes.reconnect_window(&named("a"), alone, now_ms, FRESHNESS).as_millis()
         };
-        assert_eq!(window(&nodes, 0), None, "there is no other");
+        assert_eq!(window(&nodes, 0), 15_000, "there is no other, and a itself needs no longer");
         nodes.report(report("b"), 0).unwrap();
-        assert_eq!(window(&nodes, 0), Some(13_500), "1.5 x 900 / 100");
+        assert_eq!(window(&nodes, 0), 13_500, "1.5 x 900 / 100");
         nodes.report(report("c"), 0).unwrap();
-        assert_eq!(window(&nodes, 0), Some(6_750));
+        assert_eq!(window(&nodes, 0), 6_750);
         nodes.report(wire::NodeReport { draining: true, ..report("c") }, 0).unwrap();
-        assert_eq!(window(&nodes, 0), Some(13_500), "c leaves itself");
-        let of_b = nodes.reconnect_window(&named("b"), 0, FRESHNESS);
-        assert_eq!(of_b, Some(WINDOW_MIN), "few sessions");
+        assert_eq!(window(&nodes, 0), 13_500, "c leaves itself");
+        let of_b = nodes.reconnect_window(&named("b"), alone, 0, FRESHNESS);
+        assert_eq!(of_b, WINDOW_MIN, "few sessions");
         let slow = wire::NodeReport { accepts_per_second_max: 1, ..report("b") };
         nodes.report(slow, 0).unwrap();
-        assert_eq!(window(&nodes, 0), Some(60_000));
+        assert_eq!(window(&nodes, 0), 300_000);
         let mute = wire::NodeReport { accepts_per_second_max: 0, ..report("b") };
         nodes.report(mute, 0).unwrap();
-        assert_eq!(window(&nodes, 0), None, "b does not say how fast it is");
-        assert_eq!(window(&nodes, 20_000), None, "all are silent");
+        assert_eq!(window(&nodes, 0), 15_000, "b does not say how fast it is");
+        assert_eq!(window(&nodes, 20_000), 15_000, "all are silent");
+        let unknown = nodes.reconnect_window(&named("x"), alone, 0, FRESHNESS);
+        assert_eq!(unknown, alone);
+    }
+
+    #[test]
+    fn the_window_of_a_full_node_is_as_long_as_the_survivors_need() {
+        let full = |name| wire::NodeReport {
+            connections: 200_000,
+            connections_max: 200_001,
+            accepts_per_second_max: 1_500,
+            ..report(name)
+        };
+        let alone = Duration::from_secs(15);
+        for (others, wanted_s) in [(0, 200), (1, 200), (2, 100), (3, 66)] {
+            let mut nodes = Nodes::default();
+            for name in ["a", "b", "c", "d"].iter().take(1 + others) {
+                nodes.report(full(*name), 0).unwrap();
+            }
+            let window = nodes.reconnect_window(&named("a"), alone, 0, FRESHNESS);
+            assert_eq!(window.as_secs(), wanted_s, "{others} others");
+        }
     }
 
     #[test]

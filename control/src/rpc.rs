@@ -87,7 +87,8 @@ impl Control for ControlRpc {
         let (name, boot, fresh, window, alternatives) = {
             let mut nodes = self.0.nodes.lock();
             let (name, boot) = nodes.report(request.into_inner(), now_ms)?;
-            let window = nodes.reconnect_window(&name, now_ms, freshness);
+            let alone = config.reconnect_window;
+            let window = nodes.reconnect_window(&name, alone, now_ms, freshness);
             let alternatives = nodes.alternatives(&name, now_ms, freshness);
             (name, boot, nodes.fresh(now_ms, freshness), window, alternatives)
         };
@@ -104,7 +105,7 @@ impl Control for ControlRpc {
         Ok(Response::new(wire::ReportResponse {
             next_report_ms: interval.as_millis() as u32,
             drain,
-            reconnect_window_ms: window.unwrap_or(config.reconnect_window).as_millis() as u32,
+            reconnect_window_ms: window.as_millis() as u32,
             alternatives,
             now_ms: crate::clock::now_ms(),
         }))
