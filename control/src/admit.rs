@@ -16,6 +16,11 @@ use hawser_proto::id::{AppId, BusinessId, DeviceId};
 use std::time::Duration;
 use tracing::error;
 
+/// A device that finds all nodes full asks again within so many of the nodes' reports.
+const UNTIL_FREE: f64 = 5.0;
+/// The same where no node is known.
+const UNTIL_KNOWN: f64 = 2.0;
+
 /// How the device proves who it is.
 pub(crate) enum Proof {
     Open,
@@ -70,12 +75,15 @@ pub(crate) async fn admit(shared: &Shared, ask: &Ask, now_ms: u64) -> Result<Adm
         let (name, device) = (ask.app.as_str(), ask.device.as_str());
         let asker = Asker { app: name, device, platform: ask.platform.as_deref() };
         let placed = place(&candidates, asker, NODES_PER_PROTOCOL);
+        if placed.is_empty() {
+            let refusal =
+                Refusal::new(ErrorCode::NoAccessPoint, "no access point is free just now");
+            let (fresh, report) =
+                (nodes.fresh(now_ms, freshness), shared.config.node_report_interval);
+            return Err(refusal.retry_after(until_free(fresh, report, rand::random())));
+        }
         (placed, nodes.accepts_per_second(None, now_ms, freshness))
     };
-    if access_points.is_empty() {
-        let refusal = Refusal::new(ErrorCode::NoAccessPoint, "no access point is free just now");
-        return Err(refusal.retry_after(shared.config.node_report_interval));
-    }
     if let Proof::Hmac(proof) = &ask.proof {
         spend(shared, app, ask, proof, now_ms).await?;
     }
@@ -95,6 +103,14 @@ pub(crate) async fn admit(shared: &Shared, ask: &Ask, now_ms: u64) -> Result<Adm
         heartbeat_ms: settings.heartbeat_ms,
         idle_timeout_ms: settings.idle_timeout_ms,
     })
+}
+
+/// When to ask again, if there is no access point now: not before the next report can have changed anything, and
+/// not all at once. `spread`: 0 to 1. Nodes that are full stay so for longer than nodes that have only not
+/// reported yet, to a control that has just started.
+fn until_free(fresh_nodes: usize, report_interval: Duration, spread: f64) -> Duration {
+    let longest = if fresh_nodes == 0 { UNTIL_KNOWN } else { UNTIL_FREE };
+    report_interval.mul_f64(1.0 + spread.clamp(0.0, 1.0) * (longest - 1.0))
 }
 
 fn check_proof(shared: &Shared, app: &App, ask: &Ask, now_ms: u64) -> Result<(), Refusal> {
@@ -183,4 +199,18 @@ async fn spend(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_that_find_all_nodes_full_come_back_spread_and_not_before_the_next_report() {
+        let report = Duration::from_secs(3);
+        for (fresh, first_s, last_s) in [(0, 3, 6), (1, 3, 15), (7, 3, 15)] {
+            assert_eq!(until_free(fresh, report, 0.0), Duration::from_secs(first_s), "{fresh}");
+            assert_eq!(until_free(fresh, report, 1.0), Duration::from_secs(last_s), "{fresh}");
+        }
+    }
 }
