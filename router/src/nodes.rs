@@ -26,7 +26,7 @@ use hawser_proto::rpc::node::{Leaving, down};
 use leases::{Leases, Standing};
 use parking_lot::Mutex;
 use std::cell::OnceCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -40,14 +40,21 @@ pub(crate) struct Held;
 pub(crate) struct Nodes {
     lease_ms: u64,
     next: AtomicU32,
-    /// Indexed by [`LifeNo`]; what ended is `None` and its number is never used again.
-    lives: ArcSwap<Vec<Option<Arc<Life>>>>,
+    lives: ArcSwap<Lives>,
     /// Those that have not ended. What may make the routes complete, or end that, happens under its lock.
     by_name: Mutex<HashMap<NodeId, Arc<Life>>>,
     leases: Arc<Leases>,
     complete: AtomicBool,
     /// When this process was last seen to be awake; 0: not yet.
     awake_at: AtomicU64,
+}
+
+/// Those that have not ended, by [`LifeNo`]. A number is never used again.
+#[derive(Clone, Default)]
+struct Lives {
+    /// Above all that are in use, or were.
+    next: u32,
+    by_no: BTreeMap<u32, Arc<Life>>,
 }
 
 impl Nodes {
@@ -110,9 +117,9 @@ impl Nodes {
             swept_at: AtomicU64::new(0),
         });
         self.lives.rcu(|lives| {
-            let mut lives = Vec::clone(lives);
-            lives.resize(lives.len().max(life.no.0 as usize + 1), None);
-            lives[life.no.0 as usize] = Some(life.clone());
+            let mut lives = Lives::clone(lives);
+            lives.next = lives.next.max(life.no.0 + 1);
+            lives.by_no.insert(life.no.0, life.clone());
             lives
         });
         by_name.insert(node.clone(), life.clone());
@@ -359,8 +366,8 @@ impl Nodes {
             by_name.remove(&life.node);
         }
         self.lives.rcu(|lives| {
-            let mut lives = Vec::clone(lives);
-            lives[life.no.0 as usize] = None;
+            let mut lives = Lives::clone(lives);
+            lives.by_no.remove(&life.no.0);
             lives
         });
     }
@@ -379,7 +386,7 @@ impl Nodes {
 
     /// Tells all nodes that this router ends.
     pub(crate) fn tell_leaving(&self) {
-        for life in self.lives.load().iter().flatten() {
+        for life in self.lives.load().by_no.values() {
             if let Some(stream) = life.control() {
                 stream.tell(down::What::Leaving(Leaving {}));
             }
@@ -388,6 +395,6 @@ impl Nodes {
 
     /// Cuts all streams; the router is stopping.
     pub(crate) fn cut_all(&self) {
-        self.lives.load().iter().flatten().for_each(|life| life.cut());
+        self.lives.load().by_no.values().for_each(|life| life.cut());
     }
 }

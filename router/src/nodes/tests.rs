@@ -98,6 +98,20 @@ fn expired_lives_are_found_once() {
     assert!(nodes.expire(10_000).is_empty());
 }
 
+#[test]
+fn a_node_that_comes_and_goes_takes_no_more_room_each_time() {
+    let nodes = Nodes::new(LEASE);
+    let mut before = None;
+    for boot in 1..100 {
+        let life = nodes.admit(&name(), BootId(boot), true, 0).unwrap();
+        let view = nodes.view(0);
+        assert_eq!((view.lives().count(), view.lives.by_no.len()), (1, 1));
+        assert!(!view.is_over(life.no) && !view.is_over(LifeNo(life.no.0 + 1)));
+        let past = before.replace(life.no);
+        assert!(past.is_none_or(|no| view.is_over(no) && view.life(no).is_none()));
+    }
+}
+
 fn lease(boot: u64, left_ms: u64) -> NodeLease {
     NodeLease { node: name(), boot: BootId(boot), left_ms }
 }

@@ -1,6 +1,6 @@
 //! The lives at one moment, for as many look-ups as one call makes.
 
-use super::{Life, Nodes};
+use super::{Life, Lives, Nodes};
 use crate::table::{LifeNo, Owner};
 use arc_swap::Guard;
 use std::cell::OnceCell;
@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 /// The lives as they are at one moment: for as many look-ups as one call makes.
 pub(crate) struct View {
-    pub(super) lives: Guard<Arc<Vec<Option<Arc<Life>>>>>,
+    pub(super) lives: Guard<Arc<Lives>>,
     pub(super) complete: bool,
     pub(super) now: u64,
 }
@@ -42,7 +42,7 @@ impl View {
 
     /// Whether the life has ended for good. False for one that is newer than this view.
     pub(crate) fn is_over(&self, no: LifeNo) -> bool {
-        self.lives.get(no.0 as usize).is_some_and(Option::is_none)
+        no.0 < self.lives.next && !self.lives.by_no.contains_key(&no.0)
     }
 
     /// The life that a route leads to, if the route is live: its lease holds, and the connection was
@@ -56,11 +56,11 @@ impl View {
 
     /// A life, while its lease holds.
     pub(crate) fn life(&self, no: LifeNo) -> Option<&Arc<Life>> {
-        self.lives.get(no.0 as usize)?.as_ref().filter(|life| life.is_live(self.now))
+        self.lives.by_no.get(&no.0).filter(|life| life.is_live(self.now))
     }
 
     /// All lives whose leases hold.
     pub(crate) fn lives(&self) -> impl Iterator<Item = &Arc<Life>> {
-        self.lives.iter().flatten().filter(|life| life.is_live(self.now))
+        self.lives.by_no.values().filter(|life| life.is_live(self.now))
     }
 }
