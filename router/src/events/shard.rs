@@ -166,8 +166,21 @@ impl Shard {
         self.core.events.show(&self.core, self.number, 0, 0);
     }
 
-    /// The router ends: the duty is free at once.
+    /// The router ends: when the calls that are out have ended, the duty is free at once. They have as long as the
+    /// duty lasts, and no longer than the patience with this router.
     async fn let_go(&mut self) {
+        let ends = self.calls.ends();
+        let ended = async {
+            // Who was told has been noted in the store by then.
+            loop {
+                self.calls.take_ended();
+                if !self.calls.are_out() {
+                    return;
+                }
+                ends.more.notified().await;
+            }
+        };
+        let _ = tokio::time::timeout(DUTY, ended).await;
         if !self.left().is_zero() && !self.calls.are_out() {
             let freed = self.core.store.hold_duty(&self.duty, self.core.boot, 1);
             let _ = self.core.reach.ask(Call::HoldDuty, freed).await;

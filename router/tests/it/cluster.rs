@@ -1,5 +1,6 @@
 //! Two routers on one store: a login through one, everything else through the other.
 
+use crate::kit::business::{FakeBusiness, Mood, watch};
 use crate::kit::control::CHAT;
 use crate::kit::node::{FakeNode, OK, Session, WRITTEN, Wire, announcement, bind};
 use crate::kit::redis::{Cluster, Member};
@@ -16,8 +17,8 @@ use hawser_proto::rpc::push::{
     PresenceState,
 };
 use hawser_router::Functions;
-use hawser_router::stores::Store as _;
-use std::time::Instant;
+use hawser_router::stores::{EVENT_SHARDS, Store as _};
+use std::time::{Duration, Instant};
 use tonic::Code;
 
 pub async fn state(client: &Client, device: &str) -> PresenceState {
@@ -232,6 +233,37 @@ async fn a_router_that_ends_gives_back_the_duty_of_lost_sessions() {
     eventually(async || (!take().await).then_some(())).await;
     assert!(cluster.first.router.shutdown(crate::kit::PATIENCE).await);
     eventually(async || take().await.then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_router_that_ends_gives_back_its_shards_when_its_calls_have_ended() {
+    let without_inboxes = |member, config: &mut hawser_router::Config| {
+        if member == 2 {
+            config.functions = Functions::PUSH;
+        }
+        config.store_call_timeout = crate::kit::PATIENCE;
+    };
+    let Some(cluster) = Cluster::with(without_inboxes).await else { return };
+    let chat = FakeBusiness::start("chat").await;
+    watch(&cluster.control, &[&cluster.first.router], &[("chat", &chat)]).await;
+    let mut node = FakeNode::connect(&cluster.first.internal(), "node-1", 1).await;
+    let _alive = node.keep_alive();
+    let store = &cluster.second.store;
+    let take =
+        async |shard| store.hold_duty(&format!("events:{shard}"), 77, 1).await.expect("a store");
+    for shard in 0..EVENT_SHARDS {
+        eventually(async || (!take(shard).await).then_some(())).await;
+    }
+    // It notes what it is told, and does not answer.
+    chat.set(Mood::Mute);
+    node.bind("a", 1, &[CHAT]).await;
+    eventually(async || (chat.events().len() == 1).then_some(())).await;
+    assert!(cluster.first.router.shutdown(crate::kit::PATIENCE).await);
+    let ended = Instant::now();
+    for shard in 0..EVENT_SHARDS {
+        eventually(async || take(shard).await.then_some(())).await;
+    }
+    assert!(ended.elapsed() < Duration::from_secs(2), "{:?}", ended.elapsed());
 }
 
 #[tokio::test]
