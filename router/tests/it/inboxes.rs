@@ -109,8 +109,9 @@ async fn nobody_but_the_session_reaches_its_inbox() {
     assert_eq!(two.pull(&session, CHAT, (0, 0)).await.status(), Status::Superseded);
     assert_eq!(two.ack(&session, CHAT, here).await.status(), Status::Superseded);
     let other = |epoch, slot| crate::kit::node::Session { slot, epoch, ..session.clone() };
+    // The very connection may not know yet that its session has come back above its end.
     let older = other(session.epoch - 1, 1);
-    assert_eq!(one.pull(&older, CHAT, (0, 0)).await.status(), Status::Superseded);
+    assert_eq!(one.pull(&older, CHAT, (0, 0)).await.status(), Status::Forgotten);
     assert_eq!(one.ack(&other(session.epoch, 2), CHAT, here).await.status(), Status::Superseded);
     let newer = other(session.epoch + 1, 1);
     assert_eq!(one.ack(&newer, CHAT, here).await.status(), Status::Forgotten);
