@@ -21,6 +21,7 @@ mod groups;
 mod inbox;
 mod incoming;
 mod key;
+mod lost_ends;
 mod lost_sessions;
 mod metrics;
 mod node;
@@ -65,6 +66,7 @@ pub mod stores {
     pub use crate::store::redis::{AppendCall, BareScripts};
     pub use crate::store::{
         Durability, EVENT_SHARDS, GroupChange, GroupChanged, GroupMeta, GroupNews, HistoryCaps,
-        KeyBytes, LeaseHeld, LogMark, Marked, NodeLease, Positions, Store, StoreError,
+        KeyBytes, LeaseHeld, LogMark, Marked, NodeLease, Positions, Registered, Store, StoreError,
+        WalkMark,
     };
 }

@@ -32,6 +32,7 @@ pub(crate) struct Metrics {
     pub(crate) route_asks: RouteAsks,
     pub(crate) group_news: GroupNews,
     pub(crate) lost_sessions: IntCounter,
+    pub(crate) lost_ends: IntCounter,
     pub(crate) group_reports_stale: IntCounter,
     pub(crate) reports_stale: IntCounter,
     pub(crate) queue_full: IntCounter,
@@ -360,6 +361,11 @@ impl Metrics {
             lost_sessions: make.counter(
                 "hawser_router_lost_sessions_total",
                 "Grows when this router ends a session in the store because its node has died.",
+            )?,
+            lost_ends: make.counter(
+                "hawser_router_lost_ends_total",
+                "Grows when this router ends a session in the store that its node, which lives, has no more: \
+                 word of its end was lost.",
             )?,
             group_reports_stale: make.counter(
                 "hawser_router_group_reports_stale_total",

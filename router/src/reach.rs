@@ -60,6 +60,8 @@ pub(crate) enum Call {
     NodeLeases,
     LostBoots,
     EndLost,
+    WalkSessions,
+    EndGone,
     HoldDuty,
     Marked,
     EventsDue,
@@ -68,7 +70,7 @@ pub(crate) enum Call {
 }
 
 impl Call {
-    pub(crate) const ALL: [Self; 26] = [
+    pub(crate) const ALL: [Self; 28] = [
         Self::Claim,
         Self::Announce,
         Self::Release,
@@ -90,6 +92,8 @@ impl Call {
         Self::NodeLeases,
         Self::LostBoots,
         Self::EndLost,
+        Self::WalkSessions,
+        Self::EndGone,
         Self::HoldDuty,
         Self::Marked,
         Self::EventsDue,
@@ -121,6 +125,8 @@ impl Call {
             Self::NodeLeases => "node_leases",
             Self::LostBoots => "lost_boots",
             Self::EndLost => "end_lost",
+            Self::WalkSessions => "walk_sessions",
+            Self::EndGone => "end_gone",
             Self::HoldDuty => "hold_duty",
             Self::Marked => "marked",
             Self::EventsDue => "events_due",

@@ -3,8 +3,8 @@
 //! The route is gone here at once; that the store knows may take longer. What it did not take waits in a
 //! bounded queue and is tried again; when there is no room the oldest leaves, and what waits when the router
 //! ends while the store is away is gone with it. Both are counted. The session then stays in the store as that of
-//! a connection that is no more, until the next login takes it over or its node ends: businesses hear `offline`
-//! only then, wake-ups are sent in vain, and pushes are flagged `redelivered` that were not.
+//! a connection that is no more until [`crate::lost_ends`] finds it, the next login takes it over or its node ends:
+//! businesses hear `offline` only then, and wake-ups are sent in vain.
 
 use crate::core::Core;
 use crate::inbox::Session;
@@ -174,7 +174,7 @@ fn leave(core: &Core) {
         core.metrics.releases_dropped.inc_by(lost as u64);
         error!(
             lost,
-            "ends of sessions were not stored: these devices count as online until they come again"
+            "ends of sessions were not stored: these devices count as online until another router finds them"
         );
     }
 }

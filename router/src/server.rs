@@ -11,6 +11,7 @@ use crate::group_writer::{self, GroupWriter};
 use crate::groups::{Dropped, Groups};
 use crate::incoming::incoming;
 use crate::key::Key;
+use crate::lost_ends;
 use crate::lost_sessions;
 use crate::metrics::{Metrics, StoreMetrics};
 use crate::node::NodeService;
@@ -224,6 +225,7 @@ pub async fn start_on(
     tasks.spawn("store changes", reach::follow_changes(core.clone()));
     tasks.spawn("router ticks", core.clone().tick());
     tasks.spawn("lost sessions", lost_sessions::run(core.clone()));
+    tasks.spawn("lost ends", lost_ends::run(core.clone()));
     tasks.spawn("node leases", node_leases::run(core.clone()));
     tasks.spawn("orphaned groups", orphans::run(core.clone()));
     let advertised = config.push_advertised.unwrap_or_else(|| format!("http://{push_addr}"));

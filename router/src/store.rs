@@ -17,7 +17,7 @@ use crate::inbox::{
     Login, NewEntry, Route, Session,
 };
 use crate::key::Key;
-use hawser_proto::id::{BootId, BusinessNo, NodeId, Position};
+use hawser_proto::id::{BootId, BusinessNo, NodeId, Position, SlotRef};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -27,6 +27,18 @@ pub type KeyBytes = Box<[u8]>;
 
 /// Positions by business.
 pub type Positions = Vec<(BusinessNo, Position)>;
+
+/// Where a walk over sessions is to go on; each engine's own.
+pub type WalkMark = Box<[u8]>;
+
+/// A session as it is registered, so that it is found when its node dies. It may be over, or never have begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registered {
+    /// The device.
+    pub device: KeyBytes,
+    /// The connection of the boot that was registered last for it.
+    pub at: SlotRef,
+}
 
 /// A group as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -404,6 +416,27 @@ pub trait Store: Send + Sync + 'static {
         now_ms: u64,
     ) -> Result<bool, StoreError>;
 
+    /// Walks over what is registered on this boot: some that follow `after`, and where to go on; `None`: it is
+    /// through. An empty mark: from the start. About `max` at a time, or none at all. What is registered all
+    /// the while is met once at least, unless its part of the store does not answer, which is passed over.
+    async fn walk_sessions(
+        &self,
+        node: &NodeId,
+        boot: BootId,
+        after: &WalkMark,
+        max: usize,
+    ) -> Result<(Vec<Registered>, Option<WalkMark>), StoreError>;
+
+    /// Ends exactly this session, of which its node knows nothing, as [`crate::inbox::rules::end_gone`]; and
+    /// removes the registration of its connection, unless that has the session under another epoch. True: it
+    /// was there.
+    async fn end_gone(
+        &self,
+        device: &Key,
+        session: &Session,
+        now_ms: u64,
+    ) -> Result<bool, StoreError>;
+
     /// Takes a duty that one router of all does at a time, or keeps it, for this long. False: another has it.
     /// After a failover of the store two may have it for as long: it only saves work.
     async fn hold_duty(&self, duty: &str, holder: u64, ttl_ms: u64) -> Result<bool, StoreError>;
@@ -425,8 +458,9 @@ pub trait Store: Send + Sync + 'static {
         now_ms: u64,
     ) -> Result<bool, StoreError>;
 
-    /// Takes a mark away, if it is still the one that was seen. Only for marks older than any call that may
-    /// still take effect: a claim marks before it takes effect.
+    /// Takes a mark away, if it is still the one that was seen. A claim marks before it takes effect, so whoever
+    /// takes a mark away must have seen it, by a clock of its own, for longer than any call may take, and found
+    /// nothing due of the device after that. The mark's own time says nothing: it is of another clock.
     async fn unmark(&self, shard: u16, seen: &Marked) -> Result<(), StoreError>;
 
     /// How many devices of a shard are marked.

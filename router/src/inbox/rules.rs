@@ -21,7 +21,7 @@ pub use append::{append, begin_history, publish};
 pub use cursor::{ack, sweep};
 pub use events::{event_heard, events_due};
 pub use read::{describe, fetch, history};
-pub use session::{announce, claim, end_lost, raise, release};
+pub use session::{announce, claim, end_gone, end_lost, raise, release};
 pub use trim::{purge, tidy};
 
 use super::shelf::{GROUP, Shelf, View};

@@ -123,6 +123,7 @@ const CASES: &[(&str, Case)] = table! {
         a_takeover_is_due_in_order,
         a_login_for_other_businesses_marks_the_device_too,
         a_lost_node_is_said_to_be_lost,
+        a_session_whose_end_was_lost_has_ended_like_any_other,
         an_announcement_is_due,
         an_older_confirmation_changes_nothing,
         a_confirmation_of_a_session_that_is_not_known_changes_nothing,
@@ -164,6 +165,8 @@ const CASES: &[(&str, Case)] = table! {
         what_is_registered_and_was_never_claimed_does_no_harm,
         a_lost_session_is_ended_once_and_only_where_it_is,
         the_sessions_of_a_boot_are_told_in_parts,
+        a_walk_meets_all_that_stays_registered,
+        a_session_that_its_node_does_not_know_is_ended_and_no_other,
         who_has_the_session_is_told_to_whoever_asks,
         whoever_has_a_session_is_registered,
     ;

@@ -25,7 +25,7 @@ mod tests;
 use super::leases::Leases;
 use super::{
     Against, Durability, GroupChange, GroupChanged, GroupMeta, GroupNews, KeyBytes, LeaseHeld,
-    LogMark, Marked, NodeLease, Positions, Store, StoreError,
+    LogMark, Marked, NodeLease, Positions, Registered, Store, StoreError, WalkMark,
 };
 use crate::inbox::rules;
 use crate::inbox::shelf::{GROUP, View as _};
@@ -563,6 +563,38 @@ impl Store for Embedded {
             sessions::forget(step, &device, &node, boot);
             events::mark_if_due(step, &device, now_ms)?;
             Ok(is_ended)
+        })
+        .await
+    }
+
+    async fn walk_sessions(
+        &self,
+        node: &NodeId,
+        boot: BootId,
+        after: &WalkMark,
+        max: usize,
+    ) -> Result<(Vec<Registered>, Option<WalkMark>), StoreError> {
+        let (node, after) = (node.clone(), after.clone());
+        self.read(self.settings.call_timeout, move |disk| {
+            sessions::walk(&disk.glance(), &node, boot, &after, max)
+        })
+        .await
+    }
+
+    async fn end_gone(
+        &self,
+        device: &Key,
+        session: &Session,
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
+        let (device, session) = (*device, session.clone());
+        self.write(0, move |step| {
+            let ended = rules::end_gone(&mut step.device(&device), &session, now_ms)?;
+            if ended.is_some() {
+                sessions::left(step, &device, &session.owner)?;
+            }
+            events::mark_if_due(step, &device, now_ms)?;
+            Ok(ended == Some(true))
         })
         .await
     }

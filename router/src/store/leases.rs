@@ -64,6 +64,8 @@ impl Leases {
         if duties.get(duty).is_some_and(|&(held, until)| held != holder && until > now) {
             return false;
         }
+        // There are some of each boot of a node: those that are over leave.
+        duties.retain(|_, &mut (_, until)| until > now);
         duties.insert(duty.into(), (holder, after(now, ttl_ms)));
         true
     }

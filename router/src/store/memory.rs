@@ -3,7 +3,8 @@
 use super::leases::Leases;
 use super::{
     Against, Durability, GroupChange, GroupChanged, GroupMeta, GroupNews, KeyBytes, LeaseHeld,
-    LogMark, Marked, NodeLease, Positions, Store, StoreError, event_shard, next_mark,
+    LogMark, Marked, NodeLease, Positions, Registered, Store, StoreError, WalkMark, event_shard,
+    next_mark,
 };
 use crate::inbox::rules;
 use crate::inbox::shelf::{Memory, View as _};
@@ -442,6 +443,39 @@ impl Store for InMemory {
         }
         self.held.lock().mark_if_due(device, now_ms);
         Ok(ended)
+    }
+
+    async fn walk_sessions(
+        &self,
+        node: &NodeId,
+        boot: BootId,
+        after: &WalkMark,
+        max: usize,
+    ) -> Result<(Vec<Registered>, Option<WalkMark>), StoreError> {
+        let held = self.held.lock();
+        let all = held.sessions.get(&(node.to_string(), boot.0)).into_iter().flatten();
+        let some: Vec<Registered> = all
+            .filter(|(device, _)| ***device > **after)
+            .take(max)
+            .map(|(device, &at)| Registered { device: device.clone(), at })
+            .collect();
+        let next = some.last().filter(|_| some.len() == max).map(|last| last.device.clone());
+        Ok((some, next))
+    }
+
+    async fn end_gone(
+        &self,
+        device: &Key,
+        session: &Session,
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
+        let ended = self.on_device(device, |shelf, _| rules::end_gone(shelf, session, now_ms))?;
+        let mut held = self.held.lock();
+        if ended.is_some() {
+            held.unregister(device, &session.owner);
+        }
+        held.mark_if_due(device, now_ms);
+        Ok(ended == Some(true))
     }
 
     async fn hold_duty(&self, duty: &str, holder: u64, ttl_ms: u64) -> Result<bool, StoreError> {

@@ -29,12 +29,12 @@ mod vouch;
 
 use super::{
     Durability, GroupChange, GroupChanged, GroupMeta, GroupNews, KeyBytes, LeaseHeld, LogMark,
-    Marked, NodeLease, Positions, Store, StoreError,
+    Marked, NodeLease, Positions, Registered, Store, StoreError, WalkMark,
 };
 use crate::config::StoreConfig;
 use crate::inbox::{
     Announced, Appended, Batch, Caps, Claimed, Described, Event, Fenced, Heard, InboxTail, Limits,
-    Login, NewEntry, Route, Session,
+    Login, NewEntry, Owner, Route, Session,
 };
 use crate::key::Key;
 use crate::metrics::RedisMetrics;
@@ -444,14 +444,55 @@ impl Store for Redis {
             let called = self.caller.call(&SCRIPTS.end_lost, tag.slot(), &keys, &args).await?;
             answer::number(&called.answer)
         };
+        let seen = sessions::seen(&self.caller, device, node, boot).await?;
         let mut ended = end(false).await?;
         if ended == 4 {
             self.mark(device).await?;
             ended = end(true).await?;
         }
-        let is_ended = ended == 1;
-        sessions::forget(&self.caller, device, node, boot).await?;
-        Ok(is_ended)
+        if let Some(seen) = seen {
+            sessions::forget(&self.caller, device, (node, boot), seen).await?;
+        }
+        Ok(ended == 1)
+    }
+
+    async fn walk_sessions(
+        &self,
+        node: &NodeId,
+        boot: BootId,
+        after: &WalkMark,
+        max: usize,
+    ) -> Result<(Vec<Registered>, Option<WalkMark>), StoreError> {
+        sessions::walk(&self.caller, node, boot, after, max).await
+    }
+
+    async fn end_gone(
+        &self,
+        device: &Key,
+        session: &Session,
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
+        let Owner { node, boot, at } = &session.owner;
+        let seen = sessions::seen(&self.caller, device, node, *boot).await?;
+        let seen = seen.filter(|seen| sessions::is_of(seen, *at));
+        let tag = Tag::device(device);
+        let keys = [tag.route(), tag.inboxes(), tag.heard()];
+        let end = async |is_marked: bool| {
+            let mut args = vec![number(now_ms)];
+            args.extend(session_args(session));
+            args.push(number(is_marked.into()));
+            let called = self.caller.call(&SCRIPTS.end_gone, tag.slot(), &keys, &args).await?;
+            answer::number(&called.answer)
+        };
+        let mut ended = end(false).await?;
+        if ended == 4 {
+            self.mark(device).await?;
+            ended = end(true).await?;
+        }
+        if let Some(seen) = seen.filter(|_| ended != 2) {
+            sessions::forget(&self.caller, device, (node, *boot), seen).await?;
+        }
+        Ok(ended == 1)
     }
 
     async fn hold_duty(&self, duty: &str, holder: u64, ttl_ms: u64) -> Result<bool, StoreError> {

@@ -16,6 +16,7 @@ mod inboxes;
 mod kept;
 mod kit;
 mod leases;
+mod lost_ends;
 mod operations;
 mod presence;
 mod pushes;

@@ -197,6 +197,25 @@ pub fn end_lost<S: Shelf>(
     Ok(true)
 }
 
+/// Its node lives and knows nothing of this very session: word of its end was lost. What it was sent nobody knows.
+/// `None`: the connection has the session under another epoch. False: it does not have it. Nothing changed then.
+pub fn end_gone<S: Shelf>(
+    shelf: &mut S,
+    session: &Session,
+    now_ms: u64,
+) -> Result<Option<bool>, S::Error> {
+    let Some(route) = route(shelf, now_ms)? else { return Ok(Some(false)) };
+    if route.owner.as_ref() != Some(&session.owner) {
+        return Ok(Some(false));
+    }
+    if route.epoch != session.epoch {
+        return Ok(None);
+    }
+    hand_all(shelf, now_ms)?;
+    end(shelf, &route, false, now_ms)?;
+    Ok(Some(true))
+}
+
 /// Whether the session is the one that the store names. One that is named with another epoch may have come back
 /// above its end, and one that has ended may do so: they have to tell of themselves, and [`announce`] decides.
 pub(super) fn check<S: View>(

@@ -201,6 +201,22 @@ pub(super) async fn a_lost_node_is_said_to_be_lost(desk: &mut Desk<'_>) {
     assert!(desk.mark(&device).await.is_some());
 }
 
+pub(super) async fn a_session_whose_end_was_lost_has_ended_like_any_other(desk: &mut Desk<'_>) {
+    let device = desk.device("d");
+    let session = desk.log_in(&device, watched(1, 1, &[CHAT])).await;
+    let due = desk.due(&device).await;
+    desk.hear(&device, &due).await;
+    let began = desk.mark(&device).await.expect("it was marked");
+    desk.unmark(&began).await;
+    desk.now_ms += 9;
+    assert!(desk.store.end_gone(&device, &session, desk.now_ms).await.unwrap());
+    let due = desk.due(&device).await;
+    let heard = over(session);
+    let (at_ms, cause) = (desk.now_ms, EventCause::Closed);
+    assert_eq!(due, [Event { business: CHAT, heard, at_ms, cause }]);
+    assert!(desk.mark(&device).await.is_some());
+}
+
 pub(super) async fn an_announcement_is_due(desk: &mut Desk<'_>) {
     let device = desk.device("d");
     let (epoch, login) = (desk.now_ms, watched(1, 1, &[SHOP]));

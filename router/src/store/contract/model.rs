@@ -124,6 +124,10 @@ enum Operation {
         device: Key,
         owner: Owner,
     },
+    EndGone {
+        device: Key,
+        session: Session,
+    },
     Route {
         device: Key,
     },
@@ -209,6 +213,9 @@ async fn make(store: &dyn Store, app: &str, operation: Operation, now_ms: u64) -
         }
         Operation::EndLost { device, owner } => {
             format!("{:?}", store.end_lost(&device, &owner.node, owner.boot, now_ms).await)
+        }
+        Operation::EndGone { device, session } => {
+            format!("{:?}", store.end_gone(&device, &session, now_ms).await)
         }
         Operation::Route { device } => format!("{:?}", store.route(&device, now_ms).await),
         Operation::Due { device } => {
@@ -396,8 +403,9 @@ impl Player {
             17 => {
                 let (device, session) = self.session();
                 let Session { owner, epoch } = session.clone();
-                match self.dice.below(5) {
+                match self.dice.below(7) {
                     0 => Operation::Route { device },
+                    5 | 6 => Operation::EndGone { device, session },
                     1 | 2 => {
                         Operation::Raise { device, above: epoch + self.dice.below(9), session }
                     }

@@ -3,7 +3,7 @@
 use super::desk::{CHAT, DAY_MS, Desk, bodies, login};
 use crate::inbox::{Announced, Claimed, Login, Owner, Session};
 use crate::key::Key;
-use crate::store::{KeyBytes, LeaseHeld, Store};
+use crate::store::{KeyBytes, LeaseHeld, Store, WalkMark};
 use hawser_proto::id::{BootId, NodeId, Position, SlotRef};
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -263,6 +263,98 @@ pub(super) async fn the_sessions_of_a_boot_are_told_in_parts(it: &mut Desk<'_>) 
     }
     assert_eq!(ended.len(), devices.len());
     assert!(!has_sessions(&*it.store, &node, 7).await, "it is forgotten");
+}
+
+/// All that a walk meets, in parts of about this many, with what is done between two of them.
+async fn walk(
+    it: &Desk<'_>,
+    (node, boot): (&NodeId, u64),
+    max: usize,
+    mut between: impl AsyncFnMut(usize),
+) -> HashSet<(KeyBytes, SlotRef)> {
+    let (mut met, mut mark) = (HashSet::new(), WalkMark::default());
+    for step in 0.. {
+        let walked = it.store.walk_sessions(node, BootId(boot), &mark, max).await;
+        let (some, next) = walked.expect("a store");
+        met.extend(some.into_iter().map(|it| (it.device, it.at)));
+        let Some(next) = next else { break };
+        assert!(step < 1_000, "it comes to an end");
+        mark = next;
+        between(step).await;
+    }
+    met
+}
+
+pub(super) async fn a_walk_meets_all_that_stays_registered(it: &mut Desk<'_>) {
+    let (here, there) = (node(it, "a"), node(it, "b"));
+    let devices: Vec<Key> = (0..900).map(|n| it.device(&format!("device-{n}"))).collect();
+    let mut sessions = Vec::new();
+    for (n, device) in devices.iter().enumerate() {
+        sessions.push(it.claim(device, login_on(&here, 7, n as u32, 1), vec![]).await.session);
+    }
+    it.claim(&it.device("other"), login_on(&here, 8, 1, 1), vec![]).await;
+    let named = |sessions: &[Session]| {
+        let named = devices.iter().zip(sessions);
+        let named = named.map(|(key, it)| (KeyBytes::from(key.as_bytes()), it.owner.at));
+        named.collect::<HashSet<_>>()
+    };
+    let idle = async |_| {};
+    assert_eq!(walk(it, (&here, 7), 10_000, idle).await, named(&sessions));
+    assert_eq!(walk(it, (&here, 7), 9, idle).await, named(&sessions));
+    assert_eq!(walk(it, (&there, 7), 9, idle).await, HashSet::new());
+    // Some go meanwhile: the others are met all the same.
+    let (gone, stay) = sessions.split_at(600);
+    let met = walk(it, (&here, 7), 40, async |step| {
+        for n in (30 * step)..(30 * (step + 1)).min(gone.len()) {
+            assert!(it.release(&devices[n], &gone[n], vec![]).await);
+        }
+    })
+    .await;
+    let stay: HashSet<_> = stay.iter().map(|session| session.owner.at).collect();
+    let met: HashSet<_> = met.into_iter().map(|(_, at)| at).collect();
+    assert!(met.is_superset(&stay), "{} of {}", met.intersection(&stay).count(), stay.len());
+}
+
+pub(super) async fn a_session_that_its_node_does_not_know_is_ended_and_no_other(it: &mut Desk<'_>) {
+    let (here, there) = (node(it, "a"), node(it, "b"));
+    let device = it.device("d");
+    let at = it.push(&device, "a").await;
+    let now = it.claim(&device, login_on(&here, u64::MAX, 4, 1), vec![]).await.session;
+    let end = async |session: &Session, now_ms| {
+        it.store.end_gone(&device, session, now_ms).await.expect("a store")
+    };
+    let (mut older, mut newer) = (now.clone(), now.clone());
+    (older.epoch, newer.epoch) = (now.epoch - 1, now.epoch + 1);
+    for other in [&older, &newer, &Session { epoch: 0, ..now.clone() }] {
+        assert!(!end(other, it.now_ms).await);
+    }
+    for other in [login_on(&there, u64::MAX, 4, 1), login_on(&here, 1, 4, 1)] {
+        assert!(!end(&Session { owner: other.owner, ..now.clone() }, it.now_ms).await);
+    }
+    // The connection before it, of which something is registered still.
+    let before = login_on(&here, u64::MAX, 1, 1).owner;
+    assert!(!end(&Session { owner: before, ..older }, it.now_ms).await);
+    come_and_go(it, &here, u64::MAX).await;
+    assert_eq!(registered(&*it.store, &here, u64::MAX).await, keys(&[&device]));
+    assert_eq!(it.fetch(&device, &now, Position::START).await.items.len(), 1);
+
+    it.now_ms += 1;
+    let now_ms = it.now_ms;
+    assert!(it.other().await.end_gone(&device, &now, now_ms).await.expect("a store"));
+    until("it is let go of", async || registered(&*it.store, &here, u64::MAX).await.is_empty())
+        .await;
+    let route = it.store.route(&device, it.now_ms).await.expect("a store").expect("it is kept");
+    assert_eq!((route.owner, route.epoch, route.at_ms), (None, now.epoch, it.now_ms));
+    assert!(!it.store.end_gone(&device, &now, it.now_ms).await.expect("a store"));
+    // If it lives after all, it comes back above its end.
+    let login = login_on(&here, u64::MAX, 4, 1);
+    let back = it.announce(&device, now.epoch, login, vec![]).await.session;
+    assert!(back.epoch > now.epoch);
+    assert!(!it.store.end_gone(&device, &now, it.now_ms).await.expect("a store"));
+    assert_eq!(registered(&*it.store, &here, u64::MAX).await, keys(&[&device]));
+    // What waits may have been sent.
+    let batch = it.fetch(&device, &back, Position::START).await;
+    assert_eq!((batch.items[0].position, batch.items[0].redelivered), (at, true));
 }
 
 pub(super) async fn who_has_the_session_is_told_to_whoever_asks(it: &mut Desk<'_>) {

@@ -7,7 +7,7 @@ use super::writer::Step;
 use crate::inbox::shelf::View as _;
 use crate::inbox::{Owner, Session};
 use crate::key::Key;
-use crate::store::{KeyBytes, StoreError};
+use crate::store::{KeyBytes, Registered, StoreError, WalkMark};
 use hawser_proto::id::{BootId, NodeId};
 use std::ops::Bound;
 
@@ -82,4 +82,27 @@ pub(super) fn of(
     let prefix = form::sessions(node, boot);
     let found = disk.scan(Space::Sessions, Bound::Included(prefix.clone()), &prefix, max)?;
     Ok(found.iter().map(|(key, _)| key[prefix.len()..].into()).collect())
+}
+
+/// Some of a boot's that follow `after`, and where to go on.
+pub(super) fn walk(
+    disk: &impl Source,
+    node: &NodeId,
+    boot: BootId,
+    after: &WalkMark,
+    max: usize,
+) -> Result<(Vec<Registered>, Option<WalkMark>), StoreError> {
+    let prefix = form::sessions(node, boot);
+    let from = if after.is_empty() {
+        Bound::Included(prefix.clone())
+    } else {
+        Bound::Excluded([&prefix, &**after].concat())
+    };
+    let found = disk.scan(Space::Sessions, from, &prefix, max)?;
+    let mut some = Vec::with_capacity(found.len());
+    for (key, at) in &found {
+        some.push(Registered { device: key[prefix.len()..].into(), at: form::read_slot(at)? });
+    }
+    let next = some.last().filter(|_| some.len() == max).map(|last| last.device.clone());
+    Ok((some, next))
 }

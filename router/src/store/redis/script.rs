@@ -41,6 +41,7 @@ pub(super) struct Scripts {
     pub(super) unregister: Script,
     pub(super) know_boot: Script,
     pub(super) end_lost: Script,
+    pub(super) end_gone: Script,
     pub(super) renew_node: Script,
     pub(super) leave_node: Script,
     pub(super) list_leases: Script,
@@ -125,6 +126,11 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
         body!(" flags=allow-oom", "inbox.lua", "session.lua", "end_lost.lua"),
         false,
     ),
+    end_gone: script(
+        "end_gone",
+        body!(" flags=allow-oom", "inbox.lua", "session.lua", "end_gone.lua"),
+        false,
+    ),
     renew_node: script("renew_node", body!(" flags=allow-oom", "renew_node.lua"), true),
     leave_node: script("leave_node", body!(" flags=allow-oom", "leave_node.lua"), true),
     list_leases: script("list_leases", body!(" flags=allow-oom", "list_leases.lua"), true),
@@ -139,7 +145,7 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
 
 impl Scripts {
     /// All, to be made known to a server.
-    pub(super) fn all(&self) -> [&Script; 30] {
+    pub(super) fn all(&self) -> [&Script; 31] {
         [
             &self.claim,
             &self.announce,
@@ -162,6 +168,7 @@ impl Scripts {
             &self.unregister,
             &self.know_boot,
             &self.end_lost,
+            &self.end_gone,
             &self.renew_node,
             &self.leave_node,
             &self.list_leases,

@@ -12,7 +12,7 @@ use super::script::SCRIPTS;
 use super::{Redis, number};
 use crate::inbox::{Owner, Session, rules};
 use crate::key::Key;
-use crate::store::{KeyBytes, StoreError};
+use crate::store::{KeyBytes, Registered, StoreError, WalkMark};
 use futures_util::future::{join, join_all};
 use hawser_proto::id::{BootId, NodeId, SlotRef};
 use parking_lot::Mutex;
@@ -28,6 +28,9 @@ const KNOWN_FOR: Duration = Duration::from_secs(10);
 const KNOWN_MAX: usize = 4_096;
 /// Ends that are brought to the store while their callers have gone on; more wait with their callers.
 const BEHIND_MAX: usize = 512;
+/// Regions that one step of a walk asks, one after the other, while it finds less than was asked for: of few
+/// sessions in many parts, some milliseconds.
+const REGIONS_WALKED: usize = 16;
 
 /// Boots that the store was told of lately, and room for what is brought to it later.
 #[derive(Debug)]
@@ -127,7 +130,7 @@ impl Redis {
 async fn register(caller: &Caller, key: Lone, device: &Key, at: SlotRef) -> Result<(), StoreError> {
     // A boot that lives longer than its idle sessions are kept registers others meanwhile.
     let keep_ms = 2 * rules::ROUTE_OWNED_KEEP.as_millis() as u64;
-    let args = [device.as_bytes().to_vec(), at_bytes(at), number(keep_ms)];
+    let args = [device.as_bytes().to_vec(), registration(at), number(keep_ms)];
     caller.call(&SCRIPTS.register, key.slot, &[key.name], &args).await.map(drop)
 }
 
@@ -172,17 +175,96 @@ pub(super) async fn of(
     Ok(found)
 }
 
-/// The boot has no session of this device any more.
-pub(super) async fn forget(
+/// See [`crate::store::Store::walk_sessions`].
+pub(super) async fn walk(
+    caller: &Caller,
+    node: &NodeId,
+    boot: BootId,
+    after: &WalkMark,
+    max: usize,
+) -> Result<(Vec<Registered>, Option<WalkMark>), StoreError> {
+    let (mut region, mut cursor) = read_mark(after)?;
+    let mut found = Vec::new();
+    for _ in 0..REGIONS_WALKED {
+        let key = Lone::sessions(region, node, boot);
+        let mut asked = redis::cmd("HSCAN");
+        asked.arg(key.name).arg(cursor).arg("COUNT").arg(max);
+        // Of many that one call asks, none may take the time of all.
+        let asked = caller.command(&asked, key.slot);
+        let answer = tokio::time::timeout(caller.timeout / 4, asked).await;
+        let is_answered = matches!(answer, Ok(Ok(_)));
+        cursor = match answer {
+            Ok(Ok(answer)) => read_page(&answer, &mut found)?,
+            // It is passed over.
+            Ok(Err(_)) | Err(_) => 0,
+        };
+        region += u16::from(cursor == 0);
+        if region == REGIONS {
+            return Ok((found, None));
+        }
+        if found.len() >= max || !is_answered {
+            break;
+        }
+    }
+    let mark = [&region.to_be_bytes()[..], &cursor.to_be_bytes()[..]].concat();
+    Ok((found, Some(mark.into())))
+}
+
+/// Region, and where in it.
+fn read_mark(mark: &WalkMark) -> Result<(u16, u64), StoreError> {
+    let Some((region, cursor)) = mark.split_first_chunk() else { return Ok((0, 0)) };
+    let cursor = cursor.try_into().map_err(|_| StoreError::Value)?;
+    Ok((u16::from_be_bytes(*region), u64::from_be_bytes(cursor)))
+}
+
+/// What one step of a scan found, and where it goes on; 0: it is through.
+fn read_page(answer: &Value, found: &mut Vec<Registered>) -> Result<u64, StoreError> {
+    let Value::Array(parts) = answer else { return Err(StoreError::Value) };
+    let [Value::BulkString(next), Value::Array(pairs)] = &parts[..] else {
+        return Err(StoreError::Value);
+    };
+    for pair in pairs.chunks(2) {
+        let [Value::BulkString(device), Value::BulkString(known)] = pair else {
+            return Err(StoreError::Value);
+        };
+        found.push(Registered { device: device.as_slice().into(), at: read_at(known)? });
+    }
+    let next = std::str::from_utf8(next).map_err(|_| StoreError::Value)?;
+    next.parse().map_err(|_| StoreError::Value)
+}
+
+/// What is registered of this device, as it stands.
+pub(super) async fn seen(
     caller: &Caller,
     device: &Key,
     node: &NodeId,
     boot: BootId,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    let key = place(&Tag::device(device), node, boot);
+    let mut asked = redis::cmd("HGET");
+    asked.arg(key.name).arg(device.as_bytes());
+    match caller.command(&asked, key.slot).await? {
+        Value::Nil => Ok(None),
+        Value::BulkString(known) => Ok(Some(known)),
+        _ => Err(StoreError::Value),
+    }
+}
+
+/// Whether what was seen is of this connection.
+pub(super) fn is_of(seen: &[u8], at: SlotRef) -> bool {
+    seen.starts_with(&at_bytes(at))
+}
+
+/// The boot has no session of this device any more, if none was registered since this was seen.
+pub(super) async fn forget(
+    caller: &Caller,
+    device: &Key,
+    (node, boot): (&NodeId, BootId),
+    seen: Vec<u8>,
 ) -> Result<(), StoreError> {
     let key = place(&Tag::device(device), node, boot);
-    let mut gone = redis::cmd("HDEL");
-    gone.arg(key.name).arg(device.as_bytes());
-    caller.command(&gone, key.slot).await.map(drop)
+    let args = [device.as_bytes().to_vec(), seen];
+    caller.call(&SCRIPTS.unregister, key.slot, &[key.name], &args).await.map(drop)
 }
 
 fn place(tag: &Tag, node: &NodeId, boot: BootId) -> Lone {
@@ -191,4 +273,15 @@ fn place(tag: &Tag, node: &NodeId, boot: BootId) -> Lone {
 
 fn at_bytes(at: SlotRef) -> Vec<u8> {
     [at.slot.to_be_bytes(), at.generation.to_be_bytes()].concat()
+}
+
+/// Behind the connection stands a number: whoever saw one registration does not remove the next.
+fn registration(at: SlotRef) -> Vec<u8> {
+    [at_bytes(at), rand::random::<u32>().to_be_bytes().to_vec()].concat()
+}
+
+fn read_at(known: &[u8]) -> Result<SlotRef, StoreError> {
+    let (slot, rest) = known.split_first_chunk().ok_or(StoreError::Value)?;
+    let generation = rest.first_chunk().ok_or(StoreError::Value)?;
+    Ok(SlotRef { slot: u32::from_be_bytes(*slot), generation: u32::from_be_bytes(*generation) })
 }

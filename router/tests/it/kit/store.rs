@@ -8,7 +8,7 @@ use hawser_router::cores::{
 };
 use hawser_router::stores::{
     Durability, GroupChange, GroupChanged, GroupMeta, GroupNews, Key, KeyBytes, LeaseHeld, LogMark,
-    Marked, NodeLease, Positions, Store, StoreError,
+    Marked, NodeLease, Positions, Registered, Store, StoreError, WalkMark,
 };
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -354,6 +354,28 @@ impl Store for Faulty {
     ) -> Result<bool, StoreError> {
         self.gate_write().await?;
         let done = self.inner.end_lost(device, node, boot, now_ms).await;
+        self.say(done).await
+    }
+
+    async fn walk_sessions(
+        &self,
+        node: &NodeId,
+        boot: BootId,
+        after: &WalkMark,
+        max: usize,
+    ) -> Result<(Vec<Registered>, Option<WalkMark>), StoreError> {
+        self.gate().await?;
+        self.inner.walk_sessions(node, boot, after, max).await
+    }
+
+    async fn end_gone(
+        &self,
+        device: &Key,
+        session: &Session,
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
+        self.gate_write().await?;
+        let done = self.inner.end_gone(device, session, now_ms).await;
         self.say(done).await
     }
 

@@ -5,10 +5,13 @@ use crate::inbox::{Appended, Limits, Login, Owner, Session};
 use crate::key::Key;
 use crate::store::redis::Redis;
 use crate::store::redis::keys::{Lone, Tag};
+use crate::store::redis::sessions;
 use crate::store::{
     GroupChange, GroupChanged, GroupMeta, GroupNews, HistoryCaps, LogMark, Store, StoreError,
+    WalkMark,
 };
 use hawser_proto::id::{AppId, BootId, NodeId, Position, SlotRef};
+use std::collections::HashSet;
 
 fn group(id: &str) -> Key {
     Key::group(&AppId::new("demo").unwrap(), id).unwrap()
@@ -216,6 +219,45 @@ async fn a_registration_that_was_lost_is_made_again_by_use() {
     assert_eq!(registered().await, 0, "no oftener than its use is noted");
     store.sweep(&device, &session, vec![], began + hour).await.unwrap().unwrap();
     until("it is registered again", async || registered().await == 1).await;
+}
+
+#[tokio::test]
+async fn a_registration_made_again_outlives_the_end_of_the_one_before() {
+    let Some(process) = Process::start(&[]).await else { return };
+    let store = open(&process.single()).await;
+    let (device, login) = (device("a"), login("node", 1, 1));
+    let Owner { node, boot, .. } = login.owner.clone();
+    store.claim(&device, login.clone(), vec![], now_ms()).await.unwrap();
+    let seen = sessions::seen(&store.caller, &device, &node, boot).await.unwrap().unwrap();
+    // By the same connection, which had been given up.
+    let again = store.announce(&device, now_ms(), login, vec![], true, now_ms()).await;
+    assert!(matches!(again, Ok(crate::inbox::Announced::Bound { .. })), "{again:?}");
+    sessions::forget(&store.caller, &device, (&node, boot), seen).await.unwrap();
+    assert_eq!(store.sessions_of(&node, boot, 9).await.unwrap().len(), 1);
+    let seen = sessions::seen(&store.caller, &device, &node, boot).await.unwrap().unwrap();
+    sessions::forget(&store.caller, &device, (&node, boot), seen).await.unwrap();
+    assert_eq!(store.sessions_of(&node, boot, 9).await.unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn a_walk_goes_through_parts_that_are_read_in_steps() {
+    let Some(process) = Process::start(&["--hash-max-listpack-entries", "4"]).await else { return };
+    let store = open(&process.single()).await;
+    let Owner { node, boot, .. } = login("node", 1, 1).owner;
+    for n in 0..1_000 {
+        let device = device(&format!("device-{n}"));
+        store.claim(&device, login("node", 1, n), vec![], now_ms()).await.unwrap();
+    }
+    let (mut met, mut mark, mut steps) = (HashSet::new(), WalkMark::default(), 0);
+    loop {
+        let (some, next) = store.walk_sessions(&node, boot, &mark, 3).await.unwrap();
+        met.extend(some.into_iter().map(|it| it.device));
+        steps += 1;
+        let Some(next) = next else { break };
+        mark = next;
+    }
+    assert_eq!(met.len(), 1_000);
+    assert!(steps > 100, "{steps}");
 }
 
 #[tokio::test]
