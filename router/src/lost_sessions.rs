@@ -2,7 +2,8 @@
 //!
 //! One router of all does it, the holder of a duty. A boot is dead when the store shows no lease of it, and did
 //! not at the look before either: a lease that was taken back by mistake is renewed by then. A device's
-//! session is compared before it is ended, so that one that has moved on stays.
+//! session is compared before it is ended, so that one that has moved on stays. Of nodes that live see
+//! [`crate::lost_ends`].
 
 use crate::core::Core;
 use crate::functions::Functions;
@@ -13,7 +14,7 @@ use crate::store::{KeyBytes, StoreError};
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use hawser_proto::id::{AppId, BootId, NodeId};
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::MissedTickBehavior;
@@ -28,6 +29,28 @@ const BATCHES_APART: Duration = Duration::from_millis(50);
 
 /// A boot of a node.
 type Boot = (NodeId, BootId);
+
+/// One of them whose sessions are being ended.
+struct Lost {
+    boot: Boot,
+    /// The devices that were looked at last.
+    seen: Vec<KeyBytes>,
+    ended: u64,
+}
+
+impl Lost {
+    fn of(boot: Boot) -> Self {
+        Self { boot, seen: Vec::new(), ended: 0 }
+    }
+
+    fn tell(&self, began: Instant) {
+        let (node, boot) = &self.boot;
+        if self.ended > 0 {
+            let (ended, took) = (self.ended, began.elapsed());
+            info!(%node, %boot, ended, ?took, "sessions of a dead node ended");
+        }
+    }
+}
 
 /// Ends them until told to stop.
 pub(crate) async fn run(core: Arc<Core>) {
@@ -61,19 +84,27 @@ async fn look(core: &Arc<Core>, before: &HashSet<Boot>) -> Result<HashSet<Boot>,
     }
     let boots = core.reach.ask(Call::LostBoots, core.store.boots_with_sessions()).await?;
     let dead: HashSet<Boot> = boots.into_iter().filter(|boot| is_dead(core, boot)).collect();
-    let both: Vec<Boot> = dead.intersection(before).cloned().collect();
-    for boot in both {
-        let began = Instant::now();
-        let ended = end_all(core, &boot).await;
-        let (node, boot) = boot;
-        // What another part of the store has does not wait for this one.
-        let ended = ended.unwrap_or_else(|source| {
-            debug!(%source, %node, %boot, "not all sessions of a dead node can be ended yet");
-            0
-        });
-        if ended > 0 {
-            info!(%node, %boot, ended, took = ?began.elapsed(), "sessions of a dead node ended");
+    let both = dead.intersection(before).cloned();
+    let mut left: VecDeque<Lost> = both.map(Lost::of).collect();
+    let began = Instant::now();
+    // Each has its turn. Not all of it at once: others may have died meanwhile.
+    while began.elapsed() < core.node_lease
+        && let Some(mut lost) = left.pop_front()
+    {
+        match end_some(core, &mut lost).await {
+            Ok(true) => left.push_back(lost),
+            Ok(false) => lost.tell(began),
+            // What another part of the store has does not wait for this one.
+            Err(source) => {
+                let (node, boot) = &lost.boot;
+                debug!(%source, %node, %boot, "not all sessions of a dead node can be ended yet");
+                lost.tell(began);
+            }
         }
+        tokio::time::sleep(BATCHES_APART).await;
+    }
+    for lost in &left {
+        lost.tell(began);
     }
     Ok(dead)
 }
@@ -93,44 +124,41 @@ fn is_dead(core: &Core, (node, boot): &Boot) -> bool {
     core.nodes.standing(node, *boot, core.clock.steady_ms()) == Standing::Dead
 }
 
-/// Ends the sessions of one boot, and says how many there were.
-async fn end_all(core: &Arc<Core>, boot: &Boot) -> Result<u64, StoreError> {
-    let mut ended = 0;
-    let mut seen: Vec<KeyBytes> = Vec::new();
-    loop {
-        // A walk may take long: the duty is kept, and the boot may have come back.
-        if !is_dead(core, boot) || !hold(core).await? {
-            return Ok(ended);
-        }
-        let asked = core.store.sessions_of(&boot.0, boot.1, BATCH);
-        let devices = core.reach.ask(Call::LostBoots, asked).await?;
-        if devices.is_empty() {
-            return Ok(ended);
-        }
-        if devices == seen {
-            warn!(node = %boot.0, boot = %boot.1, "sessions of a dead node cannot be ended");
-            return Ok(ended);
-        }
-        let keys = devices.iter().filter_map(|bytes| device(bytes));
-        let ends: Vec<_> = keys.map(|key| end(core.clone(), boot.clone(), key)).collect();
-        let done: Vec<Result<bool, StoreError>> =
-            stream::iter(ends).buffer_unordered(TOGETHER).collect().await;
-        let (mut failed, mut is_progress) = (None, false);
-        for one in done {
-            match one {
-                Ok(is_ended) => {
-                    is_progress = true;
-                    ended += u64::from(is_ended);
-                    core.metrics.lost_sessions.inc_by(is_ended.into());
-                }
-                Err(source) => failed = Some(source),
+/// Ends some sessions of one boot. True: there may be more.
+async fn end_some(core: &Arc<Core>, lost: &mut Lost) -> Result<bool, StoreError> {
+    let boot = &lost.boot;
+    // A walk may take long: the duty is kept, and the boot may have come back.
+    if !is_dead(core, boot) || !hold(core).await? {
+        return Ok(false);
+    }
+    let asked = core.store.sessions_of(&boot.0, boot.1, BATCH);
+    let devices = core.reach.ask(Call::LostBoots, asked).await?;
+    if devices.is_empty() {
+        return Ok(false);
+    }
+    if devices == lost.seen {
+        warn!(node = %boot.0, boot = %boot.1, "sessions of a dead node cannot be ended");
+        return Ok(false);
+    }
+    let keys = devices.iter().filter_map(|bytes| device(bytes));
+    let ends: Vec<_> = keys.map(|key| end(core.clone(), boot.clone(), key)).collect();
+    let done: Vec<Result<bool, StoreError>> =
+        stream::iter(ends).buffer_unordered(TOGETHER).collect().await;
+    let (mut failed, mut is_progress) = (None, false);
+    for one in done {
+        match one {
+            Ok(is_ended) => {
+                is_progress = true;
+                lost.ended += u64::from(is_ended);
+                core.metrics.lost_sessions.inc_by(is_ended.into());
             }
+            Err(source) => failed = Some(source),
         }
-        if let Some(source) = failed.filter(|_| !is_progress) {
-            return Err(source);
-        }
-        seen = devices;
-        tokio::time::sleep(BATCHES_APART).await;
+    }
+    lost.seen = devices;
+    match failed.filter(|_| !is_progress) {
+        Some(source) => Err(source),
+        None => Ok(true),
     }
 }
 
