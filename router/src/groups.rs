@@ -386,6 +386,12 @@ impl Groups {
         match wanted {
             Wanted::Create { key, owner, history, now_ms, .. } => {
                 let meta = GroupMeta { owner: owner.0, created_ms: *now_ms, history: *history };
+                // Whoever joins while it is being written reads it from the store, and may be in it by now.
+                if let Some(known) = all.groups.get(key.as_bytes())
+                    && known.meta() == meta
+                {
+                    return Changed::Created(known.clone());
+                }
                 let group = Arc::new(Group::new(&meta));
                 if let Some(replaced) = all.insert(key.as_bytes(), group.clone()) {
                     dropped(key, replaced.created_ms, &replaced.delete());
@@ -774,6 +780,21 @@ mod tests {
         assert_eq!(members(&anew, &one_node(), 0), [NODE], "it may have members of this one");
         groups
             .report(&key("room"), NODE, 2, false, |said| assert!(matches!(said, Reported::Stale)));
+    }
+
+    #[test]
+    fn members_that_came_while_their_group_was_being_made_stay_in_it() {
+        let groups = Groups::new(Vec::new(), 100);
+        let (room, made) = (key("room"), meta(OWNER, 5));
+        assert!(groups.decide().take(&create("room", OWNER)).is_ok());
+        // The store has it; before that is known here, a node asks, and reads it there.
+        let reading = groups.begin_reading(&room);
+        let read = groups.end_reading(&reading, Some(Some(&made)), &nobody()).unwrap().unwrap();
+        assert_eq!(report(&groups, 1, true), "taken");
+        let group = make(&groups, "room");
+        assert!(Arc::ptr_eq(&group, &read), "one group");
+        assert_eq!(members(&group, &one_node(), 0), [NODE]);
+        assert_eq!(groups.len(), 1);
     }
 
     #[test]
