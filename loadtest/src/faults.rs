@@ -31,10 +31,14 @@ use crate::Faults;
 use crate::system;
 use anyhow::{Context, ensure};
 use comfy_table::{ContentArrangement, Table};
+use futures_util::FutureExt as _;
 use rows::{Row, SHORT};
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// No row takes this long: one that does hangs.
 const ROW_PATIENCE: Duration = Duration::from_mins(15);
@@ -92,12 +96,13 @@ pub(crate) async fn run(wanted: &Faults) -> anyhow::Result<ExitCode> {
     };
     let wanted = Faults { scaled: wanted.scaled || wanted.short, ..wanted.clone() };
     let mut reports = Vec::new();
+    let mut terminated = signal(SignalKind::terminate())?;
     for row in rows {
         eprintln!("{}: {}", row.name(), row.about());
         // Whatever a row has started ends with it, also when it is dropped half done.
         let report = tokio::select! {
             report = one(row, &wanted, &binary, &place) => report?,
-            _ = tokio::signal::ctrl_c() => {
+            () = stopped(&mut terminated) => {
                 eprintln!("  stopped");
                 print(&reports);
                 return Ok(ExitCode::from(130));
@@ -119,6 +124,14 @@ pub(crate) async fn run(wanted: &Faults) -> anyhow::Result<ExitCode> {
         println!("histories and logs: {}", place.display());
     }
     Ok(if all_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Somebody wants it to end: at the terminal, or with SIGTERM as a time limit does.
+async fn stopped(terminated: &mut Signal) {
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminated.recv() => {}
+    }
 }
 
 fn named(wanted: &Faults) -> anyhow::Result<Vec<Row>> {
@@ -145,8 +158,13 @@ async fn one(row: Row, wanted: &Faults, binary: &Path, place: &Path) -> anyhow::
         std::fs::remove_dir_all(&folder)?;
     }
     std::fs::create_dir_all(&folder)?;
-    let done = tokio::time::timeout(ROW_PATIENCE, row.run(wanted, binary, &folder)).await;
-    let done = done.unwrap_or_else(|_| Err(anyhow::anyhow!("it hangs: {ROW_PATIENCE:?} are over")));
+    // A row that panics has failed; those after it are run, and the table is printed.
+    let row_run = AssertUnwindSafe(row.run(wanted, binary, &folder)).catch_unwind();
+    let done = match tokio::time::timeout(ROW_PATIENCE, row_run).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(panic)) => Err(anyhow::anyhow!("the harness panicked: {}", said(&*panic))),
+        Err(_) => Err(anyhow::anyhow!("it hangs: {ROW_PATIENCE:?} are over")),
+    };
     let seconds = started.elapsed().as_secs_f64();
     Ok(match done {
         Ok(done) => Report {
@@ -169,6 +187,12 @@ async fn one(row: Row, wanted: &Faults, binary: &Path, place: &Path) -> anyhow::
             seconds,
         },
     })
+}
+
+/// The words of a panic.
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a word")
 }
 
 fn print(reports: &[Report]) {

@@ -7,6 +7,7 @@ mod crowd;
 mod faults;
 mod fleet;
 mod hold;
+mod leash;
 mod stored;
 mod system;
 mod wire;
@@ -61,6 +62,9 @@ enum Command {
     /// Devices by the ten thousand on the bare wire. Run by `faults` and `hold`.
     #[command(hide = true)]
     Crowd(crowd::Crowd),
+    /// Becomes another program that ends when whoever started it does. Run by `faults`.
+    #[command(hide = true)]
+    Leashed(leash::Leashed),
     /// The bare loop: a single-threaded epoll server that does one write per delivery. Run by `bench`.
     #[command(hide = true)]
     Bare,
@@ -187,7 +191,11 @@ struct Judge {
 fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
         // One thread and its own loop: no runtime.
-        Command::Crowd(wanted) => crowd::run(wanted)?,
+        Command::Crowd(wanted) => {
+            leash::put_on()?;
+            crowd::run(wanted)?;
+        }
+        Command::Leashed(wanted) => match leash::run(&wanted)? {},
         command => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             return runtime.block_on(run(command));
@@ -202,7 +210,11 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Judge(wanted) => return pass_judgement(&wanted),
         Command::Faults(wanted) => return faults::run(&wanted).await,
         Command::Hold(wanted) => return hold::run(&wanted).await,
-        Command::Device(wanted) => faults::device::run(wanted).await?,
+        Command::Device(wanted) => {
+            leash::put_on()?;
+            faults::device::run(wanted).await?;
+        }
+        Command::Leashed(wanted) => match leash::run(&wanted)? {},
         Command::Crowd(wanted) => crowd::run(wanted)?,
         Command::Bare => bare::run()?,
     }

@@ -10,6 +10,7 @@ pub(crate) use shape::{Functions, Shape, Timers};
 
 use super::net::{Host, Net, Side};
 use super::proxy::{Proxy, Way};
+use crate::leash;
 use crate::process::{self, Guarded};
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
@@ -233,10 +234,12 @@ impl Cluster {
         let place = &mut self.places[place];
         let log = place.config.with_extension("log");
         let log = std::fs::File::options().create(true).append(true).open(log)?;
+        let harness = std::env::current_exe()?;
         let mut command = match (&self.net, place.host) {
-            (Some(net), Some(host)) => net.command(host, &place.binary),
-            _ => Command::new(&place.binary),
+            (Some(net), Some(host)) => net.command(host, &harness),
+            _ => Command::new(harness),
         };
+        command.args(leash::arguments(&place.binary));
         command.args([place.role, "--config"]).arg(&place.config);
         command.env("FAULTS_ADMIN_TOKEN", ADMIN_TOKEN).env("FAULTS_MASTER_KEY", "7".repeat(64));
         command.env("FAULTS_CLUSTER_SECRET", CLUSTER_SECRET).env_remove("RUST_LOG");
@@ -324,6 +327,21 @@ impl Cluster {
     pub(crate) fn has_ended(&mut self, service: Service) -> anyhow::Result<bool> {
         let place = self.find(service)?;
         Ok(self.places[place].process.as_mut().is_none_or(Guarded::has_ended))
+    }
+
+    /// Services that do not run, each with the last that it said.
+    pub(crate) fn down(&mut self) -> Vec<String> {
+        let mut down = Vec::new();
+        for place in &mut self.places {
+            if place.process.as_mut().is_some_and(|process| !process.has_ended()) {
+                continue;
+            }
+            let log = std::fs::read_to_string(place.config.with_extension("log"));
+            let log = log.unwrap_or_default();
+            let last = log.lines().last().unwrap_or("it said nothing");
+            down.push(format!("{}: {last}", place.service));
+        }
+        down
     }
 
     /// Sends a service a signal.

@@ -3,7 +3,9 @@
 
 use super::cluster::APP;
 use crate::process::Guarded;
-use std::path::{Path, PathBuf};
+use rustix::process::Signal;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -47,12 +49,26 @@ pub(super) struct Keeper {
     plan: Plan,
     number: usize,
     lives: u64,
+    /// This life may end by its own hand.
+    may_die: bool,
+    /// Lives that ended so.
+    deaths: u64,
+    /// Ends that nobody had asked for.
+    broken: Vec<String>,
     process: Option<Guarded>,
 }
 
 impl Keeper {
     pub(super) fn new(plan: Plan, number: usize) -> Self {
-        Self { plan, number, lives: 0, process: None }
+        Self {
+            plan,
+            number,
+            lives: 0,
+            may_die: false,
+            deaths: 0,
+            broken: Vec::new(),
+            process: None,
+        }
     }
 
     /// Its history.
@@ -75,14 +91,42 @@ impl Keeper {
         self.plan.folder.join(format!("requests-{}.jsonl", self.number))
     }
 
-    /// Lives so far.
-    pub(super) fn lives(&self) -> u64 {
-        self.lives
+    /// Lives that ended at the planned point, by the planned signal.
+    pub(super) fn deaths(&self) -> u64 {
+        self.deaths
+    }
+
+    /// Lives that ended by themselves in any other way, and panics that did not end one.
+    pub(super) fn broken(&mut self) -> Vec<String> {
+        self.look();
+        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let panics = log.lines().filter(|line| line.contains("panicked at"));
+        let panics = panics.map(|line| format!("device process {}: {line}", self.number));
+        self.broken.iter().cloned().chain(panics).collect()
+    }
+
+    /// Whether it runs; notes how it ended when it does not.
+    fn look(&mut self) -> bool {
+        let Some(process) = &mut self.process else { return false };
+        let Some(ended) = process.ended() else { return true };
+        self.process = None;
+        if self.may_die && ended.signal() == Some(Signal::KILL.as_raw()) {
+            self.deaths += 1;
+            return false;
+        }
+        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let last = log.lines().last().unwrap_or("it said nothing");
+        self.broken.push(format!("device process {} ended ({ended}): {last}", self.number));
+        false
+    }
+
+    fn log(&self) -> PathBuf {
+        self.plan.folder.join(format!("device-{}.log", self.number))
     }
 
     /// Starts it if it does not run. `die`: it may kill itself, as planned.
     pub(super) fn keep(&mut self, die: bool) -> anyhow::Result<()> {
-        if self.process.as_mut().is_some_and(|process| !process.has_ended()) {
+        if self.look() {
             return Ok(());
         }
         if self.lives > 0 {
@@ -95,6 +139,7 @@ impl Keeper {
         command.arg(&plan.state).arg("--history").arg(self.history());
         command.args(["--process", &(self.number as u64 * 1_000_000 + self.lives).to_string()]);
         command.args(["--seed", &(plan.seed + self.lives).to_string()]);
+        self.may_die = die && plan.die.is_some();
         if let Some((point, every)) = plan.die.filter(|_| die) {
             let point = clap::ValueEnum::to_possible_value(&point);
             let name = point.map(|it| it.get_name().to_owned()).unwrap_or_default();
@@ -120,7 +165,8 @@ impl Keeper {
         }
         command.args(["--over-ms", &plan.over.as_millis().to_string()]);
         command.arg("--").args(&plan.devices);
-        command.stderr(log(&plan.folder, self.number)?);
+        let log = std::fs::File::options().create(true).append(true).open(self.log())?;
+        command.stderr(Stdio::from(log));
         self.process = Some(Guarded::start(&mut command)?);
         Ok(())
     }
@@ -130,13 +176,9 @@ impl Keeper {
         &self.plan.devices
     }
 
-    /// SIGKILL.
+    /// SIGKILL. Whoever had ended before is not killed.
     pub(super) fn kill(&mut self) {
+        self.look();
         self.process = None;
     }
-}
-
-fn log(folder: &Path, number: usize) -> anyhow::Result<Stdio> {
-    let file = folder.join(format!("device-{number}.log"));
-    Ok(Stdio::from(std::fs::File::options().create(true).append(true).open(file)?))
 }

@@ -1,10 +1,12 @@
 //! How a row ended: the judge's verdict, its figures, and where it missed them.
 
+use super::leaks::Compared;
 use hawser_loadtest::judge::Verdict;
 
 /// The end of a row.
 pub(super) struct Done {
-    pub(super) verdict: Verdict,
+    /// None: there was no history to judge.
+    verdict: Option<Verdict>,
     pub(super) timers: String,
     figures: Vec<String>,
     /// So many of them are the row's own.
@@ -14,12 +16,12 @@ pub(super) struct Done {
 
 impl Done {
     pub(super) fn new(verdict: Verdict, timers: String) -> Self {
-        Self { verdict, timers, figures: Vec::new(), first: 0, misses: Vec::new() }
+        Self { verdict: Some(verdict), ..Self::unjudged(timers) }
     }
 
-    /// One without a history of its own: what was promised is in its figures.
+    /// One without a history: what was promised is in its figures alone, and the table says so.
     pub(super) fn unjudged(timers: String) -> Self {
-        Self::new(Verdict::default(), timers)
+        Self { verdict: None, timers, figures: Vec::new(), first: 0, misses: Vec::new() }
     }
 
     /// The same clocks, and how figures taken with them carry over.
@@ -52,9 +54,18 @@ impl Done {
         }
     }
 
-    pub(super) fn looked_for_leaks(&mut self, processes: usize, leaks: &[String]) {
+    /// Holdings of each process before and after.
+    pub(super) fn looked_for_leaks(&mut self, compared: &Compared) {
+        let Compared { processes, new, leaks, grown } = compared;
         if leaks.is_empty() {
-            self.say(format!("no leak in {processes} processes"));
+            let mib = |bytes: f64| bytes / f64::from(1 << 20);
+            let new = if *new > 0 { format!(", {new} are new") } else { String::new() };
+            self.say(format!(
+                "no leak in {processes} processes that were there before{new}; memory of one grew by {:.1} \
+                 MiB at the most, from {:.1}",
+                mib(grown.0),
+                mib(grown.1)
+            ));
         } else {
             self.misses.push(format!("leaks: {}", leaks.join(", ")));
         }
@@ -62,7 +73,7 @@ impl Done {
 
     /// Nothing was found, and nothing missed.
     pub(super) fn passed(&self) -> bool {
-        self.verdict.is_clean() && self.misses.is_empty()
+        self.verdict.as_ref().is_none_or(Verdict::is_clean) && self.misses.is_empty()
     }
 
     pub(super) fn figures(&self) -> String {
@@ -73,14 +84,15 @@ impl Done {
         line
     }
 
-    /// The four zeros, as a line.
+    /// The four zeros, as a line; or that nobody was asked.
     pub(super) fn zeros(&self) -> String {
-        let zeros = self.verdict.zeros();
-        let others = self.verdict.convictions.len();
+        let Some(verdict) = &self.verdict else { return "not judged".to_owned() };
+        let zeros = verdict.zeros();
+        let others = verdict.convictions.len();
         let line = format!(
             "{} / {} / {} / {}",
             zeros.lost, zeros.wrong_device, zeros.duplicates, zeros.cross_tenant
         );
-        if self.verdict.is_clean() { line } else { format!("{line} ({others} convictions)") }
+        if verdict.is_clean() { line } else { format!("{line} ({others} convictions)") }
     }
 }

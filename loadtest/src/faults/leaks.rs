@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 const SHARE: f64 = 0.05;
 /// And this much, since a few of anything are no leak: an idle connection of a pool, a page of a cache.
 const SLACK: f64 = 12.0;
-/// The same for memory: what an allocator keeps, what a store has written meanwhile.
+/// The same for memory: what an allocator keeps, what a store has written meanwhile. For a process of this
+/// size it is more than the share; the figure says what was really gained.
 const SLACK_BYTES: f64 = 24.0 * 1024.0 * 1024.0;
 /// A session that came from another node may cost this much, in all.
 const SESSION_BYTES: f64 = 24.0 * 1024.0;
@@ -39,6 +40,18 @@ struct Held {
     what: BTreeMap<&'static str, f64>,
 }
 
+/// What was compared, and what was found.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Compared {
+    /// Processes that lived through it.
+    pub(super) processes: usize,
+    /// Those that started meanwhile: nothing is known of what they held.
+    pub(super) new: usize,
+    pub(super) leaks: Vec<String>,
+    /// The most that the memory of one has grown: by how many bytes, and what it was.
+    pub(super) grown: (f64, f64),
+}
+
 /// All processes at one time.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Holdings(BTreeMap<Service, Held>);
@@ -57,24 +70,30 @@ impl Holdings {
 
     /// What those that lived through it hold more than before; looks again until nothing is left, or its
     /// patience ends.
-    pub(super) async fn leaks(&self, cluster: &Cluster) -> Vec<String> {
+    pub(super) async fn leaks(&self, cluster: &Cluster) -> Compared {
         let started = Instant::now();
         loop {
             let now = Self::of(cluster).await;
-            let leaks = self.against(&now);
-            if leaks.is_empty() || started.elapsed() > PATIENCE {
-                return leaks;
+            let compared = self.against(&now);
+            if compared.leaks.is_empty() || started.elapsed() > PATIENCE {
+                return compared;
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }
 
-    fn against(&self, now: &Self) -> Vec<String> {
-        let mut leaks = Vec::new();
+    fn against(&self, now: &Self) -> Compared {
+        let mut compared = Compared::default();
         for (service, before) in &self.0 {
-            let Some(after) = now.0.get(service).filter(|it| it.starts == before.starts) else {
+            let Some(after) = now.0.get(service) else {
+                compared.leaks.push(format!("{service} does not say what it holds"));
                 continue;
             };
+            if after.starts != before.starts {
+                compared.new += 1;
+                continue;
+            }
+            compared.processes += 1;
             let gained = (after.sessions - before.sessions).max(0.0);
             for (name, was) in &before.what {
                 let Some(is) = after.what.get(name) else { continue };
@@ -82,17 +101,15 @@ impl Holdings {
                     "memory" => SLACK_BYTES + gained * SESSION_BYTES,
                     _ => SLACK + gained * SESSION_TASKS,
                 };
+                if *name == "memory" && is - was > compared.grown.0 {
+                    compared.grown = (is - was, *was);
+                }
                 if *is > was * (1.0 + SHARE) + slack {
-                    leaks.push(format!("{service} holds {name} {is:.0}, before {was:.0}"));
+                    compared.leaks.push(format!("{service} holds {name} {is:.0}, before {was:.0}"));
                 }
             }
         }
-        leaks
-    }
-
-    /// Processes that are compared.
-    pub(super) fn count(&self) -> usize {
-        self.0.len()
+        compared
     }
 }
 
@@ -125,9 +142,20 @@ mod tests {
     #[test]
     fn what_stays_is_a_leak_unless_the_process_or_its_devices_are_new() {
         let before = holds("descriptors", 1_000.0, 500.0, 1);
-        assert!(before.against(&holds("descriptors", 1_050.0, 500.0, 1)).is_empty());
-        assert_eq!(before.against(&holds("descriptors", 1_100.0, 500.0, 1)).len(), 1);
-        assert!(before.against(&holds("descriptors", 1_100.0, 600.0, 1)).is_empty());
-        assert!(before.against(&holds("descriptors", 9_000.0, 500.0, 2)).is_empty());
+        let leaks = |now| before.against(&now).leaks.len();
+        assert_eq!(leaks(holds("descriptors", 1_050.0, 500.0, 1)), 0);
+        assert_eq!(leaks(holds("descriptors", 1_100.0, 500.0, 1)), 1);
+        assert_eq!(leaks(holds("descriptors", 1_100.0, 600.0, 1)), 0);
+        assert_eq!(leaks(holds("descriptors", 9_000.0, 500.0, 2)), 0);
+    }
+
+    #[test]
+    fn only_what_lived_through_it_was_compared() {
+        let before = holds("descriptors", 1_000.0, 500.0, 1);
+        let same = before.against(&before);
+        assert_eq!((same.processes, same.new), (1, 0));
+        let anew = before.against(&holds("descriptors", 1_000.0, 500.0, 2));
+        assert_eq!((anew.processes, anew.new), (0, 1));
+        assert_eq!(before.against(&Holdings::default()).leaks.len(), 1);
     }
 }

@@ -100,6 +100,10 @@ pub(super) struct Told {
     /// Sessions that ended, were told of, and whose end was told by exactly one new word: theirs, or the
     /// beginning of a later one.
     pub(crate) ended: usize,
+    /// Sessions that were over at the end, by what the devices know.
+    pub(crate) over: usize,
+    /// Those of them that no word ended: neither theirs, nor one of a later session.
+    pub(crate) untold: Vec<String>,
 }
 
 impl Told {
@@ -139,6 +143,16 @@ impl Told {
             });
             if ends && lived_on {
                 told.early.push(format!("{device} {}", event.epoch));
+            }
+        }
+        for (device, all) in &sessions {
+            let lives = truth.get(device).filter(|word| word.is_online()).map(|word| word.epoch);
+            let believed = last.get(device).copied().unwrap_or_default();
+            for word in all.iter().filter(|word| Some(word.epoch) != lives) {
+                told.over += 1;
+                if believed < (word.epoch, true) {
+                    told.untold.push(format!("{device} {} was never ended", word.epoch));
+                }
             }
         }
         for (device, word) in truth {

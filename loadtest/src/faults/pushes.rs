@@ -38,6 +38,8 @@ pub(super) struct Count {
     pub(super) refused: AtomicU64,
     pub(super) unknown: AtomicU64,
     pub(super) tries: AtomicU64,
+    /// Tries that ended without a position.
+    pub(super) failed: AtomicU64,
 }
 
 /// Backends at work; [`Backends::stop`] ends them once each push has its last word.
@@ -153,7 +155,11 @@ impl One {
             let called = clients[0].unicast(self.request());
             let answer = tokio::time::timeout(CALL_PATIENCE, called).await;
             clients.rotate_left(1);
-            match answer.map_or(Said::Nothing, read) {
+            let said = answer.map_or(Said::Nothing, read);
+            if !matches!(said, Said::Stored(_)) {
+                count.failed.fetch_add(1, Ordering::Relaxed);
+            }
+            match said {
                 Said::Stored(answer) => {
                     count.stored.fetch_add(1, Ordering::Relaxed);
                     let stored = answer.stored.unwrap_or_default();

@@ -187,6 +187,11 @@ impl Stage<'_> {
         Scene::start(self.wanted, self.binary, self.folder, staging).await
     }
 
+    /// A few judged devices in a cluster of this shape, beside the row's own crowd.
+    async fn watched(&self, shape: Shape) -> anyhow::Result<Scene> {
+        Scene::beside(self.wanted, self.binary, self.folder, shape).await
+    }
+
     fn timers(&self) -> Timers {
         if self.wanted.scaled { Timers::SCALED } else { Timers::FULL }
     }

@@ -31,6 +31,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Device processes with more devices keep their cursors in memory that outlives them: a sync each would
 /// measure the disk.
 const DEVICES_ON_DISK_MAX: usize = 500;
+/// Devices beside a crowd, and stored pushes to them a second: few enough not to be felt.
+const BESIDE_DEVICES: usize = 24;
+const BESIDE_RATE: u32 = 40;
 /// Devices start at this rate.
 const STARTS_PER_SECOND: usize = 300;
 
@@ -61,8 +64,9 @@ pub(super) struct Scene {
     /// When the warm-up was over.
     pub(super) begun: u64,
     folder: PathBuf,
-    state: PathBuf,
     keepers: Vec<Keeper>,
+    /// Behind the keepers: their processes end before it goes.
+    _state: State,
     backends: Backends,
     before: Holdings,
     /// When the fault was healed, on the histories' clock.
@@ -72,6 +76,30 @@ pub(super) struct Scene {
 }
 
 impl Scene {
+    /// A few devices with stored pushes, to stand beside a row's own crowd: what befalls the crowd must not
+    /// take anything from them, and [`Scene::end`] has it judged. A row need not call [`Scene::pass`] for
+    /// them; it ends its crowd before it ends the scene, since what a crowd holds would be a leak.
+    pub(super) async fn beside(
+        wanted: &Faults,
+        binary: &Path,
+        folder: &Path,
+        shape: Shape,
+    ) -> anyhow::Result<Self> {
+        let staging = Staging {
+            shape,
+            devices: BESIDE_DEVICES,
+            processes: 2,
+            rate: BESIDE_RATE,
+            durabilities: vec![Durability::Memory, Durability::Disk],
+            requests: 0,
+            die: None,
+            moves: None,
+            torn: false,
+            join: None,
+        };
+        Self::start(wanted, binary, folder, staging).await
+    }
+
     /// Starts everything and warms up: each device is connected, and something was handed over.
     pub(super) async fn start(
         wanted: &Faults,
@@ -88,7 +116,7 @@ impl Scene {
         let apart = shape.apart;
         shape.endpoints = offices.iter().map(|office| office.endpoint(apart)).collect();
         let cluster = Cluster::start(binary, folder, shape).await?;
-        let state = state_folder(folder, staging.devices)?;
+        let state = State::make(folder, staging.devices)?;
         let devices: Vec<String> = (0..staging.devices).map(|n| format!("d-{n}")).collect();
         let processes = staging.processes.clamp(1, staging.devices.max(1));
         let over = Duration::from_secs_f64(staging.devices as f64 / STARTS_PER_SECOND as f64);
@@ -99,7 +127,7 @@ impl Scene {
                 control: cluster.control.clone(),
                 devices: own,
                 folder: folder.to_owned(),
-                state: state.clone(),
+                state: state.folder.clone(),
                 die: staging.die,
                 moves: staging.moves,
                 torn: staging.torn,
@@ -131,8 +159,8 @@ impl Scene {
             devices,
             begun: 0,
             folder: folder.to_owned(),
-            state,
             keepers,
+            _state: state,
             backends,
             before: Holdings::default(),
             healed: None,
@@ -195,15 +223,14 @@ impl Scene {
         self.keepers[number].devices().to_vec()
     }
 
-    /// Device processes that were started, all in all.
-    pub(super) fn lives(&self) -> u64 {
-        self.keepers.iter().map(Keeper::lives).sum()
+    /// Device processes that killed themselves at the planned point so far.
+    pub(super) fn deaths(&self) -> u64 {
+        self.keepers.iter().map(Keeper::deaths).sum()
     }
 
-    /// Tries of stored pushes so far that were not answered with a position.
+    /// Tries of stored pushes so far that ended without a position.
     pub(super) fn refusals(&self) -> u64 {
-        let count = &self.backends.count;
-        count.tries.load(Ordering::Relaxed).saturating_sub(count.stored.load(Ordering::Relaxed))
+        self.backends.count.failed.load(Ordering::Relaxed)
     }
 
     /// Whether an inbox can be looked at.
@@ -216,31 +243,7 @@ impl Scene {
         tokio::time::timeout(Duration::from_secs(2), asked).await.is_ok_and(|it| it.is_ok())
     }
 
-    /// How long stored pushes that were begun since then waited for their answer, every retry counted, in
-    /// milliseconds, sorted.
-    pub(super) fn answer_delays(&self, from: u64) -> anyhow::Result<Vec<u64>> {
-        let events = judge::read(&self.folder.join("harness.jsonl"))?;
-        let mut begun = std::collections::HashMap::new();
-        let mut delays = Vec::new();
-        for event in &events {
-            match event.kind {
-                Kind::PushCall => drop(begun.insert(event.push.as_str(), event.t)),
-                Kind::PushOk => {
-                    // Those that were under way when it happened were held up by it, too.
-                    if let Some(call) = begun.get(event.push.as_str())
-                        && event.t >= from
-                    {
-                        delays.push(event.t.saturating_sub((*call).max(from)) / 1_000_000);
-                    }
-                }
-                _ => {}
-            }
-        }
-        delays.sort_unstable();
-        Ok(delays)
-    }
-
-    /// The 99th percentile, in milliseconds, of what arrived after a healing so far.
+    /// The 99th percentile, in milliseconds, of what was due at a healing and has arrived so far.
     pub(super) fn arrivals_after(&self, healed: u64) -> anyhow::Result<u64> {
         Ok(Arrivals::of(&self.events()?, healed).p99_ms())
     }
@@ -316,6 +319,11 @@ impl Scene {
         self.logins().await - self.logins_before
     }
 
+    /// Logins of its own devices since the warm-up, whoever else comes and goes.
+    pub(super) fn returns(&self) -> usize {
+        self.links().logins(self.begun, u64::MAX).count()
+    }
+
     /// Ends the load, waits until all that was stored has been handed over, looks for leaks, stops the
     /// devices and asks the judge.
     pub(super) async fn end(mut self) -> anyhow::Result<(Done, Arrivals)> {
@@ -349,20 +357,27 @@ impl Scene {
         }
         // What was handled last is acknowledged a moment later.
         tokio::time::sleep(Duration::from_millis(500)).await;
-        let leaks = self.before.leaks(&self.cluster).await;
+        let compared = self.before.leaks(&self.cluster).await;
+        let down = self.cluster.down();
         let panics = panics(&self.cluster)?;
+        let broken: Vec<String> = self.keepers.iter_mut().flat_map(Keeper::broken).collect();
         self.keepers.iter_mut().for_each(Keeper::kill);
         let events = gather(&self.folder, &self.keepers)?;
         let verdict = judge::judge(&events, Options::default());
         std::fs::write(self.folder.join("verdict.txt"), verdict.to_string())?;
+        arrivals = Arrivals::of(&events, healed);
         arrivals.counted(&count);
         let mut done = Done::new(verdict, self.timers);
         done.say(arrivals.to_string());
-        done.looked_for_leaks(self.before.count(), &leaks);
+        done.looked_for_leaks(&compared);
+        done.must(down.is_empty(), format!("not up at the end: {}", down.join("; ")));
         done.must(panics.is_empty(), format!("panics: {}", panics.join("; ")));
-        if self.state != self.folder {
-            let _ = std::fs::remove_dir_all(&self.state);
-        }
+        done.must(broken.is_empty(), format!("devices broke: {}", broken.join("; ")));
+        let (refused, unknown) = arrivals.without_position();
+        done.must(
+            refused + unknown == 0,
+            format!("{refused} pushes were refused (0), {unknown} without an answer for good (0)"),
+        );
         Ok((done, arrivals))
     }
 }
@@ -388,13 +403,29 @@ fn gather(folder: &Path, keepers: &[Keeper]) -> anyhow::Result<Vec<Event>> {
     Ok(judge::merge(histories.context("a history cannot be read")?))
 }
 
-fn state_folder(folder: &Path, devices: usize) -> anyhow::Result<PathBuf> {
-    let memory = Path::new("/dev/shm");
-    if devices <= DEVICES_ON_DISK_MAX || !memory.is_dir() {
-        return Ok(folder.to_owned());
+/// Where device processes keep their cursors; what is in memory goes with its owner.
+struct State {
+    folder: PathBuf,
+    is_in_memory: bool,
+}
+
+impl State {
+    fn make(folder: &Path, devices: usize) -> anyhow::Result<Self> {
+        let memory = Path::new("/dev/shm");
+        if devices <= DEVICES_ON_DISK_MAX || !memory.is_dir() {
+            return Ok(Self { folder: folder.to_owned(), is_in_memory: false });
+        }
+        let name = folder.file_name().context("a row's folder has a name")?;
+        let folder = memory.join(format!("hawser-{}-{}", std::process::id(), name.display()));
+        std::fs::create_dir_all(&folder)?;
+        Ok(Self { folder, is_in_memory: true })
     }
-    let name = folder.file_name().context("a row's folder has a name")?;
-    let state = memory.join(format!("hawser-{}-{}", std::process::id(), name.display()));
-    std::fs::create_dir_all(&state)?;
-    Ok(state)
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        if self.is_in_memory {
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
 }

@@ -10,17 +10,16 @@ impl Stage<'_> {
         let mut staging = self.small("embedded");
         staging.die = Some((point, 40));
         let mut scene = self.scene(staging).await?;
-        let before = scene.lives();
         // Those that warmed up have no wish to die.
         scene.kill_devices();
         scene.pass(self.load_time(), true).await?;
         scene.kill_devices();
         scene.healed();
-        let deaths = scene.lives() - before;
+        let deaths = scene.deaths();
         let (mut done, _) = scene.end().await?;
         // Otherwise the row has shown nothing.
         let least = (self.wanted.seconds / 2).max(2);
-        done.figure(format!("{deaths} deaths (at least {least})"), deaths >= least);
+        done.figure(format!("{deaths} deaths at that point (at least {least})"), deaths >= least);
         Ok(done)
     }
 

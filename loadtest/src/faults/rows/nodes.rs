@@ -10,11 +10,14 @@ use crate::faults::presence::{self, Told};
 use crate::faults::scene::Scene;
 use anyhow::{Context, ensure};
 use rustix::process::Signal;
+use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// Devices of a killed node are back within this, counted from the window that the server set.
 const BACK_MS_MAX: u64 = 5_000;
+/// Stored pushes to them in that time, at the least: fewer say nothing.
+const MEANWHILE_MIN: usize = 20;
 /// The window at its least; with so few devices to so many nodes it is never longer.
 const WINDOW_MS: u64 = 1_000;
 /// The peak of reconnects in any second, against the rate that was set. A node tells sessions to go in
@@ -64,20 +67,22 @@ impl Stage<'_> {
             format!("wrong presence at rest {wrong} (0) {first}").trim().to_owned(),
             *wrong == 0,
         );
-        let Told { online, offline, news, ended, .. } = &rest.told;
+        let Told { online, offline, news, ended, over, untold, .. } = &rest.told;
         let (wrong, early) = (&rest.told.wrong, &rest.told.early);
-        let first = wrong.iter().chain(early).next().cloned().unwrap_or_default();
+        let first = wrong.iter().chain(untold).chain(early).next().cloned().unwrap_or_default();
         done.figure(
             format!(
-                "events: {online} online, {offline} offline, {news} of them news, {ended} sessions \
-                 ended once, {} wrong at rest (0), {} ends told before the device knew{} {first}",
+                "events: {online} online, {offline} offline, {news} of them news; {over} sessions ended, \
+                 {ended} ends told by one new word, {} not told (0); {} wrong at rest (0), {} ends told \
+                 before the device knew{} {first}",
+                untold.len(),
                 wrong.len(),
                 early.len(),
                 if noticed { " (0)" } else { "" }
             )
             .trim()
             .to_owned(),
-            wrong.is_empty() && (early.is_empty() || !noticed),
+            wrong.is_empty() && untold.is_empty() && (early.is_empty() || !noticed),
         );
     }
 
@@ -87,14 +92,26 @@ impl Stage<'_> {
         let mut scene = self.scene(staging).await?;
         scene.pass(self.load_time() / 3, false).await?;
         let killed = scene.fault("node killed");
+        let devices = devices_on(&scene.links(), killed, "a0");
         scene.cluster.kill(Service::Access(0))?;
         scene.pass(self.load_time() / 3, false).await?;
-        scene.healed();
+        let healed = scene.healed();
         let rest = self.at_rest(&mut scene).await?;
         let (back, missing) = rest.links.back(killed, "a0");
         scene.cluster.revive(Service::Access(0)).await?;
         scene.pass(self.load_time() / 3, false).await?;
-        let (mut done, _) = scene.end().await?;
+        let (mut done, arrivals) = scene.end().await?;
+        let handed = arrivals.handed(killed, healed, &devices);
+        done.figure(
+            format!(
+                "{} stored pushes to them meanwhile (at least {MEANWHILE_MIN}), p99 handed over {} ms \
+                 after the kill or their answer (at most the same), {} never (0)",
+                handed.count, handed.p99, handed.never
+            ),
+            handed.p99 <= BACK_MS_MAX + WINDOW_MS
+                && handed.never == 0
+                && handed.count >= MEANWHILE_MIN,
+        );
         let p99 = share(&back, 0.99);
         done.figure(
             format!(
@@ -118,7 +135,7 @@ impl Stage<'_> {
         let mut scene = self.scene(staging).await?;
         scene.pass(self.load_time() / 3, false).await?;
         let begun = scene.fault("node drained");
-        let on_it = on_node(&scene.links(), begun, "a0");
+        let on_it = devices_on(&scene.links(), begun, "a0").len();
         let mut command = scene.cluster.hawser();
         command.args(["node", "drain", "a0", "--rate", &format!("{rate}/s"), "--wait"]);
         let mut command = tokio::process::Command::from(command);
@@ -190,25 +207,24 @@ impl Stage<'_> {
         scene.pass(self.load_time() / 3, false).await?;
         let begun = scene.fault("rolling upgrade");
         let mut lines = Vec::new();
-        let (mut worst, mut peak) = (0, 0);
+        let mut restarts = Vec::new();
         for number in 0..3 {
             let node = format!("a{number}");
             let from = now();
-            let on_it = on_node(&scene.links(), from, &node);
+            let on_it = devices_on(&scene.links(), from, &node).len();
+            restarts.push((from, Some(node.clone())));
             scene.cluster.signal(Service::Access(number), Signal::TERM)?;
             let ended = self.until_ended(&mut scene, Service::Access(number), patience).await?;
             ensure!(ended, "{node} did not end within its patience of {patience:?}");
-            scene.until_all_online(AT_REST_PATIENCE).await?;
+            let all = scene.until_all_online(AT_REST_PATIENCE).await?;
+            ensure!(all, "not all devices of {node} came back in {AT_REST_PATIENCE:?}");
             scene.pass(Duration::from_secs(2), false).await?;
-            let words = scene.links();
-            let (moves, _) = words.most_moves(from, now());
-            let second = words.peak(from, now());
-            (worst, peak) = (worst.max(moves), peak.max(second));
             lines.push(format!("{node}: {on_it} devices in {:.1} s", seconds(from)));
             scene.cluster.revive(Service::Access(number)).await?;
             scene.pass(Duration::from_secs(2), false).await?;
         }
         for number in 0..2 {
+            restarts.push((now(), None));
             scene.cluster.signal(Service::Router(number), Signal::TERM)?;
             let ended = self.until_ended(&mut scene, Service::Router(number), patience).await?;
             ensure!(ended, "router {number} did not end in {patience:?}");
@@ -216,6 +232,7 @@ impl Stage<'_> {
             // As an operator waits for readiness, and a little for streams.
             scene.pass(Duration::from_secs(4), false).await?;
         }
+        restarts.push((now(), None));
         scene.cluster.signal(Service::Control, Signal::TERM)?;
         let ended = self.until_ended(&mut scene, Service::Control, patience).await?;
         ensure!(ended, "control did not end in {patience:?}");
@@ -226,13 +243,23 @@ impl Stage<'_> {
         let requests = scene.requests(begun);
         let (mut done, _) = scene.end().await?;
         let most = (f64::from(per_second) * PEAK_SHARE) as usize + PEAK_SLACK;
+        let peak = rest.links.peak(begun, u64::MAX);
         done.figure(
             format!("{devices} devices, {per_second}/s: peak reconnects {peak}/s (at most {most})"),
             peak <= most,
         );
+        let moves = rest.links.logins(begun, u64::MAX).count();
+        let unasked = unasked(&rest.links, &restarts, u64::MAX);
+        let first = unasked.first().cloned().unwrap_or_default();
         done.figure(
-            format!("moves of one device per node restart at most {worst} (1)"),
-            worst <= 1,
+            format!(
+                "{moves} moves, {} of them second ones of a node's restart, or of devices elsewhere, or \
+                 while routers and control restarted (0) {first}",
+                unasked.len()
+            )
+            .trim()
+            .to_owned(),
+            unasked.is_empty() && moves > 0,
         );
         done.say(lines.join(", "));
         Self::say_moving(&mut done, &rest.links, begun, &requests);
@@ -257,6 +284,16 @@ impl Stage<'_> {
         Ok(true)
     }
 
+    /// Words about sessions that are another's by now, refused by all routers so far.
+    async fn stale_refused(scene: &Scene) -> anyhow::Result<f64> {
+        let mut all = 0.0;
+        for number in 0..scene.cluster.shape.routers.len() {
+            let router = Service::Router(number);
+            all += scene.cluster.metric(router, "hawser_router_unbinds_stale_total").await?;
+        }
+        Ok(all)
+    }
+
     /// SIGSTOP for longer than the lease and the idle time-out; what the node says when it wakes up is late.
     pub(super) async fn access_paused(&self) -> anyhow::Result<Done> {
         let (mut staging, _redis) = self.large(self.wanted.devices * 2)?;
@@ -278,11 +315,13 @@ impl Stage<'_> {
             late.ping_new().await?;
             scene.pass(silence.min(until.saturating_duration_since(Instant::now())), false).await?;
         }
+        let refused = Self::stale_refused(&scene).await?;
         scene.cluster.signal(Service::Access(0), Signal::CONT)?;
         scene.healed();
         late.ping_new().await?;
         scene.pass(Duration::from_secs(2), false).await?;
         let (said, taken) = late.taken().await?;
+        let refused = Self::stale_refused(&scene).await? - refused;
         drop(late);
         scene.pass(self.load_time() / 3, false).await?;
         let rest = self.at_rest(&mut scene).await?;
@@ -292,6 +331,10 @@ impl Stage<'_> {
         done.figure(
             format!("{said} acks said to the sleeping node, {taken} taken when it woke (0)"),
             taken == 0 && said > 0,
+        );
+        done.figure(
+            format!("{refused} stale words of the woken node refused by routers (more than 0)"),
+            refused > 0.0,
         );
         done.figure(
             format!(
@@ -309,8 +352,28 @@ impl Stage<'_> {
 }
 
 /// Devices that are on a node at a time.
-fn on_node(links: &Links, at: u64, node: &str) -> usize {
-    links.at(at).values().filter(|word| word.is_online() && word.node() == node).count()
+fn devices_on(links: &Links, at: u64, node: &str) -> BTreeSet<String> {
+    let words = links.at(at).into_iter();
+    let on_it = words.filter(|(_, word)| word.is_online() && word.node() == node);
+    on_it.map(|(device, _)| device.to_owned()).collect()
+}
+
+/// Logins that no restart asked for. Of each restart: when it began, and the node that told its devices to
+/// go, if it was one; each of them goes once, and nobody else does.
+fn unasked(links: &Links, restarts: &[(u64, Option<String>)], to: u64) -> Vec<String> {
+    let mut unasked = Vec::new();
+    for (number, (from, node)) in restarts.iter().enumerate() {
+        let until = restarts.get(number + 1).map_or(to, |(next, _)| *next);
+        let mut may_go =
+            node.as_deref().map_or_else(BTreeSet::new, |node| devices_on(links, *from, node));
+        for word in links.logins(*from, until) {
+            if !may_go.remove(&word.device) {
+                let which = node.as_deref().unwrap_or("a router or control");
+                unasked.push(format!("{} while {which} restarted", word.device));
+            }
+        }
+    }
+    unasked
 }
 
 fn seconds(since: u64) -> f64 {

@@ -138,7 +138,9 @@ impl Stage<'_> {
         let output = command.args(["node", "drain", "a0", "--rate", "20/s"]).output()?;
         ensure!(output.status.success(), "hawser node drain failed");
         let all_older = self
-            .until_older(&mut scene, &older, |nodes| nodes.values().all(|node| node == "a1"))
+            .until_older(&mut scene, &older, |nodes| {
+                nodes.len() == OLDER && nodes.values().all(|node| node == "a1")
+            })
             .await;
         let all_here = scene.until_all_online(PATIENCE).await?;
         scene.pass(Duration::from_secs(2), false).await?;
@@ -154,7 +156,8 @@ impl Stage<'_> {
             nodes.len() == OLDER && nodes.values().all(|node| node == "a0")
         })
         .await?;
-        scene.until_all_online(PATIENCE).await?;
+        let all = scene.until_all_online(PATIENCE).await?;
+        ensure!(all, "not all devices came back within {PATIENCE:?}");
         scene.healed();
         scene.pass(Duration::from_secs(3), false).await?;
         let on_new = self.round(&mut scene, &older).await?;

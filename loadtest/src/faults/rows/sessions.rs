@@ -30,7 +30,8 @@ impl Stage<'_> {
         let redis = Redis::start(&self.folder.join("redis"), &super::store::EVERY_SECOND)?;
         let store = format!("redis://{}", redis.address);
         let shape = Shape::sized(&store, self.timers(), 2, 2);
-        let cluster = Cluster::start(self.binary, self.folder, shape).await?;
+        let scene = self.watched(shape).await?;
+        let cluster = &scene.cluster;
         let doors: Vec<SocketAddr> = cluster.doors.iter().map(|door| door.tcp).collect();
         let mut takeover = Delays::default();
         let (mut both, mut none, mut wrong) = (0, 0, 0);
@@ -66,8 +67,10 @@ impl Stage<'_> {
                 wrong += usize::from(!right);
             }
         }
-        let (stale, moved) = self.late_login(&cluster, &doors).await?;
-        let mut done = Done::unjudged(self.timers().shown());
+        let (stale, moved) = self.late_login(cluster, &doors).await?;
+        let disturbed = scene.returns();
+        let (mut done, _) = scene.end().await?;
+        done.figure(format!("{disturbed} links of others disturbed (0)"), disturbed == 0);
         let longest = takeover.at(1.0);
         done.figure(
             format!("{ROUNDS} x two logins at once: one wins within {takeover} (at most 1 s)"),
