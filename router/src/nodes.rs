@@ -283,15 +283,17 @@ impl Nodes {
         by_name.get(node).filter(|life| life.has_left()).map(|life| life.boot)
     }
 
-    /// Nodes that live and cannot be heard here: what happens there nobody here can count.
+    /// Nodes that live and cannot be heard here, or tell another router alone: what happens there nobody here
+    /// can count.
     pub(crate) fn unheard(&self, now: u64) -> Vec<NodeId> {
         if self.is_complete() {
             return Vec::new();
         }
         let by_name = self.by_name.lock();
-        let is_heard = |node: &NodeId| {
-            by_name.get(node).is_some_and(|life| life.is_live(now) && life.is_heard())
+        let is_heard = |life: &Arc<Life>| {
+            life.is_live(now) && life.is_heard() && (life.tells_all() || life.routes() > 0)
         };
+        let is_heard = |node: &NodeId| by_name.get(node).is_some_and(is_heard);
         let mut unheard: Vec<NodeId> = self.leases.holders(now);
         unheard.extend(by_name.values().filter(|it| it.is_live(now)).map(|it| it.node.clone()));
         unheard.retain(|node| !is_heard(node));

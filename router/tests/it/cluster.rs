@@ -291,6 +291,19 @@ async fn an_older_node_tells_one_router_and_the_other_says_unknown() {
         tokio::time::sleep(LEASE / 5).await;
     }
     assert_eq!(state(&client, "nobody").await, PresenceState::Offline);
+    // Nor does the other one count what it was never told of.
+    let (mut near, mut far) = (cluster.first.client().await, client.clone());
+    create_group(&mut near, "demo-chat", "room").await;
+    eventually(|| async {
+        let mut far = far.clone();
+        far.multicast(by("demo-chat", to_group("room"))).await.ok()
+    })
+    .await;
+    let told = far.multicast(by("demo-chat", to_group("room"))).await.unwrap().into_inner();
+    let nodes: Vec<_> = told.nodes.iter().map(|it| (it.node.as_str(), it.unknown)).collect();
+    assert_eq!(nodes, [("node-1", true)]);
+    let told = near.multicast(by("demo-chat", to_group("room"))).await.unwrap().into_inner();
+    assert!(told.nodes.is_empty(), "it has no members, and said so here");
     // Its router goes, and it announces its sessions to the other.
     let Cluster { first, .. } = cluster;
     assert!(first.router.shutdown(crate::kit::PATIENCE).await);
