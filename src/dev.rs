@@ -19,6 +19,7 @@ use clap::Args;
 use demo::{APP, BUSINESS, GROUP};
 use hawser_chassis::admin::{Readiness, routes};
 use hawser_chassis::callback::Callbacks;
+use hawser_chassis::private;
 use hawser_chassis::shutdown::{Tasks, terminated};
 use hawser_chassis::telemetry::{self, LogFormat};
 use hawser_chassis::tls::{Certificate, DevCertificates};
@@ -59,7 +60,8 @@ pub(crate) struct DevArgs {
 /// Runs until the process is told to stop.
 pub(crate) async fn run(output: Output, data_dir: &Path, args: DevArgs) -> Outcome {
     telemetry::init(&args.log, LogFormat::Text);
-    std::fs::create_dir_all(data_dir).map_err(|failure| {
+    private::from_now_on();
+    private::data_folder(data_dir).map_err(|failure| {
         Failure::usage(format!("cannot make {}: {failure}", data_dir.display()))
     })?;
     let sockets = args.ports.bind()?;

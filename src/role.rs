@@ -16,6 +16,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use hawser_chassis::admin::{Readiness, routes};
 use hawser_chassis::config::{ConfigError, Override};
 use hawser_chassis::peers::Peers;
+use hawser_chassis::private;
 use hawser_chassis::shutdown::{Tasks, terminated};
 use hawser_chassis::telemetry::{self, LogFormat};
 use hawser_chassis::tls::Certificate;
@@ -241,6 +242,7 @@ struct Surroundings {
 
 impl Surroundings {
     fn start(admin: &Admin) -> Outcome<Self> {
+        private::from_now_on();
         telemetry::init(&admin.log, admin.log_format);
         let listener = bind::tcp(admin.listen, "the admin port", "admin.listen")?;
         let (registry, readiness) = (telemetry::registry(), Readiness::default());

@@ -8,6 +8,7 @@ pub mod config;
 pub mod grpc;
 pub mod listen;
 pub mod peers;
+pub mod private;
 pub mod secret;
 pub mod shutdown;
 pub mod snapshot;

@@ -1,8 +1,9 @@
 //! A value kept on disk between two lives of a process: written whole or not at all, readable by its
 //! owner alone, and believed only if every byte of it is as it was written.
 //!
-//! [`keep`] writes a value whenever it has changed. The file: a magic, the label of what it holds, a checksum, the bytes. It is no place for what must not be
-//! lost: a value that cannot be read is as if there were none.
+//! [`keep`] writes a value whenever it has changed. The file: a magic, a checksum of all that follows, the label
+//! of what it holds, the bytes. It is no place for what must not be lost: a value that cannot be read is as if
+//! there were none.
 
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -103,7 +104,7 @@ impl Snapshot {
     pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));
-        std::fs::create_dir_all(folder)?;
+        crate::private::make(folder)?;
         let mut name = self.path.file_name().unwrap_or_default().to_owned();
         name.push(".new");
         let beside = folder.join(name);
@@ -200,6 +201,9 @@ mod tests {
         }
         let mode = std::fs::metadata(snapshot.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+        let folder_mode =
+            snapshot.path().parent().unwrap().metadata().unwrap().permissions().mode();
+        assert_eq!(folder_mode & 0o777, 0o700);
         let files = std::fs::read_dir(snapshot.path().parent().unwrap()).unwrap().count();
         assert_eq!(files, 1, "nothing is left beside it");
     }

@@ -20,7 +20,8 @@ fn engine(source: fjall::Error) -> EngineError {
 impl Embedded {
     /// Opens what is in the folder, or makes it. Blocks.
     pub(crate) fn open(folder: &Path) -> Result<Self, EngineError> {
-        std::fs::create_dir_all(folder).map_err(|source| EngineError::Engine(Box::new(source)))?;
+        hawser_chassis::private::data_folder(folder)
+            .map_err(|source| EngineError::Engine(Box::new(source)))?;
         let database = Database::builder(folder)
             .cache_size(CACHE_BYTES)
             .worker_threads(1)
@@ -102,6 +103,17 @@ impl Engine for Embedded {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_folder_is_for_its_owner_alone_also_one_that_was_open() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(folder.path(), open).unwrap();
+        let _engine = Embedded::open(folder.path()).unwrap();
+        let mode = folder.path().metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
 
     #[test]
     fn a_committed_batch_is_there_after_reopening_and_scans_in_order() {

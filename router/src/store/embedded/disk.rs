@@ -77,6 +77,7 @@ pub(super) struct Disk {
 impl Disk {
     /// Opens or makes the database in `folder`. A torn tail of its journal is cut off.
     pub(super) fn open(folder: &Path) -> Result<Self, StoreError> {
+        hawser_chassis::private::data_folder(folder).map_err(engine)?;
         journal::cut_torn_tail(folder).map_err(engine)?;
         let database = Database::builder(folder)
             .cache_size(CACHE_BYTES)

@@ -39,6 +39,18 @@ impl Harness for Folder {
 }
 
 #[tokio::test]
+async fn the_folder_is_for_its_owner_alone_also_one_that_was_open() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let mode = || folder.path().metadata().unwrap().permissions().mode() & 0o777;
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), open).unwrap();
+    let store = Embedded::open(settings(folder.path())).unwrap();
+    assert_eq!(mode(), 0o700);
+    store.close().await;
+}
+
+#[tokio::test]
 async fn the_embedded_store_keeps_the_rules() {
     contract::run_cases(&mut Folder::new()).await;
 }
