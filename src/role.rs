@@ -120,7 +120,7 @@ pub(crate) enum ConfigCommand {
 
 /// What every service's file has.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an [admin] table")]
 struct Admin {
     listen: SocketAddr,
     #[serde(default = "default_log")]

@@ -24,10 +24,19 @@ pub enum ConfigError {
         /// Where and why.
         source: Box<toml::de::Error>,
     },
-    /// File, environment and command line together are not of the expected form.
+    /// File, environment and command line together are not of the expected form, and none of them alone is to
+    /// blame: something is missing.
     #[error("{message}")]
     Merged {
-        /// What is wrong, without the value that is.
+        /// What is wrong.
+        message: String,
+    },
+    /// A setting of the environment or the command line is not of the expected form.
+    #[error("{origin}: {message}")]
+    Setting {
+        /// Where it came from.
+        origin: String,
+        /// What is wrong.
         message: String,
     },
     /// A setting of the environment or the command line cannot be placed.
@@ -51,14 +60,14 @@ pub struct Override {
 
 impl Override {
     /// The settings that the environment holds: `PREFIX_KEY`, and `PREFIX_TABLE__KEY` inside of tables. What
-    /// Kubernetes puts there for a service of that name is left alone.
+    /// Kubernetes puts there for services whose names begin like that is left alone.
     pub fn of_environment(
         prefix: &str,
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Vec<Self> {
         let taken = |(name, text): (String, String)| {
             let key = name.strip_prefix(prefix)?.strip_prefix('_')?;
-            if key.is_empty() || is_of_kubernetes(key) {
+            if key.is_empty() || is_of_kubernetes(key, &text) {
                 return None;
             }
             let path = key.split("__").map(str::to_lowercase).collect();
@@ -100,12 +109,26 @@ impl Override {
     }
 }
 
-/// `NAME_SERVICE_HOST`, `NAME_PORT_80_TCP` and the like stand in every pod beside a service of that name.
-fn is_of_kubernetes(key: &str) -> bool {
-    let is_port = |rest: &str| rest.is_empty() || rest.starts_with('_');
-    key == "SERVICE_HOST"
-        || key.strip_prefix("SERVICE_PORT").is_some_and(is_port)
-        || key.strip_prefix("PORT").is_some_and(is_port)
+/// Every pod finds, for each service of its namespace, `NAME_SERVICE_HOST`, `NAME_SERVICE_PORT` with one more for
+/// each port that has a name, `NAME_PORT=tcp://10.0.0.1:80`, and `NAME_PORT_80_TCP` with three more. A service
+/// `hawser-router-push` thus begins as a setting of a router does, and must not keep one from starting. `key`: what
+/// follows the prefix. No setting has such a name.
+fn is_of_kubernetes(key: &str, text: &str) -> bool {
+    const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
+    // The whole name, or what stands behind that of a longer one.
+    let parts: Vec<_> = key.split('_').collect();
+    let is_url = || {
+        let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_uppercase());
+        scheme.is_some_and(|scheme| PROTOCOLS.contains(&scheme.as_str()))
+    };
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|it| it.is_ascii_digit());
+    (0..parts.len()).any(|at| match parts[at..] {
+        ["SERVICE", "HOST"] | ["SERVICE", "PORT", ..] => true,
+        // Whoever means to set a port gives a number.
+        ["PORT"] => is_url(),
+        ["PORT", number, protocol, ..] => is_number(number) && PROTOCOLS.contains(&protocol),
+        _ => false,
+    })
 }
 
 /// A number, a truth, a list, a table or a quoted text as TOML has them; anything else is the text itself.
@@ -139,14 +162,54 @@ pub fn load<T: DeserializeOwned>(
         // Read as it stands, mistakes have a place.
         return toml::from_str(&text).map_err(parse);
     }
-    let mut table: Table = toml::from_str(&text).map_err(parse)?;
+    let table: Table = toml::from_str(&text).map_err(parse)?;
+    let all: Vec<_> = overrides.iter().collect();
+    let error = match merged(&table, &all)? {
+        Ok(read) => return Ok(read),
+        Err(error) => error,
+    };
+    let message = said(&error);
+    // To blame is the setting without which there would be no mistake, or another one. Of what is missing only
+    // the first is told: without a setting that is fine, that one would be missing first.
+    let is_missing = |message: &str| message.starts_with("missing field");
+    for one in overrides.iter().rev() {
+        let others: Vec<_> = overrides.iter().filter(|other| other.path != one.path).collect();
+        let is_to_blame = match merged::<T>(&table, &others) {
+            Ok(Ok(_)) => true,
+            Ok(Err(other)) => {
+                let other = said(&other);
+                other != message && !(is_missing(&message) && is_missing(&other))
+            }
+            // It made the place for others.
+            Err(_) => false,
+        };
+        if is_to_blame {
+            return Err(ConfigError::Setting { origin: one.origin.clone(), message });
+        }
+    }
+    // Or the file, where the mistake has a place. What is missing could stand in any of them.
+    match toml::from_str::<T>(&text) {
+        Err(alone) if alone.message() == error.message() && !is_missing(&message) => {
+            Err(parse(alone))
+        }
+        _ => Err(ConfigError::Merged { message }),
+    }
+}
+
+fn merged<T: DeserializeOwned>(
+    file: &Table,
+    overrides: &[&Override],
+) -> Result<Result<T, toml::de::Error>, ConfigError> {
+    let mut table = file.clone();
     for one in overrides {
         one.apply(&mut table)?;
     }
-    Value::Table(table).try_into().map_err(|error: toml::de::Error| {
-        let said = error.to_string();
-        ConfigError::Merged { message: said.trim().replace('\n', ", ") }
-    })
+    Ok(Value::Table(table).try_into())
+}
+
+/// With the table that it is in, on one line.
+fn said(error: &toml::de::Error) -> String {
+    error.to_string().trim().replace('\n', ", ")
 }
 
 #[cfg(test)]
@@ -236,16 +299,42 @@ mod tests {
             ("HAWSER_ROUTER_SERVICE_PORT_PUSH", "9090"),
             ("HAWSER_ROUTER_PORT", "tcp://10.0.0.1:9090"),
             ("HAWSER_ROUTER_PORT_9090_TCP_ADDR", "10.0.0.1"),
+            // Of services `hawser-router-push` and `hawser-router-0-port`.
+            ("HAWSER_ROUTER_PUSH_SERVICE_HOST", "10.0.0.1"),
+            ("HAWSER_ROUTER_PUSH_SERVICE_PORT", "9090"),
+            ("HAWSER_ROUTER_PUSH_SERVICE_PORT_GRPC", "9090"),
+            ("HAWSER_ROUTER_PUSH_PORT", "tcp://10.0.0.1:9090"),
+            ("HAWSER_ROUTER_PUSH_PORT_9090_TCP", "tcp://10.0.0.1:9090"),
+            ("HAWSER_ROUTER_PUSH_PORT_9090_TCP_PROTO", "tcp"),
+            ("HAWSER_ROUTER_PUSH_PORT_9090_TCP_PORT", "9090"),
+            ("HAWSER_ROUTER_PUSH_PORT_9090_TCP_ADDR", "10.0.0.1"),
+            ("HAWSER_ROUTER_QUIC_PORT_443_UDP", "udp://10.0.0.1:443"),
+            ("HAWSER_ROUTER_0_PORT_SERVICE_HOST", "10.0.0.1"),
         ];
-        assert!(environment(&theirs).is_empty());
-        assert_eq!(environment(&[("HAWSER_ROUTER_PORTS", "1")]).len(), 1);
+        assert!(environment(&theirs).is_empty(), "{:?}", environment(&theirs));
+        for (ours, text) in [
+            ("HAWSER_ROUTER_PORTS", "1"),
+            ("HAWSER_ROUTER_PORT", "9090"),
+            ("HAWSER_ROUTER_PUSH_PORT", "9090"),
+            ("HAWSER_ROUTER_PORTA", "tcp://10.0.0.1:9090"),
+            ("HAWSER_ROUTER_PORT_TCP", "tcp://10.0.0.1:9090"),
+            ("HAWSER_ROUTER_SERVICE", "10.0.0.1"),
+            ("HAWSER_ROUTER_SERVICE_HOSTS", "10.0.0.1"),
+        ] {
+            let said = loaded("name = \"n\"", &environment(&[(ours, text)])).expect_err(ours);
+            assert!(said.starts_with(&format!("{ours}: unknown field")), "{said}");
+        }
     }
 
     #[test]
     fn mistakes_name_their_place_and_not_the_value() {
         for (key, wanted) in [
-            ("HAWSER_ROUTER_NOTHING", "unknown field `nothing`"),
-            ("HAWSER_ROUTER_INNER__NOTHING", "unknown field `nothing`"),
+            ("HAWSER_ROUTER_NOTHING", "HAWSER_ROUTER_NOTHING: unknown field `nothing`"),
+            (
+                "HAWSER_ROUTER_INNER__NOTHING",
+                "HAWSER_ROUTER_INNER__NOTHING: unknown field `nothing`",
+            ),
+            ("HAWSER_ROUTER_INNER", "HAWSER_ROUTER_INNER: invalid type: string"),
             ("HAWSER_ROUTER_NAME__DEEPER", "HAWSER_ROUTER_NAME__DEEPER cannot be set"),
         ] {
             let said = loaded(
@@ -253,12 +342,38 @@ mod tests {
                 &environment(&[(key, "sesame")]),
             );
             let said = said.expect_err(key);
-            assert!(said.contains(wanted) && !said.contains("sesame"), "{key}: {said}");
+            assert!(said.contains(wanted), "{key}: {said}");
+            assert!(key == "HAWSER_ROUTER_INNER" || !said.contains("sesame"), "{key}: {said}");
         }
         for flag in ["sesame", "=sesame", "a..b=sesame"] {
             let said = Override::of_flag(flag).expect_err(flag).to_string();
             assert!(said.contains("key=value"), "{said}");
         }
         assert!(loaded("", &[]).expect_err("no name").contains("config.toml"));
+    }
+
+    #[test]
+    fn of_several_settings_the_one_to_blame_is_named() {
+        let said = |file: &str, variables: &[(&str, &str)], flags: &[&str]| {
+            let mut all = environment(variables);
+            all.extend(flags.iter().map(|flag| Override::of_flag(flag).expect("of the form")));
+            loaded(file, &all).expect_err("a mistake")
+        };
+        let fine = ("HAWSER_ROUTER_COUNT", "2");
+        let wrong = said("name = \"n\"", &[fine, ("HAWSER_ROUTER_CUONT", "2")], &["name=m"]);
+        assert!(wrong.starts_with("HAWSER_ROUTER_CUONT: unknown field `cuont`"), "{wrong}");
+        // Both are wrong; the one that won is told.
+        let wrong = said("name = \"n\"", &[("HAWSER_ROUTER_COUNT", "x")], &["count=y"]);
+        assert!(wrong.starts_with("--set count: invalid type"), "{wrong}");
+        // A table that is not whole.
+        let wrong = said("name = \"n\"", &[fine], &["inner.on=true"]);
+        assert!(wrong.starts_with("--set inner.on: missing field `at`"), "{wrong}");
+        // The file is to blame, or nobody.
+        let wrong = said("name = \"n\"\nporta = 1", &[fine], &["name=m"]);
+        assert!(wrong.contains("config.toml"), "{wrong}");
+        let wrong = said("[inner]", &[fine], &["inner.on=true", "name=m"]);
+        assert!(wrong.starts_with("missing field `at`"), "{wrong}");
+        let wrong = said("", &[fine], &[]);
+        assert!(wrong.contains("missing field `name`"), "{wrong}");
     }
 }

@@ -42,7 +42,7 @@ pub(super) struct File {
 
 /// How the node goes.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a [drain] table")]
 struct Drain {
     per_second: Option<u32>,
     go_away_deadline: Option<Span>,
@@ -50,14 +50,14 @@ struct Drain {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a [certificate] table")]
 struct CertificateFiles {
     chain: PathBuf,
     key: PathBuf,
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a [listen] table of addresses")]
 struct Listen {
     #[serde(default)]
     tcp: Vec<SocketAddr>,

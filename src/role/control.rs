@@ -44,7 +44,7 @@ pub(super) struct File {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a [backoff] table")]
 struct BackoffFile {
     base: Span,
     max: Span,

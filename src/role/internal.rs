@@ -13,7 +13,7 @@ const SECRET_CHARS_MIN: usize = 16;
 
 /// What a service shows the others with TLS.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an [internal_tls] table")]
 pub(super) struct InternalTls {
     ca: PathBuf,
     certificate: PathBuf,
