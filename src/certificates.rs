@@ -45,7 +45,7 @@ pub(crate) fn run(output: Output, command: CertificatesCommand) -> Outcome {
 
 fn create(output: Output, folder: &Path, days: u32) -> Outcome {
     let life = Duration::from_hours(u64::from(days) * 24);
-    let Issued { ca, ca_is_old, leaves, .. } =
+    let Issued { ca, ca_is_old, leaves, life: given, .. } =
         issue(folder, life).map_err(|failure| Failure::usage(chain(&failure)))?;
     let row = |(role, certificate, key): &(Role, PathBuf, PathBuf)| {
         json!({
@@ -57,7 +57,11 @@ fn create(output: Output, folder: &Path, days: u32) -> Outcome {
     let rows: Vec<_> = leaves.iter().map(row).collect();
     output.list(&rows, &["role", "certificate", "key"]);
     let which = if ca_is_old { "of before" } else { "new" };
-    output.note(&format!("signed by {}, {which}; good for {days} days", ca.display()));
+    let good = match given < life {
+        true => format!("{} days, when it ends", given.as_secs() / 86_400),
+        false => format!("{days} days"),
+    };
+    output.note(&format!("signed by {}, {which}; good for {good}", ca.display()));
     Ok(())
 }
 

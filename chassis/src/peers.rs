@@ -17,7 +17,9 @@ pub use validity::{Shown, look_at};
 
 use crate::grpc;
 use crate::secret::{Secret, bearer};
+use crate::shutdown::Tasks;
 use crate::tls::TlsError;
+use prometheus::Registry;
 use rustls_pki_types::ServerName;
 use std::io;
 use std::net::SocketAddr;
@@ -170,6 +172,15 @@ impl Peers {
         match &self.0 {
             Form::Secret { .. } => Ok(()),
             Form::Tls(material) => Ok(material.reload()?),
+        }
+    }
+
+    /// Shows among the metrics when the first certificate ends (`hawser_internal_certificate_expires_seconds`),
+    /// and warns each day when that is near. Nothing to do for a secret.
+    pub fn watch(&self, tasks: &Tasks, registry: &Registry) {
+        match &self.0 {
+            Form::Secret { .. } => {}
+            Form::Tls(material) => material.watch(tasks, registry),
         }
     }
 

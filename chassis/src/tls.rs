@@ -34,9 +34,15 @@ pub enum TlsError {
     /// Certificate and key do not make a pair, or the key's kind is not served.
     #[error("certificate and key cannot be used")]
     Rustls(#[from] rustls::Error),
-    /// A development certificate could not be made.
-    #[error("cannot make a development certificate")]
+    /// A certificate could not be made.
+    #[error("cannot make a certificate")]
     Make(#[from] rcgen::Error),
+    /// Nothing can be signed any more by a CA that has ended. Whoever trusts it has to be given another one.
+    #[error("the CA in {path} has ended; make another one in a new folder")]
+    Ended {
+        /// Its certificate.
+        path: PathBuf,
+    },
 }
 
 /// The certificate a server shows. Clones share it; [`Certificate::reload`] replaces it for all new
@@ -160,29 +166,42 @@ impl DevCertificates {
         leaf.distinguished_name.push(DnType::CommonName, "localhost");
         let leaf_certificate = leaf.signed_by(&leaf_key, &issuer)?;
 
-        write_private(&paths.ca, &ca_certificate.pem())?;
-        write_private(&paths.chain, &leaf_certificate.pem())?;
-        write_private(&paths.key, &leaf_key.serialize_pem())?;
+        write_private(&[
+            (&paths.ca, &ca_certificate.pem()),
+            (&paths.chain, &leaf_certificate.pem()),
+            (&paths.key, &leaf_key.serialize_pem()),
+        ])?;
         Ok(paths)
     }
 }
 
-/// Writes a file that its owner alone can read.
-pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), TlsError> {
+/// Writes files that belong together, and that their owner alone can read. What was there stays, whole, until
+/// all of them are on disk: each is written beside its place, and then they are renamed one right after the other.
+pub(crate) fn write_private(files: &[(&Path, &str)]) -> Result<(), TlsError> {
+    let beside = |path: &Path| path.with_added_extension("new");
+    for (path, text) in files {
+        write_new(&beside(path), text)
+            .map_err(|source| TlsError::File { path: path.to_path_buf(), source })?;
+    }
+    for (path, _) in files {
+        std::fs::rename(beside(path), path)
+            .map_err(|source| TlsError::File { path: path.to_path_buf(), source })?;
+    }
+    Ok(())
+}
+
+fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
     use std::io::Write as _;
-    use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-    std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|mut file| {
-            // One that was there may be open to others.
-            file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
-            file.write_all(text.as_bytes())
-        })
-        .map_err(|source| TlsError::File { path: path.to_owned(), source })
+    use std::os::unix::fs::OpenOptionsExt as _;
+    // One that is left over from a crash may have been made by anybody.
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
 }
 
 #[cfg(test)]
@@ -199,8 +218,28 @@ mod tests {
         let certificate = Certificate::load(&made.chain, &made.key).expect("a pair");
         certificate.server_config(&[b"hawser/1"]).expect("usable");
 
+        let files = std::fs::read_dir(folder.path()).expect("a folder").count();
+        assert_eq!(files, 3, "nothing is left beside them");
+
         std::fs::write(&made.key, "not a key").expect("written");
         assert!(matches!(certificate.reload(), Err(TlsError::Pem { .. })));
         certificate.server_config(&[]).expect("the one in use stays");
+    }
+    #[test]
+    fn files_that_belong_together_are_replaced_when_all_are_written() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (key, certificate) = (folder.path().join("a.key"), folder.path().join("gone/a.pem"));
+        write_private(&[(&key, "old")]).expect("written");
+        let both = [(key.as_path(), "new"), (certificate.as_path(), "new")];
+        write_private(&both).expect_err("no such folder");
+        assert_eq!(std::fs::read_to_string(&key).expect("there"), "old");
+        std::fs::create_dir(folder.path().join("gone")).expect("made");
+        // What a crash left, for all to read.
+        std::fs::write(folder.path().join("a.key.new"), "half").expect("written");
+        write_private(&both).expect("written");
+        assert_eq!(std::fs::read_to_string(&key).expect("there"), "new");
+        let mode = key.metadata().expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 }

@@ -164,6 +164,7 @@ pub(super) async fn run(file: File) -> Outcome {
     let patience = config.patience;
     let around = Surroundings::start(&file.admin)?;
     let (peers, certificate) = (config.peers.clone(), config.certificate.clone());
+    peers.watch(&around.tasks, &around.registry);
     around.at_hangup(move || {
         reload_peers(&peers);
         certificate.iter().for_each(reload);

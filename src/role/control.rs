@@ -101,6 +101,7 @@ pub(super) async fn run(file: File) -> Outcome {
     };
     let around = Surroundings::start(&file.admin)?;
     let peers = config.peers.clone();
+    peers.watch(&around.tasks, &around.registry);
     around.at_hangup(move || reload_peers(&peers));
     let control = hawser_control::start(config, listeners, &around.registry)
         .await

@@ -101,6 +101,7 @@ pub(super) async fn run(file: File, store: Option<Store>) -> Outcome {
     };
     let around = Surroundings::start(&file.admin)?;
     let peers = config.peers.clone();
+    peers.watch(&around.tasks, &around.registry);
     around.at_hangup(move || reload_peers(&peers));
     let router = hawser_router::start(config, listeners, &around.registry)
         .await

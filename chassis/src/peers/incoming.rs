@@ -3,11 +3,12 @@
 use super::Roles;
 use super::tls::Material;
 use super::validity::named;
-use futures_util::future::BoxFuture;
+use futures_util::future::{AbortHandle, Aborted, BoxFuture, FutureExt as _, abortable};
 use futures_util::stream::{self, FuturesUnordered};
 use rustls::server::ParsedCertificate;
+use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,8 +21,9 @@ use tonic::Request;
 use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
-/// Connections that greet at a time; the next ones wait in the kernel.
-const HANDSHAKES_MAX: usize = 256;
+/// Connections that greet at a time, some tens of KiB each. Beyond it an older one of whoever has most of them
+/// is dropped: links that are silent must not hold up a service whose lease runs out meanwhile.
+const GREETINGS_MAX: usize = 256;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// After an accept that failed, for want of descriptors mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -68,19 +70,59 @@ pub(super) fn remote<T>(request: &Request<T>) -> Option<SocketAddr> {
     request.extensions().get::<PeerRoles>().and_then(|shown| shown.remote)
 }
 
-type Greeting = BoxFuture<'static, io::Result<PeerIo>>;
+/// `None`: dropped, to make room.
+type Greeting = BoxFuture<'static, Option<(u64, io::Result<PeerIo>)>>;
 
 struct Door {
     listener: TcpListener,
     material: Option<Arc<Material>>,
     greeting: FuturesUnordered<Greeting>,
+    crowd: Crowd,
+}
+
+/// Who greets now, the oldest first.
+#[derive(Default)]
+struct Crowd {
+    numbers: u64,
+    all: VecDeque<(u64, IpAddr, AbortHandle)>,
+}
+
+impl Crowd {
+    /// One more, after room was made for it.
+    fn enter(&mut self, from: IpAddr, handle: AbortHandle) -> u64 {
+        if self.all.len() >= GREETINGS_MAX {
+            self.make_room();
+        }
+        self.numbers += 1;
+        self.all.push_back((self.numbers, from, handle));
+        self.numbers
+    }
+
+    fn leave(&mut self, number: u64) {
+        self.all.retain(|(other, ..)| *other != number);
+    }
+
+    /// Drops the oldest of the address that has most.
+    fn make_room(&mut self) {
+        let mut counts = HashMap::new();
+        for (_, from, _) in &self.all {
+            *counts.entry(*from).or_insert(0) += 1;
+        }
+        let most = counts.values().copied().max().unwrap_or(0);
+        let oldest = self.all.iter().position(|(_, from, _)| counts[from] == most);
+        if let Some((_, from, handle)) = oldest.and_then(|at| self.all.remove(at)) {
+            debug!(%from, "too many connections greet at a time: the oldest of this address is dropped");
+            handle.abort();
+        }
+    }
 }
 
 pub(super) fn stream(
     listener: TcpListener,
     material: Option<Arc<Material>>,
 ) -> impl Stream<Item = io::Result<PeerIo>> + Send + use<> {
-    let door = Door { listener, material, greeting: FuturesUnordered::new() };
+    let (greeting, crowd) = (FuturesUnordered::new(), Crowd::default());
+    let door = Door { listener, material, greeting, crowd };
     stream::unfold(door, async |mut door: Door| {
         let next = door.next().await;
         Some((Ok(next), door))
@@ -90,16 +132,20 @@ pub(super) fn stream(
 impl Door {
     async fn next(&mut self) -> PeerIo {
         loop {
-            let has_room = self.greeting.len() < HANDSHAKES_MAX;
             tokio::select! {
-                accepted = self.listener.accept(), if has_room => match accepted {
-                    Ok((link, _)) => {
+                accepted = self.listener.accept() => match accepted {
+                    Ok((link, from)) => {
                         // Calls are small and wait for each other; a link without it is slower, no worse.
                         let _ = link.set_nodelay(true);
                         match &self.material {
                             None => return PeerIo { link: Link::Plain(link), roles: Roles::default() },
                             Some(material) => {
-                                self.greeting.push(Box::pin(greet(material.clone(), link)));
+                                let (greeting, handle) = abortable(greet(material.clone(), link));
+                                let number = self.crowd.enter(from.ip(), handle);
+                                let numbered = move |ended: Result<_, Aborted>| {
+                                    Some((number, ended.ok()?))
+                                };
+                                self.greeting.push(greeting.map(numbered).boxed());
                             }
                         }
                     }
@@ -108,10 +154,14 @@ impl Door {
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
-                Some(greeted) = self.greeting.next(), if !self.greeting.is_empty() => match greeted {
-                    Ok(peer) => return peer,
-                    Err(error) => debug!(%error, "a connection did not greet as a service does"),
-                },
+                Some(greeted) = self.greeting.next(), if !self.greeting.is_empty() => {
+                    let Some((number, greeted)) = greeted else { continue };
+                    self.crowd.leave(number);
+                    match greeted {
+                        Ok(peer) => return peer,
+                        Err(error) => debug!(%error, "a connection did not greet as a service does"),
+                    }
+                }
             }
         }
     }

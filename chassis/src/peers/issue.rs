@@ -1,7 +1,7 @@
 //! Certificates between services, made by hawser itself: one CA, and a leaf for each role.
 
-use super::Role;
-use crate::tls::{TlsError, write_private};
+use super::{Role, look_at};
+use crate::tls::{TlsError, read_chain, write_private};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, date_time_ymd,
@@ -23,12 +23,15 @@ pub struct Issued {
     pub ca_key: PathBuf,
     /// Whether the CA was there before.
     pub ca_is_old: bool,
+    /// For how long the leaves are good: as was asked, unless the CA ends before.
+    pub life: Duration,
     /// Role, certificate and key.
     pub leaves: Vec<(Role, PathBuf, PathBuf)>,
 }
 
 /// Makes leaves for all roles in `folder`, which live for `life`, and the CA that signs them unless there
-/// is one. Leaves that are there are replaced. Keys are readable by their owner alone.
+/// is one. Leaves live no longer than it. Those that are there are replaced, all of them at the end; keys are
+/// readable by their owner alone.
 pub fn issue(folder: &Path, life: Duration) -> Result<Issued, TlsError> {
     std::fs::create_dir_all(folder)
         .map_err(|source| TlsError::File { path: folder.to_owned(), source })?;
@@ -42,11 +45,15 @@ pub fn issue(folder: &Path, life: Duration) -> Result<Issued, TlsError> {
     } else {
         let key = KeyPair::generate()?;
         let certificate = ca_params().self_signed(&key)?;
-        write_private(&ca_key, &key.serialize_pem())?;
-        write_private(&ca, &certificate.pem())?;
+        write_private(&[(&ca_key, &key.serialize_pem()), (&ca, &certificate.pem())])?;
         Issuer::new(ca_params(), key)
     };
-    let mut leaves = Vec::new();
+    let ca_end = read_chain(&ca)?.first().and_then(look_at).map_or(u64::MAX, |it| it.not_after);
+    let life = life.min(Duration::from_secs(ca_end.saturating_sub(now().as_secs())));
+    if life.is_zero() {
+        return Err(TlsError::Ended { path: ca });
+    }
+    let (mut leaves, mut files) = (Vec::new(), Vec::new());
     for role in Role::ALL {
         let certificate = folder.join(format!("{}.pem", role.name()));
         let key_path = folder.join(format!("{}.key", role.name()));
@@ -59,11 +66,13 @@ pub fn issue(folder: &Path, life: Duration) -> Result<Issued, TlsError> {
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         live(&mut leaf, life);
         let signed = leaf.signed_by(&key, &issuer)?;
-        write_private(&key_path, &key.serialize_pem())?;
-        write_private(&certificate, &signed.pem())?;
+        files.push((key_path.clone(), key.serialize_pem()));
+        files.push((certificate.clone(), signed.pem()));
         leaves.push((role, certificate, key_path));
     }
-    Ok(Issued { ca, ca_key, ca_is_old, leaves })
+    let files: Vec<_> = files.iter().map(|(at, text)| (at.as_path(), text.as_str())).collect();
+    write_private(&files)?;
+    Ok(Issued { ca, ca_key, ca_is_old, life, leaves })
 }
 
 fn ca_params() -> CertificateParams {
@@ -75,10 +84,13 @@ fn ca_params() -> CertificateParams {
     ca
 }
 
-fn live(params: &mut CertificateParams, life: Duration) {
+fn now() -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now = Duration::from_secs(now.as_secs());
-    let epoch = date_time_ymd(1970, 1, 1);
+    Duration::from_secs(now.as_secs())
+}
+
+fn live(params: &mut CertificateParams, life: Duration) {
+    let (now, epoch) = (now(), date_time_ymd(1970, 1, 1));
     params.not_before = epoch + now.saturating_sub(BACKDATED);
     params.not_after = epoch + now + life;
 }

@@ -2,19 +2,22 @@
 
 use super::Role;
 use super::validity::look_at;
+use crate::shutdown::Tasks;
 use crate::tls::{TlsError, read_chain, read_key};
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
+use prometheus::{IntGauge, Registry};
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use std::path::PathBuf;
+use rustls_pki_types::CertificateDer;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -22,8 +25,10 @@ use tower::Service;
 use tracing::{error, info, warn};
 
 const ALPN: &[u8] = b"h2";
-/// With fewer days left a certificate is warned of at each start.
+/// From so many days on before a certificate ends, there is a warning each day.
 const DAYS_LEFT_MIN: u64 = 14;
+/// Between two looks at how long certificates are still good.
+const LOOK_INTERVAL: Duration = Duration::from_hours(24);
 
 /// Where the certificates of a service are.
 #[derive(Clone, Debug)]
@@ -40,28 +45,83 @@ pub struct PeerFiles {
 pub(super) struct Material {
     files: PeerFiles,
     current: ArcSwap<Configs>,
+    expires: IntGauge,
 }
 
 struct Configs {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
+    /// Whatever of it ends first.
+    end: Option<End>,
+}
+
+/// When a certificate ends.
+#[derive(Clone, Debug)]
+struct End {
+    file: PathBuf,
+    /// In seconds since 1970.
+    at: u64,
 }
 
 impl Material {
     pub(super) fn load(files: PeerFiles) -> Result<Self, TlsError> {
+        let expires = IntGauge::new(
+            "hawser_internal_certificate_expires_seconds",
+            "When the first of this service's internal certificate, its chain and the CA ends, in seconds \
+             since 1970; moves when they are read again.",
+        )
+        .expect("the name is a valid metric name");
         let current = ArcSwap::from_pointee(Configs::read(&files)?);
-        tell_end(&files);
-        Ok(Self { files, current })
+        let material = Self { files, current, expires };
+        material.look();
+        Ok(material)
     }
 
     pub(super) fn reload(&self) -> Result<(), TlsError> {
         self.current.store(Arc::new(Configs::read(&self.files)?));
-        tell_end(&self.files);
+        self.look();
         Ok(())
+    }
+
+    /// Shows when certificates end, and looks at it every day.
+    pub(super) fn watch(self: &Arc<Self>, tasks: &Tasks, registry: &Registry) {
+        if let Err(error) = registry.register(Box::new(self.expires.clone())) {
+            warn!(%error, "the end of certificates is not among the metrics");
+        }
+        let (material, stop) = (self.clone(), tasks.stop_signal());
+        tasks.spawn("certificates", async move {
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(LOOK_INTERVAL) => material.look(),
+                    () = stop.cancelled() => return,
+                }
+            }
+        });
+    }
+
+    /// A certificate that ends takes the whole cluster down, and nobody sees it coming.
+    fn look(&self) {
+        let current = self.current.load();
+        let Some(End { file, at }) = &current.end else { return };
+        self.expires.set(i64::try_from(*at).unwrap_or(i64::MAX));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let (certificate, days) = (file.display(), at.saturating_sub(now) / 86_400);
+        if now >= *at {
+            error!(%certificate, "a certificate between services has ended: nobody takes it");
+        } else if days < DAYS_LEFT_MIN {
+            warn!(%certificate, days, "a certificate between services ends soon; make a new one");
+        } else {
+            info!(%certificate, days, "certificates between services are good");
+        }
     }
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(self.current.load().server.clone())
+    }
+
+    #[cfg(test)]
+    pub(super) fn client(&self) -> Arc<ClientConfig> {
+        self.current.load().client.clone()
     }
 
     /// Dials, and goes on only with a server of this role.
@@ -73,20 +133,10 @@ impl Material {
     }
 }
 
-/// A certificate that ends takes the whole cluster down, and nobody sees it coming.
-fn tell_end(files: &PeerFiles) {
-    let certificate = files.certificate.display();
-    let chain = read_chain(&files.certificate).unwrap_or_default();
-    let Some(shown) = chain.first().and_then(look_at) else { return };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let days = shown.not_after.saturating_sub(now) / 86_400;
-    if now >= shown.not_after {
-        error!(%certificate, "the certificate between services has ended: nobody takes it");
-    } else if days < DAYS_LEFT_MIN {
-        warn!(%certificate, days, "the certificate between services ends soon; make a new one");
-    } else {
-        info!(%certificate, days, "certificate between services read");
-    }
+/// The first of these certificates to end.
+fn first_end(file: &Path, certificates: &[CertificateDer<'_>]) -> Option<End> {
+    let ends = certificates.iter().filter_map(look_at).map(|shown| shown.not_after);
+    Some(End { file: file.to_owned(), at: ends.min()? })
 }
 
 impl Configs {
@@ -94,11 +144,14 @@ impl Configs {
         let provider = || Arc::new(aws_lc_rs::default_provider());
         let only = &[&rustls::version::TLS13];
         let mut roots = RootCertStore::empty();
-        for root in read_chain(&files.ca)? {
+        let trusted = read_chain(&files.ca)?;
+        let chain = read_chain(&files.certificate)?;
+        let ends = [first_end(&files.certificate, &chain), first_end(&files.ca, &trusted)];
+        let end = ends.into_iter().flatten().min_by_key(|end| end.at);
+        for root in trusted {
             roots.add(root)?;
         }
         let roots = Arc::new(roots);
-        let chain = read_chain(&files.certificate)?;
         let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider())
             .build()
             .map_err(|error| rustls::Error::General(error.to_string()))?;
@@ -117,7 +170,7 @@ impl Configs {
             .with_client_auth_cert(chain, read_key(&files.key)?)?;
         client.alpn_protocols = vec![ALPN.to_vec()];
         client.resumption = Resumption::disabled();
-        Ok(Self { client: Arc::new(client), server: Arc::new(server) })
+        Ok(Self { client: Arc::new(client), server: Arc::new(server), end })
     }
 }
 
