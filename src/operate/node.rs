@@ -24,6 +24,11 @@ pub(crate) enum NodeCommand {
     /// Each device logs in elsewhere first, and leaves then. The node's process stays up and drains until it
     /// ends, or until `hawser node undrain`; the next process of its name takes devices again.
     ///
+    /// With --wait, it is done (0) when the node says that it has no connection left, or when another process has
+    /// its name. It fails (1) when the node falls silent before, while control hears others: then its process has
+    /// ended, or is cut off, with the connections that it last told of. Control may be away for a minute, as when
+    /// it is restarted; after that the command gives up (3), and the drain itself goes on.
+    ///
     /// Example: hawser node drain a1 --rate 500/s --wait && systemctl restart hawser-access@a1
     #[command(verbatim_doc_comment)]
     Drain {
@@ -33,7 +38,7 @@ pub(crate) enum NodeCommand {
         /// the sum of what they take
         #[arg(long, default_value = "500/s", value_name = "COUNT/s")]
         rate: Rate,
-        /// Wait until no connection is left, or the node's process is gone; progress goes to standard error
+        /// Wait until no connection is left; progress goes to standard error
         #[arg(long)]
         wait: bool,
         /// Give up waiting after this; the drain itself goes on
@@ -75,9 +80,12 @@ pub(crate) async fn run(desk: &Desk, command: NodeCommand) -> Outcome {
             let control = desk.control(&control, None)?;
             let body = json!({"per_second": rate.per_second()});
             let order = control.post(&path(&node), &body).await?;
+            if order["fresh"] == false {
+                eprintln!("{node} is silent: it drains only if control hears of it again");
+            }
             if wait {
-                drain::wait(&control, &node, &order["order"], timeout.0).await?;
-                desk.output.done(&format!("{node} is drained"));
+                let end = drain::wait(&control, &node, &order, timeout.0).await?;
+                desk.output.done(&end.sentence(&node));
             } else {
                 desk.output.thing(&order);
             }

@@ -2,6 +2,7 @@
 
 use crate::control_api::ControlApi;
 use crate::failure::{Failure, Outcome};
+use hawser_proto::limits::NODE_LEASE;
 use serde_json::Value;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -10,6 +11,9 @@ use std::time::{Duration, Instant};
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Control may be away for a while, in a rolling upgrade too.
 const CONTROL_AWAY_MAX: Duration = Duration::from_mins(1);
+
+/// A node that is silent for longer, beside what makes it so in control's eyes, is dead to routers too: their lease.
+const SILENCE_MAX: Duration = NODE_LEASE;
 
 /// So many in a second: `500/s`, or `500`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +34,33 @@ impl FromStr for Rate {
     }
 }
 
+/// How a drain ended well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The node said that no connection is left.
+    Empty,
+    /// Another process has the node's name, so that the one that drained is not there any more.
+    Replaced,
+}
+
+impl End {
+    /// For whoever waited.
+    pub(super) fn sentence(self, node: &str) -> String {
+        match self {
+            Self::Empty => format!("{node} is drained"),
+            Self::Replaced => {
+                format!("the process of {node} that drained has ended; another one has its name")
+            }
+        }
+    }
+}
+
+/// An order, and the process that it was given to.
+struct Order<'o> {
+    id: &'o Value,
+    boot: &'o Value,
+}
+
 /// What is to be known of a drain when one looks at its node.
 #[derive(Debug, PartialEq, Eq)]
 enum Look {
@@ -40,68 +71,100 @@ enum Look {
         told: u64,
         sessions: u64,
     },
-    /// No connection is left, or its process is not there any more.
-    Over,
+    /// Control has not heard of the node, or not lately. It may have connections, and it may be gone.
+    Unheard,
+    Over(End),
     /// Somebody took the order back, or gave another one.
     Lost,
 }
 
-fn look(nodes: &[Value], node: &str, order: &Value, was_followed: bool) -> Look {
-    let Some(node) = nodes.iter().find(|it| it["node"] == node) else { return Look::Over };
-    if was_followed && node["fresh"] == false {
-        return Look::Over;
+fn look(nodes: &[Value], node: &str, order: &Order<'_>) -> Look {
+    // Control keeps nodes in memory: one that has just started knows none.
+    let Some(node) = nodes.iter().find(|it| it["node"] == node) else { return Look::Unheard };
+    if node["boot"] != *order.boot {
+        return Look::Over(End::Replaced);
     }
     let drain = &node["drain"];
-    if drain["order"] != *order {
-        // The next process of this name has no order, and neither has one whose order was taken back; only the
-        // latter still drains, if only for a moment, or has the connections that it had.
-        let is_next = was_followed && node["draining"] == false && drain.is_null();
-        return if is_next { Look::Over } else { Look::Lost };
-    }
-    if drain["followed"] != true {
-        return Look::Ordered;
+    if drain["order"] != *order.id {
+        return Look::Lost;
     }
     let number = |value: &Value| value.as_u64().unwrap_or(0);
-    match number(&node["connections"]) {
-        0 => Look::Over,
-        connections => Look::Under {
-            connections,
-            told: number(&drain["told"]),
-            sessions: number(&drain["sessions"]),
-        },
+    let is_followed = drain["followed"] == true;
+    // It takes nobody new: what is empty stays so, also when nothing more is heard.
+    if is_followed && node["connections"] == 0 {
+        return Look::Over(End::Empty);
+    }
+    if node["fresh"] != true {
+        return Look::Unheard;
+    }
+    if !is_followed {
+        return Look::Ordered;
+    }
+    Look::Under {
+        connections: number(&node["connections"]),
+        told: number(&drain["told"]),
+        sessions: number(&drain["sessions"]),
     }
 }
 
-/// Looks at the node until its drain is over.
+/// For how long the node alone has been silent.
+#[derive(Default)]
+struct Silence {
+    since: Option<Instant>,
+}
+
+impl Silence {
+    /// After a look. Where control hears of nobody, it is control that was away. True: the node is given up.
+    fn goes_on(&mut self, look: &Look, nodes: &[Value], node: &str, now: Instant) -> bool {
+        let hears_others = nodes.iter().any(|it| it["node"] != node && it["fresh"] == true);
+        if *look != Look::Unheard || !hears_others {
+            self.since = None;
+            return false;
+        }
+        now.saturating_duration_since(*self.since.get_or_insert(now)) > SILENCE_MAX
+    }
+}
+
+/// Looks at the node until its drain is over. `order`: control's answer.
 pub(super) async fn wait(
     control: &ControlApi,
     node: &str,
     order: &Value,
     patience: Duration,
-) -> Outcome {
+) -> Outcome<End> {
+    let order = Order { id: &order["order"], boot: &order["boot"] };
+    if !order.boot.is_string() {
+        let old =
+            "it is ordered; but control is of an older release, and a drain cannot be waited for";
+        return Err(Failure::not_done(old));
+    }
     let deadline = Instant::now() + patience;
     let mut heard = Instant::now();
-    let mut followed_boot: Option<Value> = None;
+    let mut silence = Silence::default();
     let mut said = String::new();
+    let mut last_word = "nothing".to_owned();
     loop {
         match control.list("/v1/nodes").await {
             Ok(nodes) => {
                 heard = Instant::now();
-                let boot = nodes.iter().find(|it| it["node"] == node).map(|it| it["boot"].clone());
-                if followed_boot.is_some() && boot != followed_boot {
-                    // Another process has the name: the one that drained has ended.
-                    return Ok(());
+                let look = look(&nodes, node, &order);
+                if silence.goes_on(&look, &nodes, node, heard) {
+                    return Err(Failure::not_done(format!(
+                        "{node} has fallen silent while control hears other nodes: its process has ended, or is \
+                         cut off, and did not say that it was empty (its last word: {last_word})"
+                    )));
                 }
-                let line = match look(&nodes, node, order, followed_boot.is_some()) {
-                    Look::Over => return Ok(()),
+                let line = match look {
+                    Look::Over(end) => return Ok(end),
                     Look::Lost => {
                         let lost = format!("the order to drain {node} was taken back or replaced");
                         return Err(Failure::not_done(lost));
                     }
+                    Look::Unheard => format!("{node}: not heard of (its last word: {last_word})"),
                     Look::Ordered => format!("{node}: ordered"),
                     Look::Under { connections, told, sessions } => {
-                        followed_boot = boot;
-                        format!("{node}: {told} of {sessions} told to go, {connections} left")
+                        last_word = format!("{told} of {sessions} told to go, {connections} left");
+                        format!("{node}: {last_word}")
                     }
                 };
                 if line != said {
@@ -110,7 +173,10 @@ pub(super) async fn wait(
                 }
             }
             Err(failure) if heard.elapsed() > CONTROL_AWAY_MAX => return Err(failure),
-            Err(failure) => eprintln!("{failure}; looking again"),
+            Err(failure) => {
+                silence = Silence::default();
+                eprintln!("{failure}; looking again");
+            }
         }
         if Instant::now() + LOOK_INTERVAL > deadline {
             let late = format!("{node} is not drained yet; it goes on ({said})");
@@ -134,39 +200,64 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_look_tells_where_a_drain_is() {
-        let drain = json!({"order": 5, "followed": true, "told": 2, "sessions": 9});
-        let node = |changes: Value| {
-            let mut node = json!({
-                "node": "a1", "draining": true, "fresh": true, "connections": 7, "drain": drain
-            });
-            for (name, value) in changes.as_object().expect("fields") {
-                node[name] = value.clone();
-            }
-            if node["drain"].is_null() {
-                node.as_object_mut().expect("fields").remove("drain");
-            }
-            vec![node]
-        };
-        let order = json!(5);
-        let under = Look::Under { connections: 7, told: 2, sessions: 9 };
-        let ordered = json!({"drain": {"order": 5, "followed": false}});
-        let another = json!({"drain": {"order": 6, "followed": true}});
-        let taken_back = json!({"drain": null});
-        let next = json!({"drain": null, "draining": false});
-        for (nodes, followed, wanted) in [
-            (node(json!({})), true, under),
-            (node(ordered), false, Look::Ordered),
-            (node(json!({"connections": 0})), true, Look::Over),
-            (node(json!({"fresh": false})), true, Look::Over),
-            (Vec::new(), true, Look::Over),
-            (node(another), true, Look::Lost),
-            (node(taken_back.clone()), true, Look::Lost),
-            (node(taken_back), false, Look::Lost),
-            (node(next), true, Look::Over),
-        ] {
-            assert_eq!(look(&nodes, "a1", &order, followed), wanted, "{nodes:?}");
+    /// The node a1, draining by the order 5, with these fields changed.
+    fn listed(changes: &Value) -> Vec<Value> {
+        let mut node = json!({
+            "node": "a1", "boot": "aa", "draining": true, "fresh": true, "connections": 7,
+            "drain": {"order": 5, "followed": true, "told": 2, "sessions": 9}
+        });
+        for (name, value) in changes.as_object().expect("fields") {
+            node[name] = value.clone();
         }
+        vec![node]
+    }
+
+    #[test]
+    fn a_look_tells_where_a_drain_is_and_never_takes_silence_for_its_end() {
+        let (id, boot) = (json!(5), json!("aa"));
+        let order = Order { id: &id, boot: &boot };
+        let under = Look::Under { connections: 7, told: 2, sessions: 9 };
+        let not_followed = json!({"order": 5, "followed": false});
+        let another = json!({"order": 6, "followed": true});
+        for (nodes, wanted) in [
+            (listed(&json!({})), under),
+            (listed(&json!({"drain": not_followed})), Look::Ordered),
+            (listed(&json!({"drain": not_followed, "connections": 0})), Look::Ordered),
+            (listed(&json!({"connections": 0})), Look::Over(End::Empty)),
+            (listed(&json!({"connections": 0, "fresh": false})), Look::Over(End::Empty)),
+            (listed(&json!({"fresh": false})), Look::Unheard),
+            (listed(&json!({"drain": not_followed, "fresh": false})), Look::Unheard),
+            (Vec::new(), Look::Unheard),
+            (listed(&json!({"node": "a2", "connections": 0})), Look::Unheard),
+            (listed(&json!({"drain": another})), Look::Lost),
+            (listed(&json!({"drain": null})), Look::Lost),
+            (listed(&json!({"drain": null, "draining": false})), Look::Lost),
+            (listed(&json!({"boot": "bb", "drain": null})), Look::Over(End::Replaced)),
+            (listed(&json!({"boot": "bb", "fresh": false})), Look::Over(End::Replaced)),
+        ] {
+            assert_eq!(look(&nodes, "a1", &order), wanted, "{nodes:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_is_given_up_only_when_it_alone_is_silent_for_longer_than_a_lease() {
+        let mut silence = Silence::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let other = listed(&json!({"node": "a2"}));
+        assert!(!silence.goes_on(&Look::Unheard, &other, "a1", at(0)));
+        assert!(!silence.goes_on(&Look::Unheard, &other, "a1", at(10)));
+        assert!(silence.goes_on(&Look::Unheard, &other, "a1", at(11)));
+        // Control that hears of nobody, or of this one alone, says nothing about it.
+        for nodes in
+            [Vec::new(), listed(&json!({"node": "a2", "fresh": false})), listed(&json!({}))]
+        {
+            assert!(!silence.goes_on(&Look::Unheard, &nodes, "a1", at(12)), "{nodes:?}");
+            assert!(!silence.goes_on(&Look::Unheard, &other, "a1", at(13)), "it begins anew");
+            assert!(!silence.goes_on(&Look::Unheard, &nodes, "a1", at(100)), "{nodes:?}");
+        }
+        assert!(!silence.goes_on(&Look::Unheard, &other, "a1", at(200)));
+        assert!(!silence.goes_on(&Look::Ordered, &other, "a1", at(205)), "it is back");
+        assert!(!silence.goes_on(&Look::Unheard, &other, "a1", at(211)));
     }
 }
