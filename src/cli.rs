@@ -135,13 +135,17 @@ pub(crate) enum Command {
 /// How to reach control.
 #[derive(Debug, Args)]
 pub(crate) struct ControlArgs {
-    /// Control's HTTP API, as http://host:port [default: from the data directory]
+    /// Control's HTTP API, as https://host:port or http://host:port [default: from the data directory]
     #[arg(long, env = "HAWSER_CONTROL", value_name = "URL")]
     pub(crate) control: Option<String>,
 
     /// Admin token, or owner key of an app [default: from the data directory]
     #[arg(long, env = "HAWSER_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     pub(crate) token: Option<String>,
+
+    /// PEM file of the CAs to trust at an https address, beside those of this machine
+    #[arg(long, env = "HAWSER_CA", value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
 }
 
 /// Which app.
@@ -155,13 +159,17 @@ pub(crate) struct AppArg {
 /// How to reach the push API, and as which business.
 #[derive(Debug, Args)]
 pub(crate) struct PushArgs {
-    /// Push API, as http://host:port [default: from the data directory]
+    /// Push API, as https://host:port or http://host:port [default: from the data directory]
     #[arg(long, env = "HAWSER_PUSH", value_name = "URL")]
     pub(crate) push: Option<String>,
 
     /// Business key; it alone says for which app and business [default: from the data directory]
     #[arg(long, env = "HAWSER_KEY", hide_env_values = true, value_name = "KEY")]
     pub(crate) key: Option<String>,
+
+    /// PEM file of the CAs to trust at an https address, beside those of this machine
+    #[arg(long, env = "HAWSER_CA", value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
 
     /// App whose stored key is used [default: the only one in the data directory]
     #[arg(long, env = "HAWSER_APP", value_name = "NAME")]

@@ -1,14 +1,15 @@
 //! Calls to control's HTTP API, as any operator's tool would make them.
 
+use crate::dial::{Dialer, Server};
 use crate::failure::{Failure, Outcome, chain};
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{Method, Request};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
+use std::path::Path;
 use std::time::Duration;
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -17,23 +18,21 @@ const PAGE_SIZE: usize = 500;
 
 /// Control's HTTP API at one address, with one credential.
 pub(crate) struct ControlApi {
-    base: String,
+    /// As it was given.
+    address: String,
+    server: Server,
     /// Admin token or owner key; none for the calls of devices.
     bearer: Option<String>,
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<Dialer, Full<Bytes>>,
 }
 
 impl ControlApi {
-    /// `base`: `http://host:port`.
-    pub(crate) fn new(base: &str, bearer: Option<&str>) -> Outcome<Self> {
-        if !base.starts_with("http://") {
-            return Err(Failure::usage(format!("{base} is not of the form http://host:port")));
-        }
-        Ok(Self {
-            base: base.trim_end_matches('/').to_owned(),
-            bearer: bearer.map(str::to_owned),
-            client: Client::builder(TokioExecutor::new()).build_http(),
-        })
+    /// `address`: `http://host:port` or `https://host:port`. `ca`: whom to trust beside the CAs of this machine.
+    pub(crate) fn new(address: &str, ca: Option<&Path>, bearer: Option<&str>) -> Outcome<Self> {
+        let server = Server::new(address, ca, b"http/1.1")?;
+        let client = Client::builder(TokioExecutor::new()).build(server.dialer.clone());
+        let bearer = bearer.map(str::to_owned);
+        Ok(Self { address: address.to_owned(), server, bearer, client })
     }
 
     /// Reads one thing.
@@ -72,7 +71,9 @@ impl ControlApi {
     }
 
     async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Outcome<Value> {
-        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        let uri = format!("{}{path}", self.server.base);
+        let host = &self.server.authority;
+        let mut request = Request::builder().method(method).uri(uri).header(HOST, host);
         if let Some(bearer) = &self.bearer {
             request = request.header(AUTHORIZATION, format!("Bearer {bearer}"));
         }
@@ -81,10 +82,10 @@ impl ControlApi {
         }
         let body = body.map(Value::to_string).unwrap_or_default();
         let request = request.body(Full::new(Bytes::from(body))).map_err(|failure| {
-            Failure::usage(format!("{} cannot be called: {failure}", self.base))
+            Failure::usage(format!("{} cannot be called: {failure}", self.address))
         })?;
         let away = |why: &str| {
-            Failure::unreachable(format!("cannot reach control at {}: {why}", self.base))
+            Failure::unreachable(format!("cannot reach control at {}: {why}", self.address))
         };
 
         let answered = tokio::time::timeout(CALL_TIMEOUT, async {

@@ -53,6 +53,11 @@ impl Failure {
         self.code.as_deref()
     }
 
+    /// The sentence alone.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Prints it to standard error and says what the process exits with.
     pub(crate) fn report(&self, json: bool) -> ExitCode {
         if json {

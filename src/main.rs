@@ -8,6 +8,7 @@ mod cli;
 mod control_api;
 mod credentials;
 mod dev;
+mod dial;
 mod failure;
 mod operate;
 mod output;

@@ -47,7 +47,7 @@ impl Desk {
         let token = args.token.as_deref().or_else(stored).ok_or_else(|| {
             self.nothing_known("admin token or owner key", "--token or HAWSER_TOKEN")
         })?;
-        ControlApi::new(self.control_address(args)?, Some(token))
+        ControlApi::new(self.control_address(args)?, args.ca.as_deref(), Some(token))
     }
 
     /// Where control is.
@@ -65,8 +65,9 @@ impl Desk {
             args.push.as_deref().or(self.credentials.push.as_deref()).ok_or_else(|| {
                 self.nothing_known("address of the push API", "--push or HAWSER_PUSH")
             })?;
+        let ca = args.ca.as_deref();
         if let Some(key) = &args.key {
-            return push_api::connect(address, key);
+            return push_api::connect(address, ca, key);
         }
         if self.credentials.apps.is_empty() {
             return Err(self.nothing_known("business key", "--key or HAWSER_KEY"));
@@ -77,7 +78,7 @@ impl Desk {
             let create = format!("hawser business key create {business} --app {app} --save");
             Failure::usage(format!("no key of {app}/{business} is stored; `{create}` makes one"))
         })?;
-        push_api::connect(address, &stored.key)
+        push_api::connect(address, ca, &stored.key)
     }
 
     /// The app that the arguments name, or the only one.

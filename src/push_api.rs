@@ -1,12 +1,15 @@
 //! Calls to the push API, as a business's backend would make them.
 
+use crate::dial::Server;
 use crate::failure::{Failure, Outcome, chain};
 use hawser_chassis::grpc::{ShowBearer, channel};
 use hawser_chassis::secret::Secret;
 use hawser_proto::rpc::push::push_client::PushClient;
+use http::Uri;
+use std::path::Path;
 use std::time::Duration;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
@@ -14,13 +17,23 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// The push API with a business key shown at every call.
 pub(crate) type PushApi = PushClient<InterceptedService<Channel, ShowBearer>>;
 
-/// The push API at `address` (`http://host:port`). Connects at the first call.
-pub(crate) fn connect(address: &str, key: &str) -> Outcome<PushApi> {
-    if !address.starts_with("http://") {
-        return Err(Failure::usage(format!("{address} is not of the form http://host:port")));
-    }
-    let channel = channel(address)
-        .map_err(|failure| Failure::usage(format!("{address}: {}", chain(&failure))))?;
+/// The push API at `address` (`http://host:port` or `https://host:port`). Connects at the first call. `ca`: whom to
+/// trust beside the CAs of this machine.
+pub(crate) fn connect(address: &str, ca: Option<&Path>, key: &str) -> Outcome<PushApi> {
+    let server = Server::new(address, ca, b"h2")?;
+    let unusable = |failure: tonic::transport::Error| {
+        Failure::usage(format!("{address}: {}", chain(&failure)))
+    };
+    let channel = if server.is_tls() {
+        let origin = Uri::builder().scheme("https").authority(server.authority).path_and_query("/");
+        let origin = origin.build().map_err(Failure::usage)?;
+        Endpoint::from_shared(server.base)
+            .map_err(unusable)?
+            .origin(origin)
+            .connect_with_connector_lazy(server.dialer)
+    } else {
+        channel(address).map_err(unusable)?
+    };
     let bearer = ShowBearer::new(&Secret::new(key))
         .ok_or_else(|| Failure::usage("the business key holds characters that no key has"))?;
     Ok(PushClient::with_interceptor(channel, bearer))

@@ -93,6 +93,8 @@ pub(crate) struct RouterArgs {
 pub(crate) enum ConfigCommand {
     /// Read a file, with the environment over it, as the service would, and say what is wrong with it
     ///
+    /// Certificates and keys that it names are opened too, so check on the machine that the service runs on.
+    ///
     /// Example: hawser config check access /etc/hawser/access.toml
     #[command(verbatim_doc_comment)]
     Check {
@@ -139,9 +141,18 @@ pub(crate) fn config(output: Output, command: ConfigCommand) -> Outcome {
         ConfigCommand::Check { role, file, settings } => {
             let (settings, at) = (settings.over(role)?, Some(file.as_path()));
             match role {
-                Role::Control => load::<control::File>(at, &settings)?.check()?,
-                Role::Access => load::<access::File>(at, &settings)?.check()?,
-                Role::Router => load::<router::File>(at, &settings)?.check()?,
+                Role::Control => {
+                    let file = load::<control::File>(at, &settings)?;
+                    file.check().and_then(|()| file.open_files())?;
+                }
+                Role::Access => {
+                    let file = load::<access::File>(at, &settings)?;
+                    file.check().and_then(|()| file.open_files())?;
+                }
+                Role::Router => {
+                    let file = load::<router::File>(at, &settings)?;
+                    file.check().and_then(|()| file.open_files())?;
+                }
             }
             output.done(&format!("{} is a good configuration of {role}", file.display()));
         }
@@ -294,6 +305,22 @@ impl Surroundings {
         let ended = self.tasks.shutdown(ADMIN_PATIENCE).await;
         if calm && ended { Ok(()) } else { Err(Failure::not_done("not everything ended in time")) }
     }
+}
+
+/// Warns of a public port that others can reach, which hawser serves without TLS.
+fn warn_if_open(listen: SocketAddr, setting: &'static str, what: &str) {
+    if let Some(warning) = open_to_others(listen, setting, what) {
+        warn!(%listen, setting, "{warning}");
+    }
+}
+
+fn open_to_others(listen: SocketAddr, setting: &str, what: &str) -> Option<String> {
+    (!listen.ip().is_loopback()).then(|| {
+        format!(
+            "this port has no TLS: {what} can be read and changed on their way to it; put a proxy that ends TLS \
+             in front, and let {setting} be loopback, or an address that the proxy alone can reach"
+        )
+    })
 }
 
 /// Reads the certificates between services again.

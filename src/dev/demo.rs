@@ -31,7 +31,7 @@ pub(super) async fn seed(
     endpoint: &str,
     data_dir: &Path,
 ) -> Outcome<BusinessKey> {
-    let control = ControlApi::new(&at.control, Some(admin_token.expose()))?;
+    let control = ControlApi::new(&at.control, None, Some(admin_token.expose()))?;
     let mut credentials = Credentials::load(data_dir)?;
     credentials.control = Some(at.control.clone());
     credentials.push = Some(at.push.clone());
@@ -82,7 +82,7 @@ fn unless_there(answer: Outcome<serde_json::Value>) -> Outcome<Option<serde_json
 
 /// Creates the group, once the router knows the key. Returns the push API with that key.
 pub(super) async fn open_lobby(at: &Addresses, key: &BusinessKey) -> Outcome<PushApi> {
-    let mut push = push_api::connect(&at.push, &key.key)?;
+    let mut push = push_api::connect(&at.push, None, &key.key)?;
     let deadline = Instant::now() + PATIENCE;
     loop {
         let call = request(rpc::CreateGroupRequest { group: GROUP.to_owned(), history: None });
@@ -104,7 +104,7 @@ pub(super) async fn open_lobby(at: &Addresses, key: &BusinessKey) -> Outcome<Pus
 
 /// Waits until control hands out access points: from then on a device can come in.
 pub(super) async fn until_devices_can_come(at: &Addresses) -> Outcome {
-    let control = ControlApi::new(&at.control, None)?;
+    let control = ControlApi::new(&at.control, None, None)?;
     let proof = json!({"type": "open"});
     let call =
         json!({"app": APP, "device": "hawser-dev-start", "platform": "native", "proof": proof});

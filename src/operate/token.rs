@@ -3,8 +3,9 @@
 use super::Desk;
 use crate::cli::{AppArg, ControlArgs};
 use crate::control_api::{ControlApi, segment};
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use clap::Subcommand;
+use hawser_proto::code::ErrorCode;
 use serde_json::{Map, json};
 
 /// Commands on device tokens.
@@ -12,7 +13,9 @@ use serde_json::{Map, json};
 pub(crate) enum TokenCommand {
     /// Ask control for a token and access points, as a device with open proof would
     ///
-    /// Works for apps that take devices without proof, such as the demo app of `hawser dev`.
+    /// Works for apps that take devices without proof, such as the demo app of `hawser dev`; control must allow
+    /// it (allow_open_access), which is for development. Elsewhere devices get tokens through their SDK, with a
+    /// proof signed by the app's client secret or its backend; nothing but the app's own keys can stand in for it.
     /// Example: hawser token issue --device my-device --json
     #[command(verbatim_doc_comment)]
     Issue {
@@ -61,8 +64,10 @@ pub(crate) async fn run(desk: &Desk, command: TokenCommand) -> Outcome {
             if !businesses.is_empty() {
                 fields.insert("businesses".into(), json!(businesses));
             }
-            let control = ControlApi::new(desk.control_address(&control)?, None)?;
-            let answer = control.post("/v1/access", &fields.into()).await?;
+            let ca = control.ca.as_deref();
+            let control = ControlApi::new(desk.control_address(&control)?, ca, None)?;
+            let answered = control.post("/v1/access", &fields.into()).await;
+            let answer = answered.map_err(|failure| advise(failure, &app))?;
             if output.json {
                 output.thing(&answer);
                 return Ok(());
@@ -83,4 +88,20 @@ pub(crate) async fn run(desk: &Desk, command: TokenCommand) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// Says what to do where this command cannot have a token.
+fn advise(failure: Failure, app: &str) -> Failure {
+    if failure.code() != Some(ErrorCode::Disabled.name()) {
+        return failure;
+    }
+    Failure::refused(
+        ErrorCode::Disabled.name(),
+        format!(
+            "{}; this command asks without proof, and an admin token does not stand in for one: in production let \
+             a device ask with its SDK, with a proof of the app (client secret or JWT); to try things out, set \
+             allow_open_access = true at control and run `hawser app update {app} --proof open`",
+            failure.message()
+        ),
+    )
 }

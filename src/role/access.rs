@@ -87,12 +87,27 @@ impl File {
         if self.drain.as_ref().is_some_and(|drain| drain.per_second == Some(0)) {
             return Err(Failure::usage("drain.per_second is 0: the node would never be empty"));
         }
+        if self.connections_max == Some(0) {
+            return Err(Failure::usage("connections_max is 0: the node would never be handed out"));
+        }
         if self.routers.is_empty() {
             return Err(Failure::usage("routers is empty: nobody could log in"));
         }
         let dialled: Vec<_> =
             std::iter::once(&self.control).chain(&self.routers).map(String::as_str).collect();
         self.internal().check(None, true, &dialled)
+    }
+
+    /// Opens the PEM files.
+    pub(super) fn open_files(&self) -> Outcome {
+        self.certificate()?;
+        self.internal().open_files()
+    }
+
+    fn certificate(&self) -> Outcome<Option<Certificate>> {
+        let files = self.certificate.as_ref();
+        let loaded = files.map(|files| Certificate::load(&files.chain, &files.key)).transpose();
+        loaded.map_err(|failure| Failure::usage(chain(&failure)))
     }
 
     fn internal(&self) -> Internal<'_> {
@@ -137,10 +152,7 @@ impl File {
         config.accepts_per_second = self.accepts_per_second.unwrap_or(config.accepts_per_second);
         config.failed_logins_max = self.failed_logins_max.unwrap_or(config.failed_logins_max);
         config.lanes = self.lanes.unwrap_or(config.lanes);
-        if let Some(files) = &self.certificate {
-            let loaded = Certificate::load(&files.chain, &files.key);
-            config.certificate = Some(loaded.map_err(|failure| Failure::usage(chain(&failure)))?);
-        }
+        config.certificate = self.certificate()?;
         Ok(config)
     }
 }

@@ -2,10 +2,12 @@
 
 use super::internal::{Internal, InternalTls};
 use super::secret_at::SecretAt;
-use super::{Admin, Role, Surroundings, cannot_start, reload_peers};
+use super::{Admin, Role, Surroundings, cannot_start, reload_peers, warn_if_open};
 use crate::bind;
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, chain};
 use crate::span::Span;
+use hawser_chassis::peers::Peers;
+use hawser_chassis::secret::Secret;
 use hawser_control::{Backoff, Config, Listeners, MasterKey};
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -55,7 +57,17 @@ struct BackoffFile {
 impl File {
     /// What the form alone cannot say.
     pub(super) fn check(&self) -> Outcome {
-        self.internal().check(Some(self.internal_listen), self.allow_plain_internal, &[])
+        self.internal().check(Some(self.internal_listen), self.allow_plain_internal, &[])?;
+        // What makes no sense does so whatever the secrets are.
+        let any = Secret::new("stands in for a secret");
+        let peers = Peers::secret(&any).map_err(|failure| Failure::usage(chain(&failure)))?;
+        let config = self.settings(any, peers, MasterKey::new([0; 32]));
+        config.problem().map_or(Ok(()), |problem| Err(Failure::usage(problem)))
+    }
+
+    /// Opens the PEM files.
+    pub(super) fn open_files(&self) -> Outcome {
+        self.internal().open_files()
     }
 
     fn internal(&self) -> Internal<'_> {
@@ -67,6 +79,10 @@ impl File {
         let master_key = MasterKey::from_hex(self.master_key.read()?.expose())
             .ok_or_else(|| Failure::usage("the master key is not 64 hexadecimal digits"))?;
         let (admin_token, peers) = (self.admin_token.read()?, self.internal().peers()?);
+        Ok(self.settings(admin_token, peers, master_key))
+    }
+
+    fn settings(&self, admin_token: Secret, peers: Peers, master_key: MasterKey) -> Config {
         let mut config = Config::new(self.data_dir.clone(), admin_token, peers, master_key);
         config.public_url.clone_from(&self.public_url);
         config.resume_tickets = self.resume_tickets.unwrap_or(config.resume_tickets);
@@ -88,7 +104,7 @@ impl File {
         if let Some(BackoffFile { base, max, factor, jitter }) = &self.backoff {
             config.backoff = Backoff { base: base.0, max: max.0, factor: *factor, jitter: *jitter };
         }
-        Ok(config)
+        config
     }
 }
 
@@ -100,6 +116,7 @@ pub(super) async fn run(file: File) -> Outcome {
         internal: bind::tcp(file.internal_listen, "the internal port", "internal_listen")?,
     };
     let around = Surroundings::start(&file.admin)?;
+    warn_if_open(file.listen, "listen", "admin tokens, owner keys and the proofs of devices");
     let peers = config.peers.clone();
     peers.watch(&around.tasks, &around.registry);
     around.at_hangup(move || reload_peers(&peers));

@@ -80,6 +80,11 @@ impl Internal<'_> {
         Ok(())
     }
 
+    /// Opens the certificates, as at start. A secret may stand elsewhere than on the machine that checks.
+    pub(super) fn open_files(&self) -> Outcome {
+        if self.tls.is_some() { self.peers().map(drop) } else { Ok(()) }
+    }
+
     /// Reads the secret or the certificates.
     pub(super) fn peers(&self) -> Outcome<Peers> {
         match (self.secret, self.tls) {

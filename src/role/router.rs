@@ -3,7 +3,7 @@
 use super::internal::{Internal, InternalTls};
 use super::secret_at::SecretAt;
 use super::store::{Store, StoreFile};
-use super::{Admin, Role, Surroundings, cannot_start, reload_peers};
+use super::{Admin, Role, Surroundings, cannot_start, reload_peers, warn_if_open};
 use crate::bind;
 use crate::failure::{Failure, Outcome};
 use crate::span::Span;
@@ -42,6 +42,9 @@ pub(super) struct File {
 impl File {
     /// What the form alone cannot say.
     pub(super) fn check(&self) -> Outcome {
+        if self.name.is_empty() {
+            return Err(Failure::usage("name is empty: control would not know the router"));
+        }
         self.functions()?;
         let is_base = |uri: &&String| uri.starts_with("http://") || uri.starts_with("https://");
         if let Some(other) = self.push_advertised.as_ref().filter(|uri| !is_base(uri)) {
@@ -51,6 +54,11 @@ impl File {
         }
         let (listen, dialled) = (Some(self.internal_listen), [self.control.as_str()]);
         self.internal().check(listen, self.allow_plain_internal, &dialled)
+    }
+
+    /// Opens the PEM files.
+    pub(super) fn open_files(&self) -> Outcome {
+        self.internal().open_files()
     }
 
     fn functions(&self) -> Outcome<Functions> {
@@ -100,6 +108,7 @@ pub(super) async fn run(file: File, store: Option<Store>) -> Outcome {
         internal: bind::tcp(file.internal_listen, "the internal port", "internal_listen")?,
     };
     let around = Surroundings::start(&file.admin)?;
+    warn_if_open(file.push_listen, "push_listen", "business keys and pushes");
     let peers = config.peers.clone();
     peers.watch(&around.tasks, &around.registry);
     around.at_hangup(move || reload_peers(&peers));

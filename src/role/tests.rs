@@ -1,8 +1,20 @@
 use super::*;
+use hawser_chassis::peers::issue;
+use hawser_chassis::tls::DevCertificates;
 
+/// Where the examples have their certificates.
+const FOLDER: &str = "/etc/hawser/";
+
+/// Checks a configuration whose certificates of the examples are there.
 fn check(role: Role, text: &str) -> Result<(), String> {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let file = folder.path().join("config.toml");
+    let at = folder.path();
+    issue(&at.join("internal"), Duration::from_hours(1)).expect("certificates");
+    let made = DevCertificates::load_or_make(&at.join("tls")).expect("certificates");
+    std::fs::rename(made.chain, at.join("tls/fullchain.pem")).expect("renamed");
+    std::fs::rename(made.key, at.join("tls/key.pem")).expect("renamed");
+    let text = text.replace(FOLDER, &format!("{}/", at.display()));
+    let file = at.join("config.toml");
     std::fs::write(&file, text).expect("written");
     let command = ConfigCommand::Check { role, file, settings: SetArgs { set: Vec::new() } };
     config(Output { json: false }, command).map_err(|failure| failure.to_string())
@@ -43,11 +55,23 @@ fn mistakes_are_refused_and_named() {
     };
     for (role, from, to, wanted) in [
         (Role::Control, "data_dir", "data_dri", "unknown field `data_dri`"),
-        (Role::Control, "0.0.0.0:8080", "0.0.0.0", "line 7, listen: invalid socket address"),
+        (Role::Control, "0.0.0.0:8080", "0.0.0.0", "line 8, listen: invalid socket address"),
         (Role::Control, "env:HAWSER_ADMIN_TOKEN", "a-secret-in-a-file", "env:NAME"),
         (Role::Control, "#token_ttl = \"1h\"", "token_ttl = 3600", "token_ttl"),
         (Role::Control, "#token_ttl = \"1h\"", "token_ttl = 3600", "a span of time with its unit"),
         (Role::Access, "node = \"a1\"", "node = \"a1\"\ndrain = 5", "a [drain] table"),
+        (
+            Role::Control,
+            "#node_report_interval = \"3s\"",
+            "node_report_interval = \"1h\"",
+            "reports grow old",
+        ),
+        (Role::Control, "internal/control.key", "internal/nowhere.key", "nowhere.key"),
+        (Role::Router, "name = \"r1\"", "name = \"\"", "name is empty"),
+        (Role::Router, "internal/ca.pem", "internal/nowhere.pem", "nowhere.pem"),
+        (Role::Access, "#connections_max = 200000", "connections_max = 0", "handed out"),
+        (Role::Access, "tls/key.pem", "tls/nowhere.pem", "nowhere.pem"),
+        (Role::Access, "internal/access.pem", "internal/nowhere.pem", "nowhere.pem"),
         (Role::Control, "#log_format = \"text\"", "log_format = \"xml\"", "log_format"),
         (Role::Router, "control = ", "#control = ", "missing field `control`"),
         (Role::Router, "[admin]", "[admin]\nport = 1", "unknown field `port`"),
@@ -139,7 +163,8 @@ fn a_service_is_run_from_somewhere() {
     assert!(said.to_string().contains("--config FILE"), "{said}");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("control.toml");
-    std::fs::write(&file, example(Role::Control)).expect("written");
+    let text = with_secret(Role::Control).replace("0.0.0.0:8090", "127.0.0.1:8090");
+    std::fs::write(&file, text).expect("written");
     let set = |text: &str| SetArgs { set: vec![text.to_owned()] };
     let checked = |text: &str| {
         let (file, settings) = (file.clone(), set(text));
@@ -152,4 +177,17 @@ fn a_service_is_run_from_somewhere() {
     let said = checked("admin_token=a-secret-on-the-command-line").expect_err("no place");
     assert!(said.contains("env:NAME") && !said.contains("a-secret-on"), "{said}");
     assert!(checked("nothing").expect_err("no value").contains("key=value"));
+}
+
+#[test]
+fn a_public_port_that_others_can_reach_is_warned_of() {
+    for fine in ["127.0.0.1:8080", "[::1]:8080"] {
+        let listen = fine.parse().expect("an address");
+        assert_eq!(open_to_others(listen, "listen", "admin tokens"), None, "{fine}");
+    }
+    for open in ["0.0.0.0:8080", "[::]:8080", "10.0.0.1:8080"] {
+        let listen = open.parse().expect("an address");
+        let warning = open_to_others(listen, "push_listen", "business keys").expect(open);
+        assert!(warning.contains("business keys") && warning.contains("let push_listen"));
+    }
 }

@@ -106,6 +106,10 @@ fn mistakes_are_told_in_one_sentence_with_code_2() {
         (&["app", "list"], "--token or HAWSER_TOKEN"),
         (&["app", "list", "--token", "t"], "--control or HAWSER_CONTROL"),
         (&["app", "list", "--token", "t", "--control", "ftp://h"], "http://host:port"),
+        (
+            &["app", "list", "--token", "t", "--control", "https://h", "--ca", "/nowhere.pem"],
+            "/nowhere.pem",
+        ),
         (&["app", "delete", "a"], "--yes"),
         (&["app", "update", "a", "--token", "t"], "nothing to change"),
         (&["business", "list"], "which app"),
@@ -153,7 +157,11 @@ fn the_example_of_a_router_is_printed_with_the_store_that_is_asked_for() {
         assert!(said.out.contains(wanted), "{store}: {}", said.out);
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = folder.path().join("router.toml");
-        std::fs::write(&file, said.out).expect("written");
+        let made =
+            run(&["certificates", "create", "--dir", folder.path().to_str().expect("UTF-8")]);
+        assert_eq!(made.code, Some(0), "{}", made.err);
+        let here = folder.path().display().to_string();
+        std::fs::write(&file, said.out.replace("/etc/hawser/internal", &here)).expect("written");
         let file = file.to_str().expect("UTF-8");
         let said = run(&["config", "check", "router", file]);
         assert_eq!(said.code, Some(0), "{store}: {}", said.err);

@@ -7,3 +7,4 @@ mod dev;
 mod process;
 mod services;
 mod stored;
+mod tls;

@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// The binary under test, with nothing of this environment.
 pub(crate) fn hawser() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hawser"));
-    for name in ["CONTROL", "TOKEN", "KEY", "PUSH", "APP", "BUSINESS", "DATA", "STORE"] {
+    for name in ["CONTROL", "TOKEN", "KEY", "PUSH", "APP", "BUSINESS", "DATA", "STORE", "CA"] {
         command.env_remove(format!("HAWSER_{name}"));
     }
     command.env_remove("RUST_LOG").stdin(Stdio::null());
