@@ -57,7 +57,9 @@ impl Done {
     /// Holdings of each process before and after.
     pub(super) fn looked_for_leaks(&mut self, compared: &Compared) {
         let Compared { processes, new, leaks, grown } = compared;
-        if leaks.is_empty() {
+        if leaks.is_empty() && *processes == 0 {
+            self.say(format!("nothing to compare for leaks: all {new} processes are new"));
+        } else if leaks.is_empty() {
             let mib = |bytes: f64| bytes / f64::from(1 << 20);
             let new = if *new > 0 { format!(", {new} are new") } else { String::new() };
             self.say(format!(
