@@ -57,9 +57,10 @@ fn create(output: Output, folder: &Path, days: u32) -> Outcome {
     let rows: Vec<_> = leaves.iter().map(row).collect();
     output.list(&rows, &["role", "certificate", "key"]);
     let which = if ca_is_old { "of before" } else { "new" };
-    let good = match given < life {
-        true => format!("{} days, when it ends", given.as_secs() / 86_400),
-        false => format!("{days} days"),
+    let good = if given < life {
+        format!("{} days, as it is itself", given.as_secs() / 86_400)
+    } else {
+        format!("{days} days")
     };
     output.note(&format!("signed by {}, {which}; good for {good}", ca.display()));
     Ok(())

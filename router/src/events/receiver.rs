@@ -21,6 +21,9 @@ use tracing::warn;
 /// A business has this long to say that it has heard, over all of its endpoints.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// The answer says nothing; somebody may send more all the same.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
 /// Why a business has not heard.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NotHeard {
@@ -47,7 +50,9 @@ struct Receiver {
 impl Receiver {
     fn new(business: Arc<Business>, callbacks: &Callbacks) -> Self {
         let connect = |uri: &String| match callback::channel(uri, callbacks) {
-            Ok(channel) => Some(BusinessClient::new(channel)),
+            Ok(channel) => {
+                Some(BusinessClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
+            }
             Err(error) => {
                 warn!(app = business.app, business = business.business, %error, "endpoint is not a usable address");
                 None
