@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
-/// Requests in flight have this long to be answered, once no new ones are taken, or the device has moved.
+/// Where a drain has been called off, those who were told of it have this long for their requests in flight.
 const REQUESTS_PATIENCE: Duration = Duration::from_secs(5);
 /// Where control knows of no other node, waiting for the device to find one is mostly in vain.
 const NOWHERE_TO_GO_DEADLINE: Duration = Duration::from_secs(5);
@@ -138,10 +138,12 @@ impl Drain {
         deadline
     }
 
-    /// A connection takes no new requests any more: those in flight have their time.
+    /// A connection takes no new requests any more: those in flight have as long to be answered as a device has
+    /// to move.
     pub(crate) fn close_soon(&self, at: SlotRef) {
-        let end_by = self.order.borrow().and_then(|order| order.end_by);
-        let due = Instant::now() + REQUESTS_PATIENCE;
+        let order = *self.order.borrow();
+        let due = Instant::now() + order.map_or(REQUESTS_PATIENCE, |order| order.deadline);
+        let end_by = order.and_then(|order| order.end_by);
         self.due.lock().close_by(at, end_by.map_or(due, |end_by| due.min(end_by)));
         self.wake();
     }

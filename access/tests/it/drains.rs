@@ -239,7 +239,8 @@ async fn a_device_that_has_moved_and_is_owed_nothing_is_closed_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_has_moved_keeps_its_place_no_longer_than_requests_have_time() {
     for patience in [None, Some(Duration::from_secs(2))] {
-        let house = House::start().await;
+        let house =
+            House::start_with(|config| config.go_away_deadline = Duration::from_secs(5)).await;
         elsewhere(&house).await;
         let gate = gated(&house);
         let chat = business(APP, "chat", CHAT, &[&house.business.uri]);
