@@ -39,6 +39,11 @@ struct Cluster {
 
 impl Cluster {
     fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// With more settings of control.
+    fn start_with(settings: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let at = folder.path().to_str().expect("UTF-8");
         let certificates = run(&["certificates", "create", "--dir", &format!("{at}/tls")]);
@@ -66,7 +71,7 @@ impl Cluster {
                 "listen = \"{control}\"\ninternal_listen = \"{control_internal}\"\n\
                  data_dir = \"{at}/control\"\nadmin_token = \"file:{at}/admin\"\n\
                  master_key = \"file:{at}/master\"\nallow_open_access = true\n\
-                 node_report_interval = \"200ms\"\nsigning_activation_delay = \"1s\"\n{}{}",
+                 node_report_interval = \"200ms\"\nsigning_activation_delay = \"1s\"\n{settings}{}{}",
                 tls("control"),
                 admin(admin_c)
             ),
@@ -319,5 +324,26 @@ async fn a_drained_node_sends_its_device_to_the_other_and_takes_devices_again_wh
     let said = cluster.operate(&["node", "drain", "nobody", "--wait"]).await;
     assert!(said.code == Some(1) && said.err.contains("not_found"), "{}", said.err);
     client.close().await;
+    cluster.end();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_died_is_never_called_drained() {
+    let mut cluster = Cluster::start_with("node_freshness = \"3s\"\n");
+    let fresh = |nodes: &Value| nodes.as_array().is_some_and(|all| all.len() == 2);
+    cluster.until(&["node", "list"], fresh).await;
+    // Killed, as its machine would be.
+    drop(cluster.services.remove(0));
+    let said = cluster.operate(&["node", "drain", "a1", "--wait"]).await;
+    assert_eq!(said.code, Some(1), "{}{}", said.out, said.err);
+    assert!(said.err.contains("a1 has fallen silent"), "{}", said.err);
+    let said = cluster.operate(&["node", "drain", "a1"]).await;
+    assert_eq!((said.code, &said.json()["fresh"]), (Some(0), &json!(false)), "{}", said.err);
+    assert!(said.err.contains("a1 is silent"), "{}", said.err);
+
+    cluster.done(&["app", "create", "shop", "--proof", "hmac"]).await;
+    let said = cluster.operate(&["token", "issue", "--app", "shop", "--device", "phone-1"]).await;
+    assert_eq!(said.code, Some(1), "{}", said.err);
+    assert!(said.err.contains("allow_open_access") && said.err.contains("app update shop"));
     cluster.end();
 }
