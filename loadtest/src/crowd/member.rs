@@ -135,6 +135,7 @@ impl Member {
             deadline_ms: 10_000,
             ..Request::default()
         };
+        tally.requests += 1;
         let frame = DeviceFrame::Request(request, stamp::body(&name, 64)).encode();
         self.say(number, &frame, tally);
     }
@@ -158,10 +159,10 @@ impl Member {
                 Err(_) => return self.lose(number, tally),
             }
         }
-        let device = &mut self.devices[number as usize];
-        if self.wanted.deaf && device.phase == Phase::Online {
+        if self.is_deaf(number) {
             return;
         }
+        let device = &mut self.devices[number as usize];
         if device.link.as_mut().is_some_and(|link| link.flush().is_err()) {
             return self.lose(number, tally);
         }
@@ -169,11 +170,21 @@ impl Member {
             let Some(link) = &mut self.devices[number as usize].link else { return };
             match link.read(scratch) {
                 Taken::Bytes(0) => {}
-                Taken::Bytes(read) => self.hear(number, &scratch[..read], tally),
+                Taken::Bytes(read) => {
+                    self.hear(number, &scratch[..read], tally);
+                    if self.is_deaf(number) {
+                        return;
+                    }
+                }
                 Taken::Nothing => return,
                 Taken::End => return self.lose(number, tally),
             }
         }
+    }
+
+    /// It takes nothing more, once it is in.
+    fn is_deaf(&self, number: u32) -> bool {
+        self.wanted.deaf && self.devices[number as usize].phase == Phase::Online
     }
 
     fn log_in(&mut self, number: u32, tally: &mut Tally) {
@@ -218,7 +229,12 @@ impl Member {
         loop {
             let frame = codec::decode(&mut buffer, FRAME_BYTES_MAX);
             match frame.and_then(|raw| raw.map(NodeFrame::parse).transpose()) {
-                Ok(Some(frame)) => self.on_frame(number, frame, tally),
+                Ok(Some(frame)) => {
+                    self.on_frame(number, frame, tally);
+                    if self.is_deaf(number) {
+                        break;
+                    }
+                }
                 Ok(None) => break,
                 Err(_) => return self.lose(number, tally),
             }
@@ -317,6 +333,7 @@ impl Member {
         tally.stored += 1;
         let device = &mut self.devices[number as usize];
         let (at, had) = ((push.term, push.seq), (device.term, device.seq));
+        tally.stored_new += u64::from(at > had);
         tally.repeated += u64::from(at <= had && !push.redelivered);
         tally.holes += u64::from((push.prev_term, push.prev_seq) > had);
         (device.term, device.seq) = at.max(had);

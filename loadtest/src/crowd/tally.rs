@@ -32,6 +32,8 @@ pub(crate) struct Told {
     pub(crate) closed: BTreeMap<u32, u64>,
     pub(crate) pushes: u64,
     pub(crate) stored: u64,
+    /// Of those, the ones above all that came before.
+    pub(crate) stored_new: u64,
     pub(crate) group_pushes: u64,
     /// Stored pushes that came again, and those with a hole before them.
     pub(crate) repeated: u64,
@@ -39,6 +41,8 @@ pub(crate) struct Told {
     /// Pushes for someone else.
     pub(crate) wrong: u64,
     pub(crate) pongs: u64,
+    /// Asked of the business, and answered with what was asked.
+    pub(crate) requests: u64,
     pub(crate) answers: u64,
     pub(crate) failures: BTreeMap<u32, u64>,
     /// From leaving the backend.
@@ -79,11 +83,13 @@ impl Told {
             (&mut self.late, other.late),
             (&mut self.pushes, other.pushes),
             (&mut self.stored, other.stored),
+            (&mut self.stored_new, other.stored_new),
             (&mut self.group_pushes, other.group_pushes),
             (&mut self.repeated, other.repeated),
             (&mut self.holes, other.holes),
             (&mut self.wrong, other.wrong),
             (&mut self.pongs, other.pongs),
+            (&mut self.requests, other.requests),
             (&mut self.answers, other.answers),
         ] {
             *mine += theirs;

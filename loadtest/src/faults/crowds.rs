@@ -148,7 +148,9 @@ impl One {
     fn start(wanted: &Wanted, number: usize, first: usize, count: usize) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         let share = (wanted.logins_per_second as usize / wanted.processes.max(1)).max(1);
-        let requests = wanted.requests_per_second as usize / wanted.processes.max(1);
+        // Shares that add up, also where there are more processes than requests a second.
+        let (rate, processes) = (wanted.requests_per_second as usize, wanted.processes.max(1));
+        let requests = rate * (number + 1) / processes - rate * number / processes;
         command.args(["crowd", "--control", &wanted.control, "--app", APP]);
         command.args(["--business", BUSINESSES[wanted.business], "--name", &wanted.name]);
         command.args(["--first", &first.to_string(), "--count", &count.to_string()]);
