@@ -2,6 +2,9 @@
 //! is where devices come in, `inner` is where services talk to each other, so that either can be cut by
 //! taking a link down while the other goes on. The harness itself stands on both.
 //!
+//! Its addresses are of 198.18.0.0/15, which is set aside for measuring networks: nobody lives there, and
+//! whoever has a route there all the same keeps it.
+//!
 //! Needs root and the `ip` of iproute2; [`Net::build`] says so where one of them is missing.
 
 use super::CannotRun;
@@ -44,8 +47,8 @@ impl Side {
 /// The network. Dropped, its namespaces go, and with them every link.
 pub(crate) struct Net {
     prefix: String,
-    /// Second octet of all addresses: two harnesses on one machine do not meet.
-    octet: u8,
+    /// Third octet of all addresses: two harnesses on one machine do not meet.
+    slot: u8,
     hosts: Vec<String>,
 }
 
@@ -58,15 +61,21 @@ impl Net {
     pub(super) fn build(names: &[String]) -> anyhow::Result<Self> {
         clear_leftovers();
         let process = std::process::id();
-        let net = Self {
-            prefix: format!("{PREFIX}{process}"),
-            octet: 64 + (process % 128) as u8,
-            hosts: names.to_vec(),
-        };
-        net.wire().map_err(|why| {
+        let needs = |why: anyhow::Error| {
             let needs = "network namespaces, which root can make with the ip of iproute2";
             CannotRun(format!("{needs}: {why:#}"))
+        };
+        let routes = routes().map_err(needs)?;
+        let slots = (0..=u8::MAX).map(|slot| slot.wrapping_add(process as u8));
+        let slot = slots.into_iter().find(|slot| {
+            Side::BOTH.iter().all(|side| route_into(&routes, network(*side, *slot)).is_none())
+        });
+        let slot = slot.ok_or_else(|| {
+            let route = route_into(&routes, network(Side::Outer, 0)).unwrap_or_default();
+            CannotRun(format!("198.18.0.0/15 for itself, and there is a route: {route}"))
         })?;
+        let net = Self { prefix: format!("{PREFIX}{process}"), slot, hosts: names.to_vec() };
+        net.wire().map_err(needs)?;
         Ok(net)
     }
 
@@ -139,8 +148,7 @@ impl Net {
     }
 
     fn numbered(&self, side: Side, number: u8) -> Ipv4Addr {
-        let network = if side == Side::Outer { 1 } else { 2 };
-        Ipv4Addr::new(10, self.octet, network, number)
+        Ipv4Addr::from_bits(network(side, self.slot).to_bits() | u32::from(number))
     }
 
     /// A command that runs on a host. It becomes the program, so that its process id is the program's.
@@ -183,6 +191,35 @@ impl Drop for Net {
     fn drop(&mut self) {
         remove(&self.prefix);
     }
+}
+
+/// The /24 of one side of the harness in this slot.
+fn network(side: Side, slot: u8) -> Ipv4Addr {
+    Ipv4Addr::new(198, if side == Side::Outer { 18 } else { 19 }, slot, 0)
+}
+
+/// All routes of this machine, in every table.
+fn routes() -> anyhow::Result<String> {
+    let output = Command::new("ip").args(["-4", "route", "show", "table", "all"]).output();
+    let output = output.context("ip is not installed: apt-get install iproute2")?;
+    ensure!(output.status.success(), "ip: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A route other than the default one that leads into this /24, or through it.
+fn route_into(routes: &str, network: Ipv4Addr) -> Option<&str> {
+    routes.lines().map(str::trim).find(|route| {
+        // A type may stand before the destination: local, broadcast, blackhole.
+        let destination = route.split(' ').take(2).find_map(|word| {
+            let (address, bits) = word.split_once('/').unwrap_or((word, "32"));
+            Some((address.parse::<Ipv4Addr>().ok()?, bits.parse::<u32>().ok()?))
+        });
+        destination.is_some_and(|(address, bits)| {
+            let apart = address.to_bits() ^ network.to_bits();
+            let shared = bits.min(24);
+            shared > 0 && apart.checked_shr(32 - shared).unwrap_or(0) == 0
+        })
+    })
 }
 
 fn port(host: usize, side: Side) -> String {
@@ -236,5 +273,36 @@ fn remove(prefix: &str) {
             .args(["link", "del", &format!("{prefix}{}", side.letter())])
             .stderr(Stdio::null())
             .status();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROUTES: &str = "default via 192.0.2.1 dev eth0 \n\
+        192.0.2.0/24 dev eth0 proto kernel scope link src 192.0.2.2 \n\
+        local 198.18.7.1 dev hwf9o table local proto kernel scope host src 198.18.7.1 \n\
+        198.19.8.0/24 dev hwf9i proto kernel scope link src 198.19.8.1 \n\
+        blackhole 198.18.32.0/20 \n";
+
+    fn taken(side: Side, slot: u8) -> bool {
+        route_into(ROUTES, network(side, slot)).is_some()
+    }
+
+    #[test]
+    fn a_network_that_a_route_leads_into_is_taken() {
+        assert!(taken(Side::Outer, 7) && !taken(Side::Inner, 7));
+        assert!(taken(Side::Inner, 8) && !taken(Side::Outer, 8));
+        assert!(taken(Side::Outer, 32) && taken(Side::Outer, 47) && !taken(Side::Outer, 48));
+    }
+
+    #[test]
+    fn the_way_to_everywhere_is_no_route_there() {
+        assert!(!taken(Side::Outer, 0));
+        assert!(
+            route_into("default dev eth0\n0.0.0.0/0 dev eth0", network(Side::Outer, 0)).is_none()
+        );
+        assert!(route_into("198.18.0.0/15 dev tun0", network(Side::Inner, 200)).is_some());
     }
 }
