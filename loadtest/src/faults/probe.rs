@@ -1,5 +1,6 @@
 //! What the others feel: a few devices on the bare wire that are pushed to, or ask a business, at a steady
-//! rate, each delay with the time it was felt at, so that one moment can be laid beside another.
+//! rate. What was sent is held against what was felt, each by the time it left, so that one moment can be
+//! laid beside another, and nothing is missed in silence.
 
 use super::cluster::{APP, Cluster};
 use super::history::now;
@@ -10,9 +11,10 @@ use hawser_loadtest::stamp::{self, Stamp};
 use hawser_proto::frame::NodeFrame;
 use hawser_proto::rpc::push::push_client::PushClient;
 use hawser_proto::rpc::push::{Message, Outcome, UnicastRequest};
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tonic::Request;
@@ -21,6 +23,9 @@ use tonic::transport::{Channel, Endpoint};
 
 const CALL_PATIENCE: Duration = Duration::from_secs(5);
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// What has not come by then will not: longer than a call, or a request, may take.
+const FELT_PATIENCE: Duration = Duration::from_secs(12);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What is felt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +52,68 @@ pub(crate) struct Plan {
     pub(crate) doors: Vec<SocketAddr>,
 }
 
-/// When each was felt, and how long it took; what was not answered or not written counts as lost.
-type Felt = Arc<Mutex<Vec<(u64, Option<Duration>)>>>;
+/// What became of one push, or request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It is on its way; or was answered with `written`, and has not arrived.
+    UnderWay,
+    Felt(Duration),
+    /// Refused, or not answered: its sender counts on nothing.
+    Lost,
+}
+
+/// What became of each, by the time it left.
+#[derive(Debug, Default)]
+struct Fates(BTreeMap<u64, Fate>);
+
+impl Fates {
+    fn left(&mut self, at: u64) {
+        self.0.insert(at, Fate::UnderWay);
+    }
+
+    /// An error when it was felt before, or never left.
+    fn felt(&mut self, at: u64, age: Duration) -> anyhow::Result<()> {
+        match self.0.get_mut(&at).context("something was felt that was never sent")? {
+            Fate::Felt(_) => anyhow::bail!("a push came twice"),
+            Fate::Lost => {}
+            fate @ Fate::UnderWay => *fate = Fate::Felt(age),
+        }
+        Ok(())
+    }
+
+    fn lost(&mut self, at: u64) {
+        self.0.insert(at, Fate::Lost);
+    }
+
+    fn delays(&self, from: u64, to: u64) -> Delays {
+        let felt = |fate: &Fate| match fate {
+            Fate::Felt(age) => Some(*age),
+            Fate::UnderWay | Fate::Lost => None,
+        };
+        self.0.range(from..to).filter_map(|(_, fate)| felt(fate)).collect()
+    }
+
+    /// At `now`: what has been on its way for less than the patience is neither felt nor lost.
+    fn not_felt(&self, from: u64, to: u64, now: u64) -> usize {
+        let overdue = now.saturating_sub(FELT_PATIENCE.as_nanos() as u64);
+        let missed = |at: u64, fate: Fate| match fate {
+            Fate::Felt(_) => false,
+            Fate::Lost => true,
+            Fate::UnderWay => at <= overdue,
+        };
+        self.0.range(from..to).filter(|(at, fate)| missed(**at, **fate)).count()
+    }
+
+    fn under_way(&self, to: u64) -> bool {
+        self.0.range(..to).any(|(_, fate)| *fate == Fate::UnderWay)
+    }
+}
+
+type Felt = Arc<Mutex<Fates>>;
+
+fn lock(felt: &Felt) -> MutexGuard<'_, Fates> {
+    felt.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Devices at work; dropped, they leave.
 pub(crate) struct Probe {
@@ -77,16 +142,23 @@ impl Probe {
         Ok(Self { felt, tasks })
     }
 
-    /// What was felt between two times.
-    pub(crate) fn between(&self, from: u64, to: u64) -> Delays {
-        let felt = self.felt.lock().unwrap_or_else(PoisonError::into_inner);
-        felt.iter().filter(|(at, _)| (from..to).contains(at)).filter_map(|(_, it)| *it).collect()
+    /// Waits until nothing that left before then is under way, or has been for too long.
+    pub(crate) async fn settled(&self, to: u64) {
+        let started = Instant::now();
+        while lock(&self.felt).under_way(to) && started.elapsed() < FELT_PATIENCE {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
-    /// What came to nothing between two times.
+    /// What was felt of what left between two times.
+    pub(crate) fn between(&self, from: u64, to: u64) -> Delays {
+        lock(&self.felt).delays(from, to)
+    }
+
+    /// What left between two times and was not felt, whatever its sender was told; what is under way is
+    /// not among it before [`Probe::settled`].
     pub(crate) fn lost_between(&self, from: u64, to: u64) -> usize {
-        let felt = self.felt.lock().unwrap_or_else(PoisonError::into_inner);
-        felt.iter().filter(|(at, it)| it.is_none() && (from..to).contains(at)).count()
+        lock(&self.felt).not_felt(from, to, now())
     }
 
     /// Fails once a device has lost its link.
@@ -96,10 +168,6 @@ impl Probe {
             None => Ok(()),
         }
     }
-}
-
-fn note(felt: &Felt, at: u64, delay: Option<Duration>) {
-    felt.lock().unwrap_or_else(PoisonError::into_inner).push((at, delay));
 }
 
 async fn listen(
@@ -113,20 +181,24 @@ async fn listen(
     let mut pace =
         tokio::time::interval_at(tokio::time::Instant::now() + first, asks.unwrap_or(HEARTBEAT));
     pace.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    // Requests that are not answered: when each left.
+    let mut open = HashMap::new();
     let mut asked = 0;
     loop {
         tokio::select! {
             frame = wire.hear() => match frame? {
                 NodeFrame::Push(_, body) => {
                     if let Some(stamp) = Stamp::read(&body) {
-                        note(&felt, stamp.left, Some(stamp.age));
+                        anyhow::ensure!(stamp.is_for(&device), "{device} got another's push");
+                        lock(&felt).felt(stamp.left, stamp.age)?;
                     }
                 }
                 NodeFrame::Response(response, body) => {
-                    let stamp = Stamp::read(&body).filter(|_| response.status == 0);
-                    match stamp {
-                        Some(stamp) => note(&felt, stamp.left, Some(stamp.age)),
-                        None => note(&felt, now(), None),
+                    let left = open.remove(&response.request_id);
+                    let left = left.context("an answer to no request")?;
+                    match Stamp::read(&body).filter(|_| response.status == 0) {
+                        Some(stamp) => lock(&felt).felt(left, stamp.age)?,
+                        None => lock(&felt).lost(left),
                     }
                 }
                 NodeFrame::Close(close) => anyhow::bail!("{device} was closed: {}", close.code),
@@ -135,6 +207,9 @@ async fn listen(
             _ = pace.tick() => {
                 if asks.is_some() {
                     asked += 1;
+                    let left = now();
+                    open.insert(asked, left);
+                    lock(&felt).left(left);
                     wire.request(asked, &device).await?;
                 } else {
                     wire.ping().await?;
@@ -155,9 +230,11 @@ async fn push(plan: Plan, felt: Felt) -> anyhow::Result<()> {
         while calls.try_join_next().is_some() {}
         let device = format!("{}-{}", plan.name, number % plan.devices);
         let (mut client, key, felt) = (client.clone(), key.clone(), felt.clone());
+        let body = stamp::body(&device, 64);
+        let left = Stamp::read(&body).context("a stamp that was just made")?.left;
+        lock(&felt).left(left);
         calls.spawn(async move {
-            let at = now();
-            let message = Message { body: stamp::body(&device, 64), ..Message::default() };
+            let message = Message { body, ..Message::default() };
             let mut request = Request::new(UnicastRequest {
                 device,
                 message: Some(message),
@@ -168,7 +245,7 @@ async fn push(plan: Plan, felt: Felt) -> anyhow::Result<()> {
             let written = answer
                 .is_ok_and(|it| it.is_ok_and(|it| it.get_ref().outcome() == Outcome::Written));
             if !written {
-                note(&felt, at, None);
+                lock(&felt).lost(left);
             }
         });
     }
@@ -184,4 +261,36 @@ pub(crate) fn client(push: &str) -> anyhow::Result<PushClient<Channel>> {
 /// What a business shows with each call.
 pub(crate) fn bearer(key: &str) -> anyhow::Result<MetadataValue<Ascii>> {
     Ok(format!("Bearer {key}").parse()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOMENT: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn what_was_sent_and_never_felt_is_lost_whatever_its_sender_was_told() {
+        let mut fates = Fates::default();
+        (1..=4).for_each(|at| fates.left(at));
+        fates.felt(1, MOMENT).expect("it left");
+        // Not written, and there all the same: nobody counted on it.
+        fates.lost(3);
+        fates.felt(3, MOMENT).expect("it left");
+        assert!(fates.under_way(3), "the second is neither felt nor lost");
+        let late = 5 + FELT_PATIENCE.as_nanos() as u64;
+        assert_eq!(fates.not_felt(1, 5, late), 3);
+        assert_eq!(fates.not_felt(1, 5, 5), 1, "two may still come");
+        assert_eq!(fates.delays(1, 5).count(), 1);
+        assert_eq!(fates.not_felt(1, 2, late), 0, "only what left in time");
+    }
+
+    #[test]
+    fn what_comes_twice_or_was_never_sent_is_an_error() {
+        let mut fates = Fates::default();
+        fates.left(1);
+        fates.felt(1, MOMENT).expect("it left");
+        assert!(fates.felt(1, MOMENT).is_err());
+        assert!(fates.felt(2, MOMENT).is_err());
+    }
 }

@@ -1,4 +1,9 @@
-//! Rows in which someone misbehaves, and the others must not feel it.
+//! Rows in which someone misbehaves, and the others must not feel it. Each asks first whether there was
+//! anything to feel.
+
+mod flood;
+
+pub(super) use flood::{Flood, Flooded};
 
 use super::Stage;
 use crate::crowd::Told;
@@ -8,32 +13,43 @@ use crate::faults::crowds::{Crowds, Wanted};
 use crate::faults::done::Done;
 use crate::faults::probe::{Feels, Plan, Probe, bearer, client};
 use crate::faults::scene::Scene;
-use crate::faults::windows::Windows;
+use crate::faults::windows::{Compared, Windows};
 use crate::process;
 use anyhow::Context;
 use hawser_loadtest::redis::Redis;
 use hawser_loadtest::stamp;
-use hawser_proto::rpc::push::{
-    BatchUnicastRequest, CreateGroupRequest, Message, MulticastRequest, UnicastRequest,
-};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use hawser_proto::rpc::push::{CreateGroupRequest, Message, MulticastRequest};
 use std::time::{Duration, Instant};
-use tokio::task::JoinSet;
 use tonic::Request;
 
 const PAIRS: usize = 5;
 /// Held for one slow device at the most: its outbox, the kernel's send buffer, and what is on the way.
 const SLOW_BYTES_MAX: f64 = 320.0 * 1024.0;
 const RECOVERED_MAX: Duration = Duration::from_secs(3);
+/// Of what was written to links that are read, this much arrives.
+const MOST: f64 = 0.99;
+/// A crowd tells what it saw once a second.
+const HEARD: Duration = Duration::from_secs(2);
 
 impl Stage<'_> {
-    /// Two routers and two nodes over a Redis, without device processes.
-    async fn bare_cluster(&self) -> anyhow::Result<(Cluster, Redis)> {
+    /// A cluster of this shape, with a few devices and stored pushes that are judged at the end, whatever
+    /// befalls a row's own crowd.
+    pub(super) async fn judged(&self, shape: Shape) -> anyhow::Result<Scene> {
+        Scene::beside(self.wanted, self.binary, self.folder, shape).await
+    }
+
+    /// Two routers and two nodes over a Redis.
+    async fn two_of_each(&self) -> anyhow::Result<(Scene, Redis)> {
         let redis = Redis::start(&self.folder.join("redis"), &super::store::EVERY_SECOND)?;
         let store = format!("redis://{}", redis.address);
         let shape = Shape::sized(&store, self.timers(), 2, 2);
-        Ok((Cluster::start(self.binary, self.folder, shape).await?, redis))
+        Ok((self.judged(shape).await?, redis))
+    }
+
+    /// A crowd that is not silent for so long that it is taken for gone.
+    pub(super) fn crowd(&self, cluster: &Cluster, name: &str, count: usize) -> Wanted {
+        let heartbeat = self.timers().heartbeat;
+        Wanted { heartbeat, ..Wanted::new(&cluster.control, name, count) }
     }
 
     fn window(&self) -> Duration {
@@ -64,20 +80,28 @@ impl Stage<'_> {
     }
 
     pub(super) async fn slow_device(&self) -> anyhow::Result<Done> {
-        let (cluster, _redis) = self.bare_cluster().await?;
-        let mut probe = self.neighbours(&cluster, Feels::Pushes, 0).await?;
+        let (scene, _redis) = self.two_of_each().await?;
+        let cluster = &scene.cluster;
+        let mut probe = self.neighbours(cluster, Feels::Pushes, 0).await?;
         let slow = 40;
-        let mut wanted = Wanted::new(&cluster.control, "slow", slow);
-        (wanted.deaf, wanted.nodes) = (true, vec![cluster.doors[0].tcp]);
+        // What the same pushes cost on their way to devices that read them is not held for slow ones.
+        let mut quick = self.crowd(cluster, "quick", slow);
+        quick.nodes = vec![cluster.doors[0].tcp];
+        let mut readers = Crowds::start(quick)?;
+        readers.until_online(slow, Duration::from_secs(30)).await?;
+        let flood = Self::pushes_to(cluster, "quick", slow)?;
+        flood.go();
+        tokio::time::sleep(2 * self.window()).await;
+        drop((flood, readers));
+        let mut wanted = self.crowd(cluster, "slow", slow);
+        // A link that takes nothing is cut, and its device comes back as deaf as before.
+        (wanted.deaf, wanted.come_back) = (true, true);
+        wanted.nodes = vec![cluster.doors[0].tcp];
         let mut crowd = Crowds::start(wanted)?;
         crowd.until_online(slow, Duration::from_secs(30)).await?;
         let (id, _) = cluster.process(Service::Access(0)).context("the node is down")?;
         let before = process::resident_bytes(id)? as f64;
-        let devices: Vec<String> = (0..slow).map(|n| format!("slow-{n}")).collect();
-        let flood = Flood::start(&cluster, 0, 200, move |number| {
-            let device = devices[number % devices.len()].clone();
-            (vec![device], 16 * 1024)
-        })?;
+        let flood = Self::pushes_to(cluster, "slow", slow)?;
         let mut windows = Windows::default();
         let mut most = before;
         for _ in 0..PAIRS {
@@ -87,19 +111,51 @@ impl Stage<'_> {
             windows.trouble(self.window()).await;
             most = most.max(process::resident_bytes(id)? as f64);
         }
+        flood.pause();
+        let compared = windows.of(&probe).await;
         probe.check()?;
-        let compared = windows.of(&probe);
+        let (told, flooded) = (crowd.during(HEARD).await?, flood.seen());
+        drop((flood, probe, crowd));
         let each = (most - before) / slow as f64;
-        let mut done = Done::unjudged(self.timers().shown());
-        done.figure(format!("neighbours' pushes: {}", compared.shown(1.1)), compared.within(1.1));
+        let (mut done, _) = scene.end().await?;
         done.figure(
-            format!("{:.0} KiB held for each of {slow} slow devices (at most 320)", each / 1024.0),
+            format!("neighbours' pushes: {}", compared.shown(1.1)),
+            compared.within(1.1) && compared.lost() == 0,
+        );
+        done.figure(
+            format!(
+                "{:.0} KiB held for each of {slow} slow devices (at most 320), beyond what devices that read \
+                 cost",
+                each / 1024.0
+            ),
             each <= SLOW_BYTES_MAX,
         );
-        let overflows = flood.sent();
-        done.say(format!("{overflows} pushes of 16 KiB to devices that read nothing"));
+        Self::to_the_deaf(&mut done, flooded, &told);
         done.say("no clock is in it but the write time-out of 10 s, which is full");
         Ok(done)
+    }
+
+    /// 200 pushes of 16 KiB a second, to these devices in turn.
+    fn pushes_to(cluster: &Cluster, name: &'static str, devices: usize) -> anyhow::Result<Flood> {
+        let target = move |number: usize| vec![format!("{name}-{}", number % devices)];
+        Flood::start(cluster, 0, 200, move |number| (target(number), 16 * 1024))
+    }
+
+    /// What shows that devices were pushed to as fast as was meant, and took nothing of it.
+    pub(super) fn to_the_deaf(done: &mut Done, flooded: Flooded, told: &Told) {
+        // Whoever was cut is away for a moment, and whoever finds a full node for longer.
+        let there = flooded.written + flooded.overflow;
+        done.figure(
+            format!(
+                "to devices that read nothing: {flooded}; they heard {} (0), {} of their links were cut",
+                told.pushes, told.lost
+            ),
+            flooded.was_loud()
+                && told.pushes == 0
+                && flooded.written > 0
+                && flooded.overflow > 0
+                && 2 * there > flooded.offline,
+        );
     }
 
     /// One business is slow, then silent, then its host is gone; another's requests go on.
@@ -108,7 +164,7 @@ impl Stage<'_> {
         staging.devices = self.wanted.devices.min(8);
         let mut scene = self.scene(staging).await?;
         let mut probe = self.neighbours(&scene.cluster, Feels::Requests, 1).await?;
-        let mut wanted = Wanted::new(&scene.cluster.control, "asker", 200);
+        let mut wanted = self.crowd(&scene.cluster, "asker", 200);
         wanted.requests_per_second = 100;
         wanted.nodes = vec![scene.cluster.doors[0].tcp];
         let mut crowd = Crowds::start(wanted)?;
@@ -130,7 +186,7 @@ impl Stage<'_> {
                 windows.trouble(self.window() / 2).await;
                 seen.merge(&crowd.take()?);
             }
-            figures.push((ill, windows.of(&probe)));
+            figures.push((ill, windows.of(&probe).await));
         }
         // Back to health: how long until it answers again, by who asks it.
         scene.fault("business gone");
@@ -178,14 +234,15 @@ impl Stage<'_> {
     }
 
     pub(super) async fn huge_group(&self) -> anyhow::Result<Done> {
-        let (cluster, _redis) = self.bare_cluster().await?;
+        let (scene, _redis) = self.two_of_each().await?;
+        let cluster = &scene.cluster;
         let members = self.scaled_down(10_000);
-        let mut probe = self.neighbours(&cluster, Feels::Pushes, 1).await?;
+        let mut probe = self.neighbours(cluster, Feels::Pushes, 1).await?;
         let mut request =
             Request::new(CreateGroupRequest { group: "all".to_owned(), history: None });
         request.metadata_mut().insert("authorization", bearer(&cluster.keys[0])?);
         client(&cluster.push[0])?.create_group(request).await?;
-        let mut wanted = Wanted::new(&cluster.control, "member", members);
+        let mut wanted = self.crowd(cluster, "member", members);
         wanted.group = Some("all".to_owned());
         wanted.nodes = cluster.doors.iter().map(|door| door.tcp).collect();
         let mut crowd = Crowds::start(wanted)?;
@@ -220,141 +277,117 @@ impl Stage<'_> {
             let (more, members) = loud?;
             (sent, reached) = (sent + more, reached + members);
         }
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        let told = crowd.take()?;
+        let compared = windows.of(&probe).await;
+        let told = crowd.during(HEARD).await?;
         probe.check()?;
-        let compared = windows.of(&probe);
-        let mut done = Done::unjudged(self.timers().shown());
-        done.figure(format!("others' pushes: {}", compared.shown(2.0)), compared.within(2.0));
+        drop((probe, crowd));
+        let (mut done, _) = scene.end().await?;
+        done.figure(
+            format!("others' pushes: {}", compared.shown(2.0)),
+            compared.within(2.0) && compared.lost() == 0,
+        );
+        let (all, each) = (sent * members as u64, PAIRS as u64 * self.window().as_secs());
+        let most = |count: u64, of: u64| count as f64 >= of as f64 * MOST;
         done.figure(
             format!(
-                "{sent} multicasts to {members} members reached {reached}, delivered {} with {}, wrong {}",
-                told.group_pushes, told.group_delay, told.wrong
+                "{sent} multicasts (at least {each}) to {members} members, {} there, reached {reached} of \
+                 {all}, delivered {} (at least 99 %) with {}, wrong {} (0)",
+                told.members, told.group_pushes, told.group_delay, told.wrong
             ),
-            told.wrong == 0 && told.group_pushes >= reached * 99 / 100 && reached > 0,
+            told.wrong == 0
+                && sent >= each
+                && most(told.members, members as u64)
+                && most(reached, all)
+                && most(told.group_pushes, all),
         );
         Ok(done)
     }
 
     pub(super) async fn hot_device(&self) -> anyhow::Result<Done> {
-        let (cluster, _redis) = self.bare_cluster().await?;
-        let mut probe = self.neighbours(&cluster, Feels::Pushes, 0).await?;
-        let mut wanted = Wanted::new(&cluster.control, "hot", 1);
+        let (scene, _redis) = self.two_of_each().await?;
+        let cluster = &scene.cluster;
+        let mut probe = self.neighbours(cluster, Feels::Pushes, 0).await?;
+        let mut wanted = self.crowd(cluster, "hot", 1);
         wanted.nodes = vec![cluster.doors[0].tcp];
         let mut crowd = Crowds::start(wanted)?;
         crowd.until_online(1, Duration::from_secs(30)).await?;
-        let flood = Flood::start(&cluster, 0, 1_000, |_| (vec!["hot-0".to_owned()], 64))?;
-        let mut done = self.beside(&mut probe, &flood, 1.25, "others' pushes").await?;
-        let told = crowd.take()?;
-        done.say(format!("the hot device got {} of {}", told.pushes, flood.sent()));
+        let flood = Flood::start(cluster, 0, 1_000, |_| (vec!["hot-0".to_owned()], 64))?;
+        let compared = Self::beside(&mut probe, &flood, self.window()).await?;
+        let (told, flooded) = (crowd.during(HEARD).await?, flood.seen());
+        drop((flood, probe, crowd));
+        let (mut done, _) = scene.end().await?;
+        Self::feel_at_most(&mut done, compared, 1.25, "others' pushes");
+        let written = flooded.written as f64;
+        done.figure(
+            format!(
+                "the hot device: {flooded}; it got {} (at least 99 % of the calls)",
+                told.pushes
+            ),
+            flooded.was_loud()
+                && told.pushes as f64 >= flooded.calls as f64 * MOST
+                && written >= flooded.calls as f64 * MOST,
+        );
         Ok(done)
     }
 
     pub(super) async fn noisy_tenant(&self) -> anyhow::Result<Done> {
-        let (cluster, _redis) = self.bare_cluster().await?;
-        let mut probe = self.neighbours(&cluster, Feels::Pushes, 1).await?;
-        // Batches to devices that are not there, and to some that are: look-ups, and nothing to deliver.
-        let targets: Vec<String> = (0..100).map(|n| format!("nobody-{n}")).collect();
-        let flood = Flood::start(&cluster, 0, 100, move |_| (targets.clone(), 256))?;
-        let mut done = self.beside(&mut probe, &flood, 2.0, "the other business's pushes").await?;
-        done.say(format!("{} batches of 100 targets", flood.sent()));
+        let (scene, _redis) = self.two_of_each().await?;
+        let cluster = &scene.cluster;
+        let mut probe = self.neighbours(cluster, Feels::Pushes, 1).await?;
+        // Batches to devices that are not there, and to some that are: look-ups, and a little to deliver.
+        let here = 10;
+        let mut wanted = self.crowd(cluster, "noise", here);
+        wanted.nodes = vec![cluster.doors[0].tcp];
+        let mut crowd = Crowds::start(wanted)?;
+        crowd.until_online(here, Duration::from_secs(30)).await?;
+        let targets: Vec<String> = (0..here)
+            .map(|n| format!("noise-{n}"))
+            .chain((here..100).map(|n| format!("nobody-{n}")))
+            .collect();
+        let flood = Flood::start(cluster, 0, 100, move |_| (targets.clone(), 256))?;
+        let compared = Self::beside(&mut probe, &flood, self.window()).await?;
+        let (told, flooded) = (crowd.during(HEARD).await?, flood.seen());
+        drop((flood, probe, crowd));
+        let (mut done, _) = scene.end().await?;
+        Self::feel_at_most(&mut done, compared, 2.0, "the other business's pushes");
+        done.figure(
+            format!(
+                "batches of 100 targets, of which {here} are there: {flooded}; they got {} (at least 99 % \
+                 of those written)",
+                told.pushes
+            ),
+            flooded.was_loud()
+                && flooded.written as f64 >= flooded.answered as f64 * here as f64 * MOST
+                && flooded.offline as f64 >= flooded.answered as f64 * (100 - here) as f64 * MOST
+                && told.pushes as f64 >= flooded.written as f64 * MOST,
+        );
         Ok(done)
     }
 
+    /// Windows of quiet and of flood in turn.
     async fn beside(
-        &self,
         probe: &mut Probe,
         flood: &Flood,
-        share: f64,
-        whose: &str,
-    ) -> anyhow::Result<Done> {
+        window: Duration,
+    ) -> anyhow::Result<Compared> {
         let mut windows = Windows::default();
         for _ in 0..PAIRS {
             flood.pause();
-            windows.calm(self.window()).await;
+            windows.calm(window).await;
             flood.go();
-            windows.trouble(self.window()).await;
+            windows.trouble(window).await;
         }
         flood.pause();
+        let compared = windows.of(probe).await;
         probe.check()?;
-        let compared = windows.of(probe);
-        let mut done = Done::unjudged(self.timers().shown());
-        done.figure(format!("{whose}: {}", compared.shown(share)), compared.within(share));
+        Ok(compared)
+    }
+
+    fn feel_at_most(done: &mut Done, compared: Compared, share: f64, whose: &str) {
+        done.figure(
+            format!("{whose}: {}", compared.shown(share)),
+            compared.within(share) && compared.lost() == 0,
+        );
         done.say("no clock is in it");
-        Ok(done)
-    }
-}
-
-/// Volatile pushes at a rate, while it is let go; whatever comes of them.
-pub(super) struct Flood {
-    on: Arc<AtomicBool>,
-    sent: Arc<AtomicU64>,
-    /// Aborted with it.
-    _task: JoinSet<anyhow::Result<()>>,
-}
-
-impl Flood {
-    /// `what`: targets and bytes of the push with this number.
-    pub(super) fn start(
-        cluster: &Cluster,
-        business: usize,
-        per_second: u32,
-        what: impl Fn(usize) -> (Vec<String>, usize) + Send + 'static,
-    ) -> anyhow::Result<Self> {
-        let client = client(&cluster.push[1 % cluster.push.len()])?;
-        let key = bearer(&cluster.keys[business])?;
-        let (on, sent) = <(Arc<AtomicBool>, Arc<AtomicU64>)>::default();
-        let (is_on, counted) = (on.clone(), sent.clone());
-        let mut task = JoinSet::new();
-        task.spawn(async move {
-            let mut pace = tokio::time::interval(Duration::from_secs(1) / per_second);
-            let mut calls = JoinSet::new();
-            for number in 0.. {
-                pace.tick().await;
-                while calls.try_join_next().is_some() {}
-                if !is_on.load(Ordering::Acquire) || calls.len() > 512 {
-                    continue;
-                }
-                counted.fetch_add(1, Ordering::Relaxed);
-                let (devices, bytes) = what(number);
-                let (mut client, key) = (client.clone(), key.clone());
-                calls.spawn(async move {
-                    let body = stamp::body(&devices[0], bytes);
-                    let message = Some(Message { body, ..Message::default() });
-                    if let [device] = devices.as_slice() {
-                        let device = device.clone();
-                        let mut request = Request::new(UnicastRequest {
-                            device,
-                            message,
-                            ..UnicastRequest::default()
-                        });
-                        request.metadata_mut().insert("authorization", key);
-                        let _ = client.unicast(request).await;
-                    } else {
-                        let mut request = Request::new(BatchUnicastRequest {
-                            message,
-                            devices,
-                            ..BatchUnicastRequest::default()
-                        });
-                        request.metadata_mut().insert("authorization", key);
-                        let _ = client.batch_unicast(request).await;
-                    }
-                });
-            }
-            Ok(())
-        });
-        Ok(Self { on, sent, _task: task })
-    }
-
-    pub(super) fn go(&self) {
-        self.on.store(true, Ordering::Release);
-    }
-
-    pub(super) fn pause(&self) {
-        self.on.store(false, Ordering::Release);
-    }
-
-    pub(super) fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
     }
 }
