@@ -73,6 +73,8 @@ impl Ours {
                 self.recover_group(net, node, at, &app, after);
             }
             A::Close { code, .. } => self.close(net, node, at, Some(code)),
+            // Nobody asks a business here: there are no answers to wait for.
+            A::Detach => self.close(net, node, at, Some(CloseCode::Superseded)),
             A::Vanish => self.close(net, node, at, None),
             A::Nothing
             | A::Refresh { .. }
