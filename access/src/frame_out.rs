@@ -18,12 +18,14 @@ pub(crate) enum Form {
 pub(crate) struct FrameOut {
     stream: Bytes,
     websocket: OnceLock<Bytes>,
+    /// The stream form in memory of its own, when the first link has no room for it.
+    kept: OnceLock<Bytes>,
 }
 
 impl FrameOut {
     /// From the encoded stream form.
     pub(crate) fn new(stream: Bytes) -> Self {
-        Self { stream, websocket: OnceLock::new() }
+        Self { stream, websocket: OnceLock::new(), kept: OnceLock::new() }
     }
 
     /// Bytes of the frame itself: what the frame limit counts.
@@ -36,6 +38,15 @@ impl FrameOut {
         match form {
             Form::Stream => &self.stream,
             Form::WebSocket => self.websocket.get_or_init(|| message(OP_BINARY, &self.stream)),
+        }
+    }
+
+    /// The same to wait with. A frame from a router is a part of the buffer that it was read into, which may be
+    /// larger than all that is waited with, and stays for as long as any part does. Copied once for all.
+    pub(crate) fn kept(&self, form: Form) -> &Bytes {
+        match form {
+            Form::Stream => self.kept.get_or_init(|| Bytes::copy_from_slice(&self.stream)),
+            Form::WebSocket => self.bytes(form),
         }
     }
 }
@@ -81,6 +92,19 @@ pub(crate) fn close_message(number: u16) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_waits_is_copied_once_and_keeps_no_buffer() {
+        let buffer = Bytes::from(vec![7; 1_000]);
+        let frame = FrameOut::new(buffer.slice(10..20));
+        assert_eq!(frame.bytes(Form::Stream).as_ptr(), buffer[10..].as_ptr(), "written as it came");
+        let kept = frame.kept(Form::Stream).clone();
+        assert_eq!(kept, frame.bytes(Form::Stream));
+        assert_eq!(kept.as_ptr(), frame.kept(Form::Stream).as_ptr(), "one for all who wait");
+        drop(frame);
+        assert!(buffer.is_unique(), "nothing holds it any more");
+        assert_eq!(kept, &[7; 10][..]);
+    }
 
     #[test]
     fn message_lengths_take_the_shortest_form() {

@@ -268,6 +268,7 @@ impl Table {
             }
             connection.write_bytes(
                 bytes,
+                || bytes.clone(),
                 Keep::Always,
                 SlowPolicy::DropNewest,
                 now_ms,
@@ -508,6 +509,7 @@ impl Table {
                 let close = close_message(code.number());
                 connection.write_bytes(
                     &close,
+                    || close.clone(),
                     Keep::Always,
                     SlowPolicy::DropNewest,
                     now_ms,

@@ -359,12 +359,16 @@ impl Connection {
         if is_push && frame.len() > self.frame_bytes_max as usize {
             return Written::Overflow;
         }
-        self.write_bytes(frame.bytes(self.form), keep, slow, now_ms, metrics)
+        let form = self.form;
+        let kept = || frame.kept(form).clone();
+        self.write_bytes(frame.bytes(form), kept, keep, slow, now_ms, metrics)
     }
 
+    /// `kept`: the same bytes, to wait with.
     pub(super) fn write_bytes(
         &mut self,
         bytes: &Bytes,
+        kept: impl FnOnce() -> Bytes,
         keep: Keep,
         slow: SlowPolicy,
         now_ms: u64,
@@ -376,9 +380,9 @@ impl Connection {
                     return Written::Taken;
                 }
                 Ok(taken) if taken == bytes.len() => {}
-                Ok(taken) => self.outbox.begin(bytes.slice(taken..), keep, taken > 0),
+                Ok(taken) => self.outbox.begin(kept().slice(taken..), keep, taken > 0),
                 Err(again) if again.kind() == io::ErrorKind::WouldBlock => {
-                    self.outbox.begin(bytes.clone(), keep, false);
+                    self.outbox.begin(kept(), keep, false);
                 }
                 // The task finds out the same way, and ends.
                 Err(_) => {
@@ -390,7 +394,7 @@ impl Connection {
             self.waker.wake_by_ref();
             return Written::Queued;
         }
-        match self.outbox.push(bytes.clone(), keep, slow == SlowPolicy::DropOldest) {
+        match self.outbox.push(kept(), keep, slow == SlowPolicy::DropOldest) {
             Ok(evicted) => {
                 metrics.evicted(evicted.pushes);
                 if self.has(ability::HISTORY) {
