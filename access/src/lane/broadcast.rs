@@ -89,7 +89,7 @@ impl Lane {
                 }
                 seen += 1;
                 if seen % WRITES_PER_TURN == 0 {
-                    tokio::task::yield_now().await;
+                    super::give_way().await;
                 }
             }
             if broadcast.next_slot < slots {

@@ -37,7 +37,7 @@ use std::collections::{HashMap, VecDeque};
 pub(super) const PULL_ENTRIES: u32 = 64;
 /// After a call that failed.
 pub(super) const PAUSE_MS: u64 = 200;
-const WRITES_PER_TURN: usize = 128;
+const WRITES_PER_TURN: usize = 32;
 
 /// For whom a history was asked.
 #[derive(Clone, Copy, Debug)]
@@ -210,7 +210,7 @@ impl Lane {
                     tally.count(written);
                 }
             }
-            tokio::task::yield_now().await;
+            super::give_way().await;
         }
         let last = history.last.unwrap_or_default();
         for member in too_small {
