@@ -10,6 +10,7 @@ mod credentials;
 mod dev;
 mod dial;
 mod failure;
+mod memory;
 mod operate;
 mod output;
 mod push_api;
