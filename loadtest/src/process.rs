@@ -24,6 +24,17 @@ pub fn resident_bytes(process: u32) -> anyhow::Result<u64> {
     Ok(kib * 1024)
 }
 
+/// Whether every thread of it has been stopped by a signal: one that was sent takes its time.
+pub fn is_stopped(id: u32) -> std::io::Result<bool> {
+    for thread in std::fs::read_dir(format!("/proc/{id}/task"))? {
+        let status = std::fs::read_to_string(thread?.path().join("status"))?;
+        if !status.lines().any(|line| line.starts_with("State:\tT")) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Descriptors that a process has open.
 pub fn descriptors(process: u32) -> anyhow::Result<u64> {
     Ok(std::fs::read_dir(format!("/proc/{process}/fd"))?.count() as u64)

@@ -55,16 +55,17 @@ impl Done {
     }
 
     /// Holdings of each process before and after.
-    pub(super) fn looked_for_leaks(&mut self, compared: &Compared) {
+    pub(super) fn looked_for_leaks(&mut self, compared: &Compared, is_second_round: bool) {
         let Compared { processes, new, leaks, grown } = compared;
         if leaks.is_empty() && *processes == 0 {
             self.say(format!("nothing to compare for leaks: all {new} processes are new"));
         } else if leaks.is_empty() {
             let mib = |bytes: f64| bytes / f64::from(1 << 20);
             let new = if *new > 0 { format!(", {new} are new") } else { String::new() };
+            let before = if is_second_round { "what the first round took, " } else { "" };
             self.say(format!(
                 "no leak in {processes} processes that were there before{new}; memory of one grew by {:.1} \
-                 MiB at the most, from {:.1}",
+                 MiB at the most, from {before}{:.1}",
                 mib(grown.0),
                 mib(grown.1)
             ));

@@ -68,6 +68,23 @@ impl Holdings {
         Self(all)
     }
 
+    /// Memory that a first round has taken is no leak when the same again takes no more: the allocator keeps
+    /// for the next one what it had to have at the most. True: some process has grown by more than a little.
+    pub(super) async fn had_at_the_most(&mut self, cluster: &Cluster) -> bool {
+        let now = Self::of(cluster).await;
+        let mut has_grown = false;
+        for (service, before) in &mut self.0 {
+            let Some(now) = now.0.get(service).filter(|it| it.starts == before.starts) else {
+                continue;
+            };
+            if let (Some(was), Some(is)) = (before.what.get_mut("memory"), now.what.get("memory")) {
+                has_grown |= *is > *was + SLACK_BYTES;
+                *was = was.max(*is);
+            }
+        }
+        has_grown
+    }
+
     /// What those that lived through it hold more than before; looks again until nothing is left, or its
     /// patience ends.
     pub(super) async fn leaks(&self, cluster: &Cluster) -> Compared {

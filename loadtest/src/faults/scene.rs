@@ -69,6 +69,8 @@ pub(super) struct Scene {
     _state: State,
     backends: Backends,
     before: Holdings,
+    /// What is in it of memory is from the first of two rounds.
+    is_second_round: bool,
     /// When the fault was healed, on the histories' clock.
     healed: Option<u64>,
     logins_before: f64,
@@ -163,6 +165,7 @@ impl Scene {
             _state: state,
             backends,
             before: Holdings::default(),
+            is_second_round: false,
             healed: None,
             logins_before: 0.0,
         };
@@ -324,6 +327,12 @@ impl Scene {
         self.links().logins(self.begun, u64::MAX).count()
     }
 
+    /// A first round of what makes nodes full is over, and was felt; the same comes again. From here on memory is
+    /// compared with what they have now.
+    pub(super) async fn was_full_once(&mut self) {
+        self.is_second_round |= self.before.had_at_the_most(&self.cluster).await;
+    }
+
     /// Ends the load, waits until all that was stored has been handed over, looks for leaks, stops the
     /// devices and asks the judge.
     pub(super) async fn end(mut self) -> anyhow::Result<(Done, Arrivals)> {
@@ -369,7 +378,7 @@ impl Scene {
         arrivals.counted(&count);
         let mut done = Done::new(verdict, self.timers);
         done.say(arrivals.to_string());
-        done.looked_for_leaks(&compared);
+        done.looked_for_leaks(&compared, self.is_second_round);
         done.must(down.is_empty(), format!("not up at the end: {}", down.join("; ")));
         done.must(panics.is_empty(), format!("panics: {}", panics.join("; ")));
         done.must(broken.is_empty(), format!("devices broke: {}", broken.join("; ")));

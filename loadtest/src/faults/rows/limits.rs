@@ -125,7 +125,13 @@ impl Stage<'_> {
         let (mut most, mut held) = (before, 0.0_f64);
         let mut told = crowd.take()?;
         // A slow link that takes nothing is cut after its write time-out: until then it holds the most.
-        while begun.elapsed() < Duration::from_secs(self.wanted.seconds.max(9)) {
+        let time = Duration::from_secs(self.wanted.seconds.max(9));
+        let mut is_first_half = true;
+        while begun.elapsed() < time {
+            if is_first_half && begun.elapsed() > time / 2 {
+                is_first_half = false;
+                scene.was_full_once().await;
+            }
             told.merge(&crowd.during(Duration::from_millis(250)).await?);
             held = held.max(scene.cluster.metric(node, "hawser_access_connections").await?);
             most = most.max(process::resident_bytes(id).unwrap_or(most));

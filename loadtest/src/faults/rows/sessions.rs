@@ -221,8 +221,11 @@ impl LateAcks {
             let left = entries(&self.push, &self.key, name).await?;
             stale += usize::from(left != self.pushes as u64);
             let new = late.new.as_mut().context("it has not moved")?;
-            for _ in 0..self.pushes {
-                late.tail = taken(new).await?;
+            for nth in 1..=self.pushes {
+                let came = taken(new).await;
+                late.tail = came.with_context(|| {
+                    format!("{name}: push {nth} of {} on its new link; {left} stored", self.pushes)
+                })?;
             }
             new.ack(late.tail.0, late.tail.1).await?;
             let asked = Instant::now();
@@ -240,9 +243,15 @@ impl LateAcks {
 
 /// The next stored push; its place.
 async fn taken(wire: &mut Wire) -> anyhow::Result<(u64, u64)> {
+    let mut others = Vec::new();
     loop {
-        if let NodeFrame::Push(push, _) = wire.hear_within(Duration::from_secs(10)).await? {
-            return Ok((push.term, push.seq));
+        match wire.hear_within(Duration::from_secs(10)).await {
+            Ok(NodeFrame::Push(push, _)) => return Ok((push.term, push.seq)),
+            // Its name alone.
+            Ok(other) => {
+                others.push(format!("{other:?}").split('(').next().unwrap_or_default().to_owned())
+            }
+            Err(error) => return Err(error.context(format!("heard {others:?}"))),
         }
     }
 }

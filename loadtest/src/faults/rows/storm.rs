@@ -64,6 +64,7 @@ impl Stage<'_> {
             scene.cluster.revive(Service::Access(node)).await?;
         }
         told.merge(&two.told);
+        scene.was_full_once().await;
         told.merge(&crowd.during(Duration::from_secs(5)).await?);
         let one = fall(&mut scene, &mut crowd, devices, &[2]).await?;
         told.merge(&one.told);
