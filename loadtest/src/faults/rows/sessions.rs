@@ -247,9 +247,10 @@ async fn taken(wire: &mut Wire) -> anyhow::Result<(u64, u64)> {
     loop {
         match wire.hear_within(Duration::from_secs(10)).await {
             Ok(NodeFrame::Push(push, _)) => return Ok((push.term, push.seq)),
-            // Its name alone.
             Ok(other) => {
-                others.push(format!("{other:?}").split('(').next().unwrap_or_default().to_owned())
+                let shown = format!("{other:?}");
+                // Its name alone.
+                others.push(shown.split('(').next().unwrap_or_default().to_owned());
             }
             Err(error) => return Err(error.context(format!("heard {others:?}"))),
         }
