@@ -64,11 +64,10 @@ def test_another_crowd_of_bad_connections_adds_nothing(house, stranger_world, be
     first = house.status_kib("VmRSS")
     crowd(stranger_world, chance)
     until(lambda: gauges(house) == before.gauges, 15, "the second crowd to be gone")
-    time.sleep(1)
+    # What is freed goes back to the machine within some seconds, of the first crowd as of the second.
+    until(lambda: house.status_kib("VmRSS") - first < CROWD_GROWTH_KIB, 15, "its memory to be given back")
     grown = house.status_kib("VmRSS") - first
     print(f"resident memory: {first} KiB after {CROWD} bad connections, {grown:+} KiB after {CROWD} more")
-    assert grown < CROWD_GROWTH_KIB, f"{grown} KiB"
-
 
 @pytest.mark.last
 def test_nothing_in_the_log_speaks_of_a_panic(house):
