@@ -16,7 +16,7 @@
 //! The first member in this lane finds no `last`. It is joined to the group's deliveries first and the
 //! tail is asked for then, so that whatever comes meanwhile is remembered; JOINED waits for the answer.
 
-use super::{Done, Lane, joined};
+use super::{Done, Lane, WRITES_PER_TURN, give_way, joined};
 use crate::fanout::{Fanout, Tally};
 use crate::feed::{Entry, Place};
 use crate::frame_out::FrameOut;
@@ -37,7 +37,6 @@ use std::collections::{HashMap, VecDeque};
 pub(super) const PULL_ENTRIES: u32 = 64;
 /// After a call that failed.
 pub(super) const PAUSE_MS: u64 = 200;
-const WRITES_PER_TURN: usize = 32;
 
 /// For whom a history was asked.
 #[derive(Clone, Copy, Debug)]
@@ -210,7 +209,7 @@ impl Lane {
                     tally.count(written);
                 }
             }
-            super::give_way().await;
+            give_way().await;
         }
         let last = history.last.unwrap_or_default();
         for member in too_small {
