@@ -3,6 +3,7 @@
 pub mod bare_store;
 pub mod delays;
 pub mod judge;
+pub mod outcome;
 pub mod process;
 pub mod redis;
 pub mod report;

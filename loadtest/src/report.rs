@@ -1,7 +1,7 @@
 //! What a run found: a table for people, a JSON file to keep.
 
 use comfy_table::Table;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// Repeats of one figure.
@@ -69,15 +69,19 @@ impl Row {
 }
 
 /// The machine it was measured on.
-#[derive(Debug, Serialize)]
-struct Machine {
-    cores: usize,
-    kernel: String,
-    cpu: String,
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Machine {
+    /// Cores that this process may use.
+    pub cores: usize,
+    /// Release of the kernel.
+    pub kernel: String,
+    /// Model of the processor.
+    pub cpu: String,
 }
 
 impl Machine {
-    fn here() -> Self {
+    /// This one.
+    pub fn here() -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let cpu = read("/proc/cpuinfo")
             .lines()
