@@ -28,6 +28,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    memory::small_pages();
     let cli = Cli::parse();
     let output = Output { json: cli.json };
     let outcome = tokio::runtime::Builder::new_multi_thread()
