@@ -6,7 +6,7 @@
 
 mod arrivals;
 pub(crate) mod businesses;
-mod certificate;
+pub(crate) mod certificate;
 pub(crate) mod cluster;
 pub(crate) mod crowds;
 mod datagrams;

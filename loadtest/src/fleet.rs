@@ -1,26 +1,35 @@
 //! Devices by the thousand, lean enough that the tool is not the limit: a socket and a small task
 //! each, and one buffer per thread.
 
-use anyhow::{Context, bail};
+mod count;
+pub(crate) mod link;
+
+use anyhow::bail;
 use bytes::{Buf, Bytes, BytesMut};
-use hawser_proto::codec;
-use hawser_proto::frame::{DeviceFrame, Kind, NodeFrame};
-use hawser_proto::limits::{FRAME_BYTES_MAX, HEADER_BYTES};
-use hawser_proto::params::{BusinessNumber, Join, Login, Ping};
+use count::Count;
+use hawser_proto::frame::{DeviceFrame, Kind};
+use hawser_proto::limits::HEADER_BYTES;
+use hawser_proto::params::Ping;
+use hdrhistogram::Histogram;
+use link::{Dialer, Link, Pipe, Protocol};
+use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+
+pub(crate) use count::{payload, share_ms};
 
 /// Connections being set up at once.
 const SETTING_UP_MAX: usize = 64;
-const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_BYTES: usize = 16 * 1024;
+/// A device says something after this long, well below the silence that ends a connection.
+const BEAT: Duration = Duration::from_mins(5);
+/// How often a wait looks whether all devices are still there.
+const LOOK: Duration = Duration::from_secs(1);
 
 thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
@@ -33,63 +42,116 @@ pub(crate) enum Framing {
     Bare,
     /// hawser's.
     Hawser,
+    /// hawser's, one in each message of a WebSocket.
+    Web,
 }
 
 /// Who logs in as what.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Credential {
     pub(crate) app: String,
     pub(crate) device: String,
     pub(crate) token: String,
+    /// In place of the token.
+    #[serde(skip)]
+    pub(crate) ticket: Bytes,
+    /// Of the next login.
+    pub(crate) attempt: u64,
+    pub(crate) instance: [u8; 16],
+}
+
+/// What devices of one fleet do once they are connected.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manners<'a> {
+    pub(crate) protocol: Protocol,
+    pub(crate) business: &'a str,
+    /// Groups to join, each for the first so many devices.
+    pub(crate) groups: &'a [(&'a str, usize)],
 }
 
 /// A fleet of connected devices. Dropping it cuts all links.
 pub(crate) struct Fleet {
     tasks: JoinSet<()>,
-    received: Arc<AtomicU64>,
+    count: Arc<Count>,
 }
 
 impl Fleet {
-    /// Connects to the bare loop, without a word.
+    /// Connects to the bare loop, without a word, one after the other: their numbers are their order.
     pub(crate) async fn bare(address: SocketAddr, count: usize) -> anyhow::Result<Self> {
-        Self::gather((0..count).map(|_| async move { connect(address).await }), Framing::Bare).await
-    }
-
-    /// Logs in, and joins a group if one is named.
-    pub(crate) async fn hawser(
-        address: SocketAddr,
-        credentials: Vec<Credential>,
-        business: &str,
-        group: Option<&str>,
-    ) -> anyhow::Result<Self> {
-        let devices = credentials.into_iter().map(|credential| async move {
-            let mut stream = connect(address).await?;
-            log_in(&mut stream, &credential, business).await?;
-            if let Some(group) = group {
-                join(&mut stream, group).await?;
-            }
-            Ok(stream)
-        });
-        Self::gather(devices, Framing::Hawser).await
-    }
-
-    async fn gather<F>(devices: impl Iterator<Item = F>, framing: Framing) -> anyhow::Result<Self>
-    where
-        F: Future<Output = anyhow::Result<TcpStream>>,
-    {
-        use futures_util::StreamExt;
-        let received = Arc::new(AtomicU64::new(0));
-        let mut tasks = JoinSet::new();
-        let mut setting_up = futures_util::stream::iter(devices).buffer_unordered(SETTING_UP_MAX);
-        while let Some(stream) = setting_up.next().await {
-            tasks.spawn(listen(stream?, framing, received.clone()));
+        let mut links = Vec::with_capacity(count);
+        for _ in 0..count {
+            links.push(link::connect(address).await?);
         }
-        Ok(Self { tasks, received })
+        let links = links.into_iter().map(|stream| Link::new(Pipe::Plain(stream)));
+        Ok(Self::of(links, Framing::Bare))
+    }
+
+    /// Logs in, in turn over the addresses, and joins.
+    pub(crate) async fn hawser(
+        dialer: &Arc<Dialer>,
+        addresses: &[SocketAddr],
+        credentials: Vec<Credential>,
+        manners: Manners<'_>,
+    ) -> anyhow::Result<Self> {
+        let Manners { protocol, business, groups } = manners;
+        let devices = credentials.into_iter().zip(addresses.iter().cycle()).enumerate();
+        let devices = devices.map(|(number, (credential, address))| {
+            let (dialer, address, business) = (dialer.clone(), *address, business.to_owned());
+            let joins: Vec<String> = groups
+                .iter()
+                .filter(|(_, members)| number < *members)
+                .map(|(group, _)| (*group).to_owned())
+                .collect();
+            async move {
+                let mut link = dialer.dial(protocol, address).await?;
+                link.log_in(&credential, &business).await?;
+                for group in &joins {
+                    link.join(group).await?;
+                }
+                anyhow::Ok(link)
+            }
+        });
+        let links = at_once(devices, SETTING_UP_MAX).await?;
+        let framing = if protocol == Protocol::Ws { Framing::Web } else { Framing::Hawser };
+        Ok(Self::of(links, framing))
+    }
+
+    /// These links, from now on listened to.
+    pub(crate) fn of(links: impl IntoIterator<Item = Link>, framing: Framing) -> Self {
+        let count = Arc::new(Count::default());
+        let mut tasks = JoinSet::new();
+        for Link { pipe, buffer, .. } in links {
+            let count = count.clone();
+            // One that is empty may still hold on to the memory of an answer.
+            let buffer = if buffer.is_empty() { BytesMut::new() } else { buffer };
+            match pipe {
+                Pipe::Plain(stream) => tasks.spawn(listen(stream, buffer, framing, count)),
+                Pipe::Secure(stream) => {
+                    let (receive, send) = tokio::io::split(stream);
+                    tasks.spawn(hold(receive, send))
+                }
+                Pipe::Quic { send, receive, connection } => tasks.spawn(async move {
+                    hold(receive, send).await;
+                    drop(connection);
+                }),
+            };
+        }
+        Self { tasks, count }
     }
 
     /// Deliveries so far, over all devices.
     pub(crate) fn received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
+        self.count.received()
+    }
+
+    /// From now on delays are counted anew.
+    pub(crate) fn forget_delays(&self) {
+        self.count.delays().reset();
+    }
+
+    /// Delays from when a payload was due to when a device had read it, in microseconds.
+    pub(crate) fn delays(&self) -> Histogram<u64> {
+        self.count.delays().clone()
     }
 
     /// Waits until this many were delivered in all.
@@ -99,84 +161,31 @@ impl Fleet {
         patience: Duration,
     ) -> anyhow::Result<()> {
         let deadline = tokio::time::Instant::now() + patience;
-        while self.received() < received {
+        while !self.count.wait_for(received, LOOK).await {
             if tokio::time::Instant::now() > deadline {
                 bail!("only {} of {received} deliveries arrived in {patience:?}", self.received());
             }
             if self.tasks.try_join_next().is_some() {
                 bail!("a device lost its link");
             }
-            tokio::time::sleep(Duration::from_millis(2)).await;
         }
         Ok(())
     }
 }
 
-async fn connect(address: SocketAddr) -> anyhow::Result<TcpStream> {
-    let stream = tokio::time::timeout(STEP_TIMEOUT, TcpStream::connect(address)).await??;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-async fn log_in(
-    stream: &mut TcpStream,
-    credential: &Credential,
-    business: &str,
-) -> anyhow::Result<Vec<BusinessNumber>> {
-    let login = DeviceFrame::Login(Login {
-        app: credential.app.clone(),
-        device: credential.device.clone(),
-        token: credential.token.clone(),
-        instance: Bytes::copy_from_slice(&rand::random::<[u8; 16]>()),
-        attempt: 1,
-        businesses: vec![business.to_owned()],
-        ..Default::default()
-    });
-    stream.write_all(&login.encode()).await?;
-    match answer(stream).await? {
-        NodeFrame::LoginOk(ok) => Ok(ok.businesses),
-        NodeFrame::Close(close) => bail!("login refused: {} {}", close.code, close.reason),
-        other => bail!("unexpected answer to a login: {other:?}"),
-    }
-}
-
-async fn join(stream: &mut TcpStream, group: &str) -> anyhow::Result<()> {
-    let join =
-        DeviceFrame::Join(Join { request_id: 1, group: group.to_owned(), ..Join::default() });
-    stream.write_all(&join.encode()).await?;
-    match answer(stream).await? {
-        NodeFrame::Joined(joined) if joined.status == 0 => Ok(()),
-        other => bail!("not joined: {other:?}"),
-    }
-}
-
-async fn answer(stream: &mut TcpStream) -> anyhow::Result<NodeFrame> {
-    let mut buffer = BytesMut::new();
-    tokio::time::timeout(STEP_TIMEOUT, async {
-        loop {
-            if let Some(raw) = codec::decode(&mut buffer, FRAME_BYTES_MAX)? {
-                return Ok(NodeFrame::parse(raw)?);
-            }
-            if stream.read_buf(&mut buffer).await? == 0 {
-                bail!("the link was cut");
-            }
-        }
-    })
-    .await
-    .context("no answer in time")?
-}
-
 /// Reads for ever, and counts.
-async fn listen(stream: TcpStream, framing: Framing, received: Arc<AtomicU64>) {
-    let mut partial = BytesMut::new();
-    let beat = DeviceFrame::Ping(Ping { nonce: 0 }).encode();
+async fn listen(stream: TcpStream, mut partial: BytesMut, framing: Framing, count: Arc<Count>) {
+    let mut beat = DeviceFrame::Ping(Ping { nonce: 0 }).encode();
+    if matches!(framing, Framing::Web) {
+        beat = link::web_message(&beat);
+    }
     loop {
-        let silence = tokio::time::timeout(Duration::from_secs(20), stream.readable()).await;
+        let silence = tokio::time::timeout(BEAT, stream.readable()).await;
         match silence {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return,
             Err(_) => {
-                if matches!(framing, Framing::Hawser) && stream.try_write(&beat).is_err() {
+                if !matches!(framing, Framing::Bare) && stream.try_write(&beat).is_err() {
                     return;
                 }
                 continue;
@@ -190,8 +199,7 @@ async fn listen(stream: TcpStream, framing: Framing, received: Arc<AtomicU64>) {
         match read {
             Ok(0) => return,
             Ok(_) => {
-                let count = take_deliveries(&mut partial, framing);
-                received.fetch_add(count, Ordering::Relaxed);
+                take_deliveries(&mut partial, framing, &count);
                 if partial.is_empty() {
                     partial = BytesMut::new();
                 }
@@ -202,47 +210,110 @@ async fn listen(stream: TcpStream, framing: Framing, received: Arc<AtomicU64>) {
     }
 }
 
-/// Counts whole deliveries and skips everything else.
-fn take_deliveries(partial: &mut BytesMut, framing: Framing) -> u64 {
-    let mut count = 0;
+/// Keeps a link whose traffic nobody counts.
+async fn hold(mut receive: impl AsyncReadExt + Unpin, mut send: impl AsyncWriteExt + Unpin) {
+    let beat = DeviceFrame::Ping(Ping { nonce: 0 }).encode();
+    let mut ignored = [0; 256];
     loop {
-        let (whole, is_delivery) = match framing {
-            Framing::Bare => match partial.first_chunk::<3>() {
-                Some(&[high, low, _]) => (3 + usize::from(u16::from_be_bytes([high, low])), true),
-                None => return count,
+        match tokio::time::timeout(BEAT, receive.read(&mut ignored)).await {
+            Ok(Ok(0) | Err(_)) => return,
+            Ok(Ok(_)) => {}
+            Err(_) => {
+                if send.write_all(&beat).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Counts whole deliveries and skips everything else.
+fn take_deliveries(partial: &mut BytesMut, framing: Framing, count: &Count) {
+    let mut batch = count.batch();
+    loop {
+        let around = match framing {
+            Framing::Web => match link::web_header(partial) {
+                Some((header, _)) => header,
+                None => return,
             },
-            Framing::Hawser => {
-                let Some(header) = partial.first_chunk::<HEADER_BYTES>() else { return count };
+            Framing::Bare | Framing::Hawser => 0,
+        };
+        let (before_body, body, is_delivery) = match framing {
+            Framing::Bare => match partial.first_chunk::<3>() {
+                Some(&[high, low, _]) => (3, usize::from(u16::from_be_bytes([high, low])), true),
+                None => return,
+            },
+            Framing::Hawser | Framing::Web => {
+                let Some(header) = partial[around..].first_chunk::<HEADER_BYTES>() else { return };
                 let params = u16::from_be_bytes([header[6], header[7]]);
                 let body = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
                 let kind = Kind::from_byte(header[3]);
                 let is_push = matches!(kind, Some(Kind::Push | Kind::GroupPush));
-                (HEADER_BYTES + usize::from(params) + body as usize, is_push)
+                (around + HEADER_BYTES + usize::from(params), body as usize, is_push)
             }
         };
-        if partial.len() < whole {
-            return count;
+        let Some(bytes) = partial.get(before_body..before_body + body) else { return };
+        if is_delivery {
+            batch.add(bytes);
         }
-        partial.advance(whole);
-        count += u64::from(is_delivery);
+        partial.advance(before_body + body);
     }
 }
 
-/// Runs many small steps, a bounded number at once, and keeps their order.
-pub(crate) async fn all<T, F>(
+/// Runs many small steps as tasks, a bounded number at once. What they give comes in no order.
+pub(crate) async fn at_once<T, F>(
     steps: impl Iterator<Item = F>,
-    at_once: usize,
+    most: usize,
 ) -> anyhow::Result<Vec<T>>
 where
-    F: Future<Output = anyhow::Result<T>>,
+    T: Send + 'static,
+    F: Future<Output = anyhow::Result<T>> + Send + 'static,
 {
-    let turns = Arc::new(Semaphore::new(at_once));
-    let steps = steps.map(|step| {
-        let turns = turns.clone();
-        async move {
-            let _turn = turns.acquire().await?;
-            step.await
+    let (mut steps, mut tasks, mut given) = (steps, JoinSet::new(), Vec::new());
+    loop {
+        while tasks.len() < most
+            && let Some(step) = steps.next()
+        {
+            tasks.spawn(step);
         }
-    });
-    futures_util::future::try_join_all(steps).await
+        match tasks.join_next().await {
+            Some(done) => given.push(done??),
+            None => return Ok(given),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deliveries(bytes: &[u8], framing: Framing) -> u64 {
+        let (count, mut partial) = (Count::default(), BytesMut::new());
+        // Split anywhere.
+        for byte in bytes {
+            partial.extend_from_slice(&[*byte]);
+            take_deliveries(&mut partial, framing, &count);
+        }
+        assert!(partial.is_empty(), "something was left over");
+        count.received()
+    }
+
+    #[test]
+    fn deliveries_are_counted_however_they_are_cut() {
+        let body = payload(20, hawser_loadtest::stamp::now(), 7);
+        let mut push = vec![b'h', b'w', 1, 0xb0, 0, 0, 0, 3, 0, 0, 0, 20, 1, 2, 3];
+        push.extend_from_slice(&body);
+        let mut pong = vec![b'h', b'w', 1, 0x82, 0, 0, 0, 2, 0, 0, 0, 0, 1, 2];
+        let both = [&push[..], &pong[..], &push[..]].concat();
+        assert_eq!(deliveries(&both, Framing::Hawser), 2);
+
+        let bare = [&[0, 20, 1][..], &body[..]].concat();
+        assert_eq!(deliveries(&[&bare[..], &bare[..]].concat(), Framing::Bare), 2);
+
+        let mut web = vec![0x82, 126, 0, push.len() as u8];
+        web.append(&mut push);
+        web.extend([0x82, pong.len() as u8]);
+        web.append(&mut pong);
+        assert_eq!(deliveries(&web, Framing::Web), 1);
+    }
 }

@@ -8,7 +8,6 @@ mod faults;
 mod fleet;
 mod hold;
 mod leash;
-mod stored;
 mod system;
 mod wire;
 
@@ -29,11 +28,13 @@ struct Arguments {
 enum Command {
     /// Measure, print a table, and keep the result as JSON.
     ///
-    /// Starts `hawser dev` and the bare loop itself, on loopback and free ports, and stops them again.
+    /// Starts the services, each in a process of its own, and the bare loops, on loopback and free ports, and
+    /// stops them again.
     #[command(
-        after_help = "Example:\n  cargo build --release --workspace --bins\n  target/release/hawser-loadtest bench"
+        after_help = "Example:\n  cargo build --release --workspace --bins\n  target/release/hawser-loadtest bench\n  \
+                      target/release/hawser-loadtest bench --only multicast --only unicast --repeats 1"
     )]
-    Bench(Bench),
+    Bench(bench::Bench),
     /// Judge recorded histories: what was lost, doubled, or came to the wrong one.
     ///
     /// Ends with 0 when nothing is found, with 1 otherwise.
@@ -65,58 +66,12 @@ enum Command {
     /// Becomes another program that ends when whoever started it does. Run by `faults`.
     #[command(hide = true)]
     Leashed(leash::Leashed),
+    /// Devices of one access node, for a group that is larger than a process may be. Run by `bench`.
+    #[command(hide = true)]
+    BenchDevices(bench::Devices),
     /// The bare loop: a single-threaded epoll server that does one write per delivery. Run by `bench`.
     #[command(hide = true)]
-    Bare,
-}
-
-/// What to measure, and how often.
-#[derive(clap::Args)]
-pub(crate) struct Bench {
-    /// The hawser binary to measure; default: the one beside this program.
-    #[arg(long, env = "HAWSER_BIN")]
-    hawser: Option<PathBuf>,
-    /// Members of the group that is pushed to.
-    #[arg(long, default_value_t = 10_000)]
-    members: usize,
-    /// Connections held idle for the memory figure.
-    #[arg(long, default_value_t = 15_000)]
-    idle: usize,
-    /// Multicasts a second.
-    #[arg(long, default_value_t = 5)]
-    rate: u32,
-    /// Seconds of load in each repeat.
-    #[arg(long, default_value_t = 10)]
-    seconds: u32,
-    /// Repeats of each measurement, hawser and bare in turn.
-    #[arg(long, default_value_t = 3)]
-    repeats: usize,
-    /// Payload of each push, in bytes.
-    #[arg(long, default_value_t = 128)]
-    payload: usize,
-    /// What to measure; none named: everything. Stored pushes need redis-server.
-    #[arg(long, value_enum)]
-    only: Vec<Part>,
-    /// Folder for the result file; none: only the table is printed.
-    #[arg(long)]
-    results: Option<PathBuf>,
-}
-
-/// A part of the comparison.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Part {
-    /// Memory of idle connections.
-    Idle,
-    /// Multicasts to one large group.
-    FanOut,
-    /// Stored pushes: rate, CPU, delay, bytes.
-    Stored,
-}
-
-impl Bench {
-    fn wants(&self, part: Part) -> bool {
-        self.only.is_empty() || self.only.contains(&part)
-    }
+    Bare(bare::Bare),
 }
 
 /// What to break, and under which load.
@@ -196,6 +151,10 @@ fn main() -> anyhow::Result<ExitCode> {
             crowd::run(wanted)?;
         }
         Command::Leashed(wanted) => match leash::run(&wanted)? {},
+        Command::Bare(wanted) => {
+            leash::put_on()?;
+            bare::run(&wanted)?;
+        }
         command => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             return runtime.block_on(run(command));
@@ -216,7 +175,11 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Leashed(wanted) => match leash::run(&wanted)? {},
         Command::Crowd(wanted) => crowd::run(wanted)?,
-        Command::Bare => bare::run()?,
+        Command::BenchDevices(wanted) => {
+            leash::put_on()?;
+            bench::devices(wanted).await?;
+        }
+        Command::Bare(wanted) => bare::run(&wanted)?,
     }
     Ok(ExitCode::SUCCESS)
 }

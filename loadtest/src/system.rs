@@ -1,9 +1,14 @@
-//! The system under measurement: `hawser dev` in a process of its own, driven over its public APIs.
+//! The system under measurement, driven over its public APIs: control, router and access node, each in a
+//! process of its own, so that one sees what each of them costs; or `hawser dev`, all in one.
 
-use crate::fleet::{self, Credential};
-use crate::process::Guarded;
+use crate::faults::certificate;
+use crate::faults::cluster::{self, Cluster, Service, Shape};
+use crate::fleet::Credential;
+use crate::fleet::link::Protocol;
+use crate::process::{self, Guarded};
 use anyhow::{Context, bail};
 use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use hawser_proto::rpc::push::push_client::PushClient;
 use hawser_proto::rpc::push::{CreateGroupRequest, Message, MulticastRequest, MulticastResponse};
 use http_body_util::{BodyExt, Full};
@@ -11,6 +16,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -22,19 +28,29 @@ use tonic::transport::Channel;
 pub(crate) const APP: &str = "demo";
 pub(crate) const BUSINESS: &str = "chat";
 const START_PATIENCE: Duration = Duration::from_secs(30);
-const CALL_PATIENCE: Duration = Duration::from_secs(10);
+/// Of calls that are not about stored pushes.
+pub(crate) const CALL_PATIENCE: Duration = Duration::from_secs(10);
 /// Calls to control under way at once.
 const ACCESS_AT_ONCE: usize = 32;
 
-/// A running `hawser dev`.
+/// CPU or memory by part.
+pub(crate) type Parts = BTreeMap<&'static str, f64>;
+
+/// A running hawser; ended with its owner.
 pub(crate) struct System {
-    pub(crate) process: Guarded,
-    pub(crate) tcp: SocketAddr,
+    /// Before the folder: its processes end before that goes.
+    house: House,
+    app: &'static str,
     control: String,
     push: PushClient<Channel>,
     key: MetadataValue<Ascii>,
     http: Client<HttpConnector, Full<Bytes>>,
     data: tempfile::TempDir,
+}
+
+enum House {
+    Dev(Guarded),
+    Apart(Box<Cluster>),
 }
 
 /// The binary beside this program, unless another is named.
@@ -47,8 +63,40 @@ pub(crate) fn binary(named: Option<&Path>) -> anyhow::Result<PathBuf> {
     Ok(binary)
 }
 
+/// Name of the device with this number.
+pub(crate) fn device(number: usize) -> String {
+    format!("bench-{number}")
+}
+
+fn sum(
+    processes: Vec<(&'static str, u32)>,
+    of: impl Fn(u32) -> anyhow::Result<f64>,
+) -> anyhow::Result<Parts> {
+    let mut parts = Parts::new();
+    for (name, id) in processes {
+        *parts.entry(name).or_default() += of(id)?;
+    }
+    Ok(parts)
+}
+
 impl System {
-    /// Starts it, and waits until it is ready for devices.
+    /// Starts the services apart, and waits until they are ready for devices.
+    pub(crate) async fn apart(binary: &Path, shape: Shape) -> anyhow::Result<Self> {
+        let data = tempfile::tempdir()?;
+        let cluster = Box::new(Cluster::start(binary, data.path(), shape).await?);
+        let push = Channel::from_shared(cluster.push[0].clone())?.connect().await?;
+        Ok(Self {
+            app: cluster::APP,
+            control: cluster.control.clone(),
+            push: PushClient::new(push),
+            key: format!("Bearer {}", cluster.keys[0]).parse()?,
+            http: Client::builder(TokioExecutor::new()).build_http(),
+            house: House::Apart(cluster),
+            data,
+        })
+    }
+
+    /// Starts `hawser dev`.
     pub(crate) async fn start(binary: &Path) -> anyhow::Result<Self> {
         Self::start_on(binary, "embedded").await
     }
@@ -82,8 +130,8 @@ impl System {
         let key = text(&credentials["apps"][APP]["businesses"][BUSINESS], "key")?;
         let push = Channel::from_shared(text(&dev, "push")?)?.connect().await?;
         Ok(Self {
-            process,
-            tcp: text(&dev, "tcp")?.parse()?,
+            house: House::Dev(process),
+            app: APP,
             control: text(&dev, "control")?,
             push: PushClient::new(push),
             key: format!("Bearer {key}").parse()?,
@@ -92,25 +140,102 @@ impl System {
         })
     }
 
-    /// Tokens for `count` devices, each from control's public API.
-    pub(crate) async fn credentials(&self, count: usize) -> anyhow::Result<Vec<Credential>> {
-        fleet::all((0..count).map(|n| self.credential(format!("bench-{n}"))), ACCESS_AT_ONCE).await
+    /// The services by what they are, with their process ids.
+    fn processes(&self) -> Vec<(&'static str, u32)> {
+        match &self.house {
+            House::Dev(process) => vec![("all", process.id())],
+            House::Apart(cluster) => cluster
+                .services()
+                .filter_map(|service| {
+                    let name = match service {
+                        Service::Control => "control",
+                        Service::Router(_) => "router",
+                        Service::Access(_) => "access",
+                    };
+                    Some((name, cluster.process(service)?.0))
+                })
+                .collect(),
+        }
     }
 
-    async fn credential(&self, device: String) -> anyhow::Result<Credential> {
-        let body = json!({"app": APP, "device": device, "proof": {"type": "open"}}).to_string();
+    /// CPU used so far, in seconds, by part.
+    pub(crate) fn cpu_seconds(&self) -> anyhow::Result<Parts> {
+        sum(self.processes(), process::cpu_seconds)
+    }
+
+    /// Resident memory, in bytes, by part.
+    pub(crate) fn resident_bytes(&self) -> anyhow::Result<Parts> {
+        sum(self.processes(), |id| Ok(process::resident_bytes(id)? as f64))
+    }
+
+    /// Where devices come in, by control's word: one address for each access node.
+    pub(crate) async fn doors(&self, protocol: Protocol) -> anyhow::Result<Vec<SocketAddr>> {
+        let answer = self.access("door").await?;
+        let points = answer["access_points"].as_array().context("no access points")?;
+        let named = points.iter().filter(|point| point["protocol"] == protocol.name());
+        let address = |point: &Value| -> Option<SocketAddr> {
+            let port = u16::try_from(point["port"].as_u64()?).ok()?;
+            Some(SocketAddr::new(point["host"].as_str()?.parse().ok()?, port))
+        };
+        let doors: Vec<_> = named.filter_map(address).collect();
+        anyhow::ensure!(!doors.is_empty(), "control names no address for {}", protocol.name());
+        Ok(doors)
+    }
+
+    /// Where devices come in over TCP, by access node.
+    pub(crate) fn tcp_doors(&self) -> anyhow::Result<Vec<SocketAddr>> {
+        match &self.house {
+            House::Dev(_) => bail!("it is all in one"),
+            House::Apart(cluster) => Ok(cluster.doors.iter().map(|door| door.tcp).collect()),
+        }
+    }
+
+    /// The business expects so many requests a second; that sizes its pools.
+    pub(crate) async fn expect_requests(&self, per_second: u32) -> anyhow::Result<()> {
+        let House::Apart(cluster) = &self.house else { bail!("it is all in one") };
+        let path = format!("/v1/apps/{}/businesses/{BUSINESS}", self.app);
+        let body = json!({"expected_requests_per_second": per_second});
+        cluster.operator.call(http::Method::PATCH, &path, body).await?;
+        Ok(())
+    }
+
+    /// What devices are to trust.
+    pub(crate) fn authority(&self) -> PathBuf {
+        certificate::authority(self.data.path())
+    }
+
+    /// Tokens for `count` devices, each from control's public API; the devices are numbered from 0.
+    pub(crate) async fn credentials(&self, count: usize) -> anyhow::Result<Vec<Credential>> {
+        let each = (0..count).map(|number| self.credential(number));
+        futures_util::stream::iter(each).buffered(ACCESS_AT_ONCE).try_collect().await
+    }
+
+    async fn credential(&self, number: usize) -> anyhow::Result<Credential> {
+        let device = device(number);
+        let answer = self.access(&device).await?;
+        let token = answer["token"].as_str().context("an answer without a token")?.to_owned();
+        Ok(Credential {
+            app: self.app.to_owned(),
+            device,
+            token,
+            ticket: Bytes::new(),
+            attempt: 1,
+            instance: rand::random(),
+        })
+    }
+
+    async fn access(&self, device: &str) -> anyhow::Result<Value> {
+        let body = json!({"app": self.app, "device": device, "proof": {"type": "open"}});
         let request = http::Request::post(format!("{}/v1/access", self.control))
             .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(body)))?;
+            .body(Full::new(Bytes::from(body.to_string())))?;
         let response = self.http.request(request).await?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
         if !status.is_success() {
             bail!("control answers {status}: {}", String::from_utf8_lossy(&body));
         }
-        let answer: Value = serde_json::from_slice(&body)?;
-        let token = answer["token"].as_str().context("an answer without a token")?.to_owned();
-        Ok(Credential { app: APP.to_owned(), device, token })
+        Ok(serde_json::from_slice(&body)?)
     }
 
     /// Where its data lies.

@@ -1,8 +1,9 @@
 //! What stored pushes cost: through the push API to devices that are away, from the call to the handler of
 //! a device that is there, and in bytes; beside the bare append loop of the embedded store's engine.
 
-use crate::Bench;
-use crate::report::{Repeats, Row};
+use super::Bench;
+use super::driven::{self, Watch};
+use crate::report::{Bound, Repeats, Row};
 use crate::system::{APP, BUSINESS, System};
 use anyhow::{Context, ensure};
 use bytes::Bytes;
@@ -75,8 +76,13 @@ async fn throughput(
     }
     let what =
         |what: &str| format!("stored pushes, embedded, {name}, {} bytes: {what}", wanted.payload);
+    let beside = what("rate, beside the engine's own append loop");
+    let mut rate = Row::beside(beside, "pushes a second", rate, theirs, ratio);
+    if durability == Durability::Disk {
+        rate = rate.to_reach(Bound::RatioAtLeast(0.5), "");
+    }
     Ok(vec![
-        Row::beside(what("rate"), "pushes a second", rate, theirs, ratio),
+        rate,
         Row::alone(what("CPU of all parts"), "CPU-s per million", cpu),
         Row::alone(what("on disk"), "bytes a push", bytes),
     ])
@@ -110,7 +116,7 @@ async fn store_many(
         let first = number * BATCH % AWAY;
         BatchUnicastRequest {
             message: Some(Message { body: body.clone(), ..Message::default() }),
-            devices: (first..first + BATCH).map(|n| format!("away-{n}")).collect(),
+            devices: (first..first + BATCH).map(|n| format!("away-{n:012}")).collect(),
             class: Class::Stored.into(),
             store: Some(StoreOptions { durability: durability.into(), ..Default::default() }),
             ..BatchUnicastRequest::default()
@@ -125,7 +131,7 @@ async fn store_many(
             batch
         }
     });
-    let (cpu, started) = (system.process.cpu_seconds()?, Instant::now());
+    let (cpu, started) = (system.cpu_seconds()?["all"], Instant::now());
     let mut answers =
         system.push().stream_unicast(system.call(batches, PATIENCE)).await?.into_inner();
     let mut outcomes = BTreeMap::new();
@@ -138,7 +144,7 @@ async fn store_many(
     let stored = outcomes.get(Outcome::Stored.as_str_name());
     ensure!(stored == Some(&PUSHES), "not all of {PUSHES} pushes were stored: {outcomes:?}");
     let seconds = started.elapsed().as_secs_f64();
-    let used = system.process.cpu_seconds()? - cpu;
+    let used = system.cpu_seconds()?["all"] - cpu;
     let count = PUSHES as f64;
     Ok(Stored { per_second: count / seconds, cpu_per_million: used * 1e6 / count })
 }
@@ -175,7 +181,7 @@ async fn delay(
         let mut pace = tokio::time::interval(Duration::from_secs(1) / DELAY_RATE);
         let mut calls = JoinSet::new();
         for number in 0..DELAY_PUSHES {
-            pace.tick().await;
+            let due = pace.tick().await.into_std();
             let id = Bytes::from(format!("delay-{number}"));
             let body = Bytes::from(vec![b'x'; wanted.payload]);
             let request = UnicastRequest {
@@ -186,7 +192,7 @@ async fn delay(
                 store: Some(StoreOptions { durability: durability.into(), ..Default::default() }),
             };
             let (mut push, request) = (system.push(), system.call(request, PATIENCE));
-            called.lock().await.insert(id, Instant::now());
+            called.lock().await.insert(id, due);
             calls.spawn(async move { push.unicast(request).await });
         }
         let mut delays = Vec::with_capacity(DELAY_PUSHES);
@@ -212,35 +218,66 @@ async fn delay(
     Ok(vec![Row::alone(what("p50"), "ms", middle), Row::alone(what("p99"), "ms", late)])
 }
 
-/// The same on one Redis with an append-only file, synced each second.
+/// The same on one Redis with an append-only file, synced each second, beside the script alone.
 async fn redis(wanted: &Bench, binary: &Path) -> anyhow::Result<Vec<Row>> {
-    let (mut rate, mut cpu, mut theirs, mut bytes) =
-        <(Repeats, Repeats, Repeats, Repeats)>::default();
+    let (mut rate, mut driven, mut ratio) = <(Repeats, Repeats, Repeats)>::default();
+    let (mut cpu, mut bytes) = <(Repeats, Repeats)>::default();
+    let (mut redis_cpu, mut driven_cpu, mut cpu_ratio) = <(Repeats, Repeats, Repeats)>::default();
     for repeat in 1..=wanted.repeats {
         let folder = tempfile::tempdir()?;
         let server =
             Redis::start(folder.path(), &["--appendonly", "yes", "--appendfsync", "everysec"])?;
         let system = System::start_on(binary, &format!("redis://{}", server.address)).await?;
+        let watch = Watch::start(&server)?;
+        store_one(wanted, &system).await?;
+        let script = watch.call()?;
         let (memory, used) = (server.memory_bytes()?, server.cpu_seconds()?);
         let ours = store_many(wanted, &system, Durability::Memory).await?;
         let redis = (server.cpu_seconds()? - used) * 1e6 / PUSHES as f64;
+        bytes.add((server.memory_bytes()? - memory) / PUSHES as f64);
+        drop(system);
+        let theirs = driven::run(&server, script, AWAY, PUSHES).await?;
         eprintln!(
-            "stored, Redis, {repeat}/{}: {:.0}/s, {:.1} CPU-s per million, and {redis:.1} in Redis",
-            wanted.repeats, ours.per_second, ours.cpu_per_million
+            "stored, Redis, {repeat}/{}: {:.0}/s, {:.1} CPU-s per million, and {redis:.1} in Redis; \
+             redis-benchmark {:.0}/s, {:.1} in Redis",
+            wanted.repeats, ours.per_second, ours.cpu_per_million, theirs.0, theirs.1
         );
         rate.add(ours.per_second);
+        driven.add(theirs.0);
+        ratio.add(ours.per_second / theirs.0);
         cpu.add(ours.cpu_per_million);
-        theirs.add(redis);
-        bytes.add((server.memory_bytes()? - memory) / PUSHES as f64);
+        redis_cpu.add(redis);
+        driven_cpu.add(theirs.1);
+        cpu_ratio.add(redis / theirs.1);
     }
     let what =
         |what: &str| format!("stored pushes, Redis, memory, {} bytes: {what}", wanted.payload);
+    let beside = "rate, beside the same script from redis-benchmark";
+    let in_redis = "CPU of Redis, beside the same";
     Ok(vec![
-        Row::alone(what("rate"), "pushes a second", rate),
+        Row::beside(what(beside), "pushes a second", rate, driven, ratio)
+            .to_reach(Bound::RatioAtLeast(0.7), ""),
+        Row::beside(what(in_redis), "CPU-s per million", redis_cpu, driven_cpu, cpu_ratio),
         Row::alone(what("CPU of hawser"), "CPU-s per million", cpu),
-        Row::alone(what("CPU of Redis"), "CPU-s per million", theirs),
         Row::alone(what("memory of Redis, push ids of 10 minutes included"), "bytes a push", bytes),
     ])
+}
+
+/// One push with the names that [`driven`] looks for.
+async fn store_one(wanted: &Bench, system: &System) -> anyhow::Result<()> {
+    let request = UnicastRequest {
+        device: driven::device(),
+        message: Some(Message {
+            body: Bytes::from(vec![b'x'; wanted.payload]),
+            ..Message::default()
+        }),
+        class: Class::Stored.into(),
+        push_id: driven::push_id().into(),
+        store: Some(StoreOptions { durability: Durability::Memory.into(), ..Default::default() }),
+    };
+    let answer = system.push().unicast(system.call(request, PATIENCE)).await?;
+    ensure!(answer.get_ref().outcome() == Outcome::Stored, "it was not stored");
+    Ok(())
 }
 
 fn folder_bytes(folder: &Path) -> anyhow::Result<u64> {
