@@ -10,7 +10,6 @@ use crate::frame_out::Form;
 use crate::goodbye;
 use crate::link::{Dialled, Link, QuicLink, TlsLink, Transport};
 use crate::node::{Listeners, Node, StartError};
-use crate::reader::Reader;
 use hawser_proto::code::CloseCode;
 use place::Refused;
 use quinn::crypto::rustls::QuicServerConfig;
@@ -137,7 +136,7 @@ async fn accept(
                     ready: accepted,
                     place,
                 };
-                conn::start(node.clone(), arrival, Reader::stream());
+                conn::start(node.clone(), arrival);
             }
             (tls, dialled) => {
                 let greeting =
@@ -217,16 +216,12 @@ async fn greet(
     drop(greets);
     match greeted {
         Ok((link, origin)) => {
-            let (form, reader) = if is_websocket {
-                (Form::WebSocket, Reader::websocket())
-            } else {
-                (Form::Stream, Reader::stream())
-            };
+            let form = if is_websocket { Form::WebSocket } else { Form::Stream };
             let remote = remote.ip();
             let ready = Instant::now();
             let arrival = Arrival { link, form, dialled, remote, origin, accepted, ready, place };
             // The greeting's own task has been large; the connection gets a small one.
-            conn::start(node, arrival, reader);
+            conn::start(node, arrival);
         }
         Err(error) => {
             debug!(transport = dialled.name(), %error, "handshake failed");
@@ -346,7 +341,7 @@ async fn greet_quic(node: Arc<Node>, incoming: quinn::Incoming, place: Unauthent
         Ok((link, ready)) => {
             let (form, dialled, origin) = (Form::Stream, Dialled::Quic, None);
             let arrival = Arrival { link, form, dialled, remote, origin, accepted, ready, place };
-            conn::start(node, arrival, Reader::stream());
+            conn::start(node, arrival);
         }
         Err(error) => {
             debug!(transport = "quic", %error, "handshake failed");
@@ -368,6 +363,6 @@ pub(crate) fn attach(node: &Arc<Node>, transport: Box<dyn Transport>, remote: Ip
         ready: Instant::now(),
         place,
     };
-    conn::start(node.clone(), arrival, Reader::stream());
+    conn::start(node.clone(), arrival);
     true
 }

@@ -27,7 +27,7 @@ use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tracing::{debug, error};
 
@@ -54,9 +54,10 @@ pub(crate) struct Arrival {
 
 /// Gives a link its slot and starts the connection's task, which lives as long as it does.
 ///
-/// The task is all that an idle connection keeps beside its slot, so what it holds across a wait is
-/// kept small: a link, an event or an action never is (`task_size` in the tests below).
-pub(crate) fn start(node: Arc<Node>, arrival: Arrival, reader: Reader) {
+/// An idle connection keeps the task beside its slot, so what it holds across a wait is kept small: a
+/// link, an event or an action never is. It is boxed, since tokio lays its tasks out in steps of 128
+/// bytes: a pointer takes one step, and what it points to takes what it needs (`task_size` below).
+pub(crate) fn start(node: Arc<Node>, arrival: Arrival) {
     let Arrival { link, form, dialled, remote, origin, accepted, ready, place } = arrival;
     let now = node.table.exact_ms();
     let whole = node.config.login_timeout.saturating_sub(accepted.elapsed());
@@ -73,11 +74,11 @@ pub(crate) fn start(node: Arc<Node>, arrival: Arrival, reader: Reader) {
     let tasks = node.tasks.clone();
     let conn = Conn {
         slot: SlotGuard { node, at },
-        reader,
+        reader: Reader::new(form),
         session: Session::new(),
         stranger: Some(Box::new(Stranger { origin, login_by_ms, _place: place })),
     };
-    tasks.spawn_light(run(conn));
+    tasks.spawn_light(Box::pin(run(conn)));
 }
 
 /// A connection's whole life.
@@ -95,8 +96,8 @@ fn run(mut conn: Conn) -> impl Future<Output = ()> + Send {
     }
 }
 
-/// Work of a connection that has to wait for somebody, and the event that follows it, if one does.
-type Waiting<'c> = Pin<Box<dyn Future<Output = Option<Event>> + Send + 'c>>;
+/// Work of a connection that has to wait for somebody.
+type Waiting<'c> = Pin<Box<dyn Future<Output = ()> + Send + 'c>>;
 
 /// Frees the slot however the task ends: the device is unbound, the groups are left.
 struct SlotGuard {
@@ -157,18 +158,13 @@ struct Conn {
 impl Conn {
     /// Until the session closes. `None`: the link just ended.
     async fn live(&mut self) -> Option<CloseCode> {
-        loop {
-            let mut event = self.next().await;
-            while let Some(waiting) = self.step(event) {
-                match waiting.await {
-                    Some(follows) => event = follows,
-                    None => break,
-                }
-            }
-            if self.session.is_closed() {
-                return self.session.cause();
+        while !self.session.is_closed() {
+            let event = poll_fn(|cx| self.poll_event(cx)).await;
+            if let Some(waiting) = self.step(event) {
+                waiting.await;
             }
         }
+        self.session.cause()
     }
 
     /// This connection's own code has failed: it is told, as far as that works, and nobody else notices.
@@ -183,41 +179,39 @@ impl Conn {
     }
 
     /// Waits for the next event. Cancel-safe: partial bytes stay in the reader.
-    async fn next(&mut self) -> Event {
-        let table = &self.slot.node.table;
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        let SlotGuard { node, at } = &self.slot;
         loop {
             match self.reader.next(self.session.frame_bytes_max()) {
                 Ok(Some(Incoming::Frame(raw))) => match DeviceFrame::parse(raw) {
-                    Ok(frame) => return Event::Frame(frame),
+                    Ok(frame) => return Poll::Ready(Event::Frame(frame)),
                     Err(error) => {
                         let (code, reason) = (error.close_code(), error.to_string());
-                        return Event::Malformed(Malformed { code, reason });
+                        return Poll::Ready(Event::Malformed(Malformed { code, reason }));
                     }
                 },
                 Ok(Some(Incoming::WebSocketPing(payload))) => {
                     let pong = frame_out::message(frame_out::OP_PONG, &payload);
-                    table.write_raw(self.slot.at, &pong);
+                    node.table.write_raw(*at, &pong);
                     continue;
                 }
-                Ok(Some(Incoming::WebSocketClose)) => return Event::Goodbye,
+                Ok(Some(Incoming::WebSocketClose)) => return Poll::Ready(Event::Goodbye),
                 Ok(None) => {}
-                Err(malformed) => return Event::Malformed(malformed),
+                Err(malformed) => return Poll::Ready(Event::Malformed(malformed)),
             }
-            let (at, reader) = (self.slot.at, &mut self.reader);
-            let wake = poll_fn(|cx| {
-                SCRATCH.with_borrow_mut(|scratch| {
-                    let wake = std::task::ready!(table.poll_wake(at, cx, scratch));
-                    if let Wake::Bytes(read) = wake {
-                        reader.take(&scratch[..read]);
-                    }
-                    Poll::Ready(wake)
-                })
+            let reader = &mut self.reader;
+            let wake = SCRATCH.with_borrow_mut(|scratch| {
+                let wake = std::task::ready!(node.table.poll_wake(*at, cx, scratch));
+                if let Wake::Bytes(read) = wake {
+                    reader.take(&scratch[..read]);
+                }
+                Poll::Ready(wake)
             });
-            match wake.await {
+            match std::task::ready!(wake) {
                 Wake::Bytes(_) => {}
-                Wake::Signal(signal) => return Event::Signal(signal),
-                Wake::Downlink => downlink::turn(&self.slot.node, at),
-                Wake::Ended => return Event::Ended,
+                Wake::Signal(signal) => return Poll::Ready(Event::Signal(signal)),
+                Wake::Downlink => downlink::turn(node, *at),
+                Wake::Ended => return Poll::Ready(Event::Ended),
             }
         }
     }
@@ -229,7 +223,12 @@ impl Conn {
             // `authenticate` has written the answer before anything that follows `Admit`.
             Action::Nothing | Action::Vanish | Action::Admit => {}
             Action::Authenticate(login) => {
-                return Some(Box::pin(async move { Some(self.authenticate(*login).await) }));
+                return Some(Box::pin(async move {
+                    let verdict = self.authenticate(*login).await;
+                    if let Some(waiting) = self.step(verdict) {
+                        waiting.await;
+                    }
+                }));
             }
             Action::Pong { nonce } => {
                 node.table.write(at, &NodeFrame::Pong(Ping { nonce }));
@@ -237,24 +236,15 @@ impl Conn {
             Action::Refresh { request_id } => control::begin_refresh(node, at, request_id),
             Action::Forward(request, body) => forward::forward(node, at, request, body),
             Action::Join(join) => {
-                return Some(Box::pin(async move {
-                    self.join(join).await;
-                    None
-                }));
+                return Some(Box::pin(self.join(join)));
             }
             Action::Leave(leave) => {
-                return Some(Box::pin(async move {
-                    self.leave(leave).await;
-                    None
-                }));
+                return Some(Box::pin(self.leave(leave)));
             }
             Action::Ack(ack) => downlink::ack(node, at, &ack),
             Action::Resync(resync) => downlink::resync(node, at, &resync),
             Action::Recover(recover) => {
-                return Some(Box::pin(async move {
-                    self.recover(recover).await;
-                    None
-                }));
+                return Some(Box::pin(self.recover(recover)));
             }
             Action::RefuseRequest { request_id, code } => {
                 node.table.write(at, &forward::refusal(request_id, code, code.meaning()));
@@ -343,7 +333,7 @@ impl Conn {
         let stay = node.groups.enter(key, lane, &node.routers, patience).await?;
         let serves = node.table.with(at, |connection| {
             let identity = connection.identity.as_ref();
-            identity.is_some_and(|it| it.businesses.binary_search(&stay.business).is_ok())
+            identity.is_some_and(|it| it.serves(stay.business))
         });
         if serves == Some(true) {
             return Ok(stay);
@@ -399,6 +389,6 @@ mod tests {
             size_of::<F>()
         }
         let bytes = held(run);
-        assert!(bytes <= 256, "a connection's task holds {bytes} bytes");
+        assert!(bytes <= 128, "a connection's task holds {bytes} bytes");
     }
 }

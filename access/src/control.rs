@@ -151,7 +151,7 @@ async fn refresh(node: &Node, at: SlotRef, request_id: u64) {
     let refreshing = Refreshing { node, at };
     let asked = node.table.with(at, |connection| {
         let identity = connection.identity.as_ref()?;
-        let businesses = identity.token_businesses.iter().flatten();
+        let businesses = identity.rights.token_businesses.iter();
         Some(RefreshTokenRequest {
             app: identity.app.as_str().to_owned(),
             device: identity.device.as_str().to_owned(),
@@ -171,7 +171,7 @@ async fn refresh(node: &Node, at: SlotRef, request_id: u64) {
                 has_tickets.then(|| Identity {
                     app: identity.app.clone(),
                     device: identity.device.clone(),
-                    businesses: identity.token_businesses.iter().flatten().cloned().collect(),
+                    businesses: identity.rights.token_businesses.to_vec(),
                     issued_at_ms: identity.token_issued_at_ms,
                     expires_at_ms: identity.token_expires_at_ms,
                 })

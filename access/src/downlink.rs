@@ -335,7 +335,7 @@ pub(crate) fn positions(
 
 fn serves(connection: &Connection, business: BusinessNo) -> bool {
     let identity = connection.identity.as_ref();
-    identity.is_some_and(|identity| identity.businesses.binary_search(&business).is_ok())
+    identity.is_some_and(|identity| identity.serves(business))
 }
 
 fn who(at: SlotRef, connection: &Connection) -> Option<Who> {

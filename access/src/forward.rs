@@ -146,7 +146,7 @@ pub(crate) fn forward(node: &Arc<Node>, at: SlotRef, request: params::Request, b
         .table
         .with(at, |connection| {
             let Some(identity) = &connection.identity else { return Err(ErrorCode::Internal) };
-            if identity.businesses.binary_search(&business).is_err() {
+            if !identity.serves(business) {
                 return Err(ErrorCode::UnknownBusiness);
             }
             let Some(pool) = node.pools.pool(&identity.app, business) else {

@@ -7,7 +7,7 @@ use crate::groups::GroupKey;
 use crate::node::Node;
 use crate::routers::Unbound;
 use crate::session::Event;
-use crate::table::{ClientFacts, Identity};
+use crate::table::{ClientFacts, Identity, Rights};
 use bytes::Bytes;
 use hawser_proto::catalogue::Catalogue;
 use hawser_proto::code::{CloseCode, ErrorCode};
@@ -123,8 +123,9 @@ fn check(
     }
     let now_ms = node.table.exact_wall_ms();
     let Proven { identity, is_ticket } = proof::prove(&catalogue, &app, &device, login, now_ms)?;
-    let settings = match catalogue.app(&app) {
-        Some(settings) if settings.enabled => settings.clone(),
+    // The catalogue's own name of the app, which all its sessions share.
+    let (app, settings) = match catalogue.app_entry(&app) {
+        Some((app, settings)) if settings.enabled => (app.clone(), settings.clone()),
         Some(_) | None => {
             return Err((CloseCode::AppUnavailable, CloseCode::AppUnavailable.meaning()).into());
         }
@@ -151,6 +152,10 @@ fn check(
         platform: fact(&client.platform),
         app_version: fact(&client.app_version),
     });
+    let rights = Rights {
+        businesses: served.into_boxed_slice(),
+        token_businesses: identity.businesses.into_boxed_slice(),
+    };
     let identity = Identity {
         app: app.clone(),
         device,
@@ -159,11 +164,9 @@ fn check(
         kicked_epoch: None,
         instance,
         attempt: login.attempt,
-        businesses: node.shared.businesses(&served),
+        rights: node.shared.rights(rights),
         client: node.shared.client(facts.unwrap_or_default()),
         login_at_ms: now_ms,
-        token_businesses: (!identity.businesses.is_empty())
-            .then(|| identity.businesses.into_boxed_slice()),
         token_issued_at_ms: identity.issued_at_ms,
         token_expires_at_ms: identity.expires_at_ms,
     };

@@ -14,13 +14,13 @@ use crate::metrics::Metrics;
 use crate::routers::asks::Asks;
 use crate::routers::{self, Routers, Unbound};
 use crate::sweep::{self, Sweeps};
-use crate::table::{ClientFacts, Signal, Table};
+use crate::table::{ClientFacts, Rights, Signal, Table};
 use arc_swap::ArcSwap;
 use hawser_chassis::peers::PeersError;
 use hawser_chassis::shutdown::Tasks;
 use hawser_proto::catalogue::Catalogue;
 use hawser_proto::code::CloseCode;
-use hawser_proto::id::{BootId, BusinessNo, ConnId, Epoch, SlotRef};
+use hawser_proto::id::{BootId, ConnId, Epoch, SlotRef};
 use hawser_proto::rpc::control::AccessPoint;
 use hawser_proto::rpc::node::InboxTail;
 use parking_lot::Mutex;
@@ -131,7 +131,7 @@ impl Node {
     ) -> Result<bool, Unbound> {
         let set = self.table.with(at, |connection| {
             let Some(identity) = &mut connection.identity else { return Ok(false) };
-            if let Some((kicked, code)) = identity.kicked_epoch
+            if let Some((kicked, code)) = identity.kicked_epoch.as_deref().copied()
                 && kicked >= epoch
             {
                 return Err(Unbound::Kicked(code));
@@ -180,7 +180,7 @@ impl Node {
                 && identity.app.as_str() == kick.app
                 && identity.device.as_str() == kick.device;
             if is_named {
-                identity.kicked_epoch = Some((Epoch(kick.epoch), code));
+                identity.kicked_epoch = Some(Box::new((Epoch(kick.epoch), code)));
             }
             is_named
         });
@@ -201,7 +201,7 @@ impl Node {
 /// Values that many sessions have in common, held once.
 #[derive(Default)]
 pub(crate) struct Shared {
-    businesses: Mutex<HashSet<Arc<[BusinessNo]>>>,
+    rights: Mutex<HashSet<Arc<Rights>>>,
     clients: Mutex<HashSet<Arc<ClientFacts>>>,
 }
 
@@ -210,29 +210,25 @@ pub(crate) struct Shared {
 const SHARED_MAX: usize = 4_096;
 
 impl Shared {
-    pub(crate) fn businesses(&self, served: &[BusinessNo]) -> Arc<[BusinessNo]> {
-        let mut known = self.businesses.lock();
-        if let Some(found) = known.get(served) {
-            return found.clone();
-        }
-        let new: Arc<[BusinessNo]> = served.into();
-        if known.len() < SHARED_MAX {
-            known.insert(new.clone());
-        }
-        new
+    pub(crate) fn rights(&self, rights: Rights) -> Arc<Rights> {
+        share(&self.rights, rights)
     }
 
     pub(crate) fn client(&self, facts: ClientFacts) -> Arc<ClientFacts> {
-        let mut known = self.clients.lock();
-        if let Some(found) = known.get(&facts) {
-            return found.clone();
-        }
-        let new = Arc::new(facts);
-        if known.len() < SHARED_MAX {
-            known.insert(new.clone());
-        }
-        new
+        share(&self.clients, facts)
     }
+}
+
+fn share<T: Eq + std::hash::Hash>(known: &Mutex<HashSet<Arc<T>>>, value: T) -> Arc<T> {
+    let mut known = known.lock();
+    if let Some(found) = known.get(&value) {
+        return found.clone();
+    }
+    let new = Arc::new(value);
+    if known.len() < SHARED_MAX {
+        known.insert(new.clone());
+    }
+    new
 }
 
 /// A node at work.

@@ -1,6 +1,6 @@
 //! Bytes of one connection to frames. Holds nothing while nothing is half there.
 
-use crate::frame_out::{OP_BINARY, OP_CLOSE, OP_CONTINUATION, OP_PING, OP_PONG, OP_TEXT};
+use crate::frame_out::{Form, OP_BINARY, OP_CLOSE, OP_CONTINUATION, OP_PING, OP_PONG, OP_TEXT};
 use bytes::{Buf, Bytes, BytesMut};
 use hawser_proto::code::CloseCode;
 use hawser_proto::codec::{self, RawFrame};
@@ -25,45 +25,48 @@ pub struct Malformed {
     pub reason: String,
 }
 
-/// The reading side of one connection.
+/// The reading side of one connection: 16 bytes while nothing is half there.
 #[derive(Debug)]
 pub(crate) struct Reader {
-    buffer: BytesMut,
-    websocket: Option<Message>,
+    form: Form,
+    held: Option<Box<Held>>,
 }
 
-/// A WebSocket message that comes in fragments.
+/// What is half there.
 #[derive(Debug, Default)]
-struct Message {
-    fragments: Option<Box<BytesMut>>,
+struct Held {
+    /// Bytes of which no frame was made yet.
+    buffer: BytesMut,
+    /// A WebSocket message that comes in fragments.
+    fragments: Option<BytesMut>,
 }
 
 impl Reader {
-    pub(crate) fn stream() -> Self {
-        Self { buffer: BytesMut::new(), websocket: None }
-    }
-
-    pub(crate) fn websocket() -> Self {
-        Self { buffer: BytesMut::new(), websocket: Some(Message::default()) }
+    pub(crate) fn new(form: Form) -> Self {
+        Self { form, held: None }
     }
 
     /// Takes bytes that were read.
     pub(crate) fn take(&mut self, bytes: &[u8]) {
-        self.buffer.extend_from_slice(bytes);
+        self.held.get_or_insert_default().buffer.extend_from_slice(bytes);
     }
 
     /// The next whole thing, or `None` when more bytes are needed. `frame_bytes_max` is the limit in
     /// force now: it grows at login.
     pub(crate) fn next(&mut self, frame_bytes_max: usize) -> Result<Option<Incoming>, Malformed> {
-        let next = match &mut self.websocket {
-            None => codec::decode(&mut self.buffer, frame_bytes_max)
+        let Some(held) = self.held.as_deref_mut() else { return Ok(None) };
+        let next = match self.form {
+            Form::Stream => codec::decode(&mut held.buffer, frame_bytes_max)
                 .map(|frame| frame.map(Incoming::Frame))
                 .map_err(malformed),
-            Some(message) => next_message(&mut self.buffer, message, frame_bytes_max),
+            Form::WebSocket => next_message(held, frame_bytes_max),
         };
-        if self.buffer.is_empty() {
-            // Let go of the allocation: an idle connection holds no buffer.
-            self.buffer = BytesMut::new();
+        if held.buffer.is_empty() {
+            // Let go of the allocations: an idle connection holds no buffer.
+            match held.fragments {
+                None => self.held = None,
+                Some(_) => held.buffer = BytesMut::new(),
+            }
         }
         next
     }
@@ -78,17 +81,13 @@ fn bad(reason: &str) -> Malformed {
 }
 
 /// RFC 6455, sections 5.2 to 5.5, for what a device sends.
-fn next_message(
-    buffer: &mut BytesMut,
-    message: &mut Message,
-    frame_bytes_max: usize,
-) -> Result<Option<Incoming>, Malformed> {
+fn next_message(held: &mut Held, frame_bytes_max: usize) -> Result<Option<Incoming>, Malformed> {
+    let Held { buffer, fragments: begun } = held;
     loop {
         let Some(header) = FrameHeader::peek(buffer)? else { return Ok(None) };
         let is_control = header.operation >= OP_CLOSE;
-        let begun =
-            message.fragments.as_ref().filter(|_| !is_control).map_or(0, |begun| begun.len());
-        if header.payload_len.saturating_add(begun as u64) > frame_bytes_max as u64 {
+        let begun_bytes = begun.as_ref().filter(|_| !is_control).map_or(0, BytesMut::len);
+        if header.payload_len.saturating_add(begun_bytes as u64) > frame_bytes_max as u64 {
             let reason = "a message above the limit".into();
             return Err(Malformed { code: CloseCode::FrameTooLarge, reason });
         }
@@ -101,25 +100,25 @@ fn next_message(
         for (byte, key) in payload.iter_mut().zip(header.mask.iter().cycle()) {
             *byte ^= key;
         }
-        let whole = match (header.operation, header.is_final, message.fragments.take()) {
+        let whole = match (header.operation, header.is_final, begun.take()) {
             (OP_PING, true, fragments) => {
-                message.fragments = fragments;
+                *begun = fragments;
                 return Ok(Some(Incoming::WebSocketPing(payload.freeze())));
             }
             (OP_CLOSE, true, _) => return Ok(Some(Incoming::WebSocketClose)),
             (OP_PONG, true, fragments) => {
-                message.fragments = fragments;
+                *begun = fragments;
                 continue;
             }
             (OP_BINARY, true, None) => payload.freeze(),
             (OP_BINARY, false, None) => {
-                message.fragments = Some(Box::new(BytesMut::from(&payload[..])));
+                *begun = Some(BytesMut::from(&payload[..]));
                 continue;
             }
             (OP_CONTINUATION, is_final, Some(mut fragments)) => {
                 fragments.extend_from_slice(&payload);
                 if !is_final {
-                    message.fragments = Some(fragments);
+                    *begun = Some(fragments);
                     continue;
                 }
                 fragments.split().freeze()
@@ -200,17 +199,17 @@ mod tests {
                 seen.push(next);
             }
         }
-        assert_eq!(reader.buffer.capacity(), 0, "nothing is held once all is read");
+        assert!(reader.held.is_none(), "nothing is held once all is read");
         Ok(seen)
     }
 
     #[test]
     fn frames_come_out_the_same_however_the_bytes_are_cut() {
         let glued = [ping(), ping(), ping()].concat();
-        let whole = read_all(Reader::stream(), &glued, glued.len()).unwrap();
+        let whole = read_all(Reader::new(Form::Stream), &glued, glued.len()).unwrap();
         assert_eq!(whole.len(), 3);
         for step in 1..glued.len() {
-            assert_eq!(read_all(Reader::stream(), &glued, step).unwrap(), whole, "{step}");
+            assert_eq!(read_all(Reader::new(Form::Stream), &glued, step).unwrap(), whole, "{step}");
         }
     }
 
@@ -221,7 +220,7 @@ mod tests {
         let bytes =
             [masked(0x02, a), masked(0x89, b"hi"), masked(0x8a, b""), masked(0x80, b)].concat();
         for step in 1..bytes.len() {
-            let seen = read_all(Reader::websocket(), &bytes, step).unwrap();
+            let seen = read_all(Reader::new(Form::WebSocket), &bytes, step).unwrap();
             assert_eq!(seen.len(), 2, "{step}");
             assert_eq!(seen[0], Incoming::WebSocketPing(Bytes::from_static(b"hi")));
             assert!(matches!(&seen[1], Incoming::Frame(raw) if raw.kind == 0x02));
@@ -232,7 +231,7 @@ mod tests {
     fn a_control_frame_does_not_count_toward_the_message_it_stands_in() {
         let frame = ping();
         let (a, b) = frame.split_at(frame.len() - 1);
-        let mut reader = Reader::websocket();
+        let mut reader = Reader::new(Form::WebSocket);
         reader.take(&[masked(0x02, a), masked(0x89, b"hello"), masked(0x80, b)].concat());
         let max = frame.len();
         assert!(matches!(reader.next(max), Ok(Some(Incoming::WebSocketPing(_)))));
@@ -263,7 +262,7 @@ mod tests {
             (masked(0x82, b"GET / HTTP/1.1"), CloseCode::BadMagic),
         ] {
             assert_eq!(
-                read_all(Reader::websocket(), &bytes, bytes.len()),
+                read_all(Reader::new(Form::WebSocket), &bytes, bytes.len()),
                 Err(code),
                 "{bytes:02x?}"
             );

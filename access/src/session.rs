@@ -97,7 +97,7 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Session {
     state: State,
-    frame_bytes_max: usize,
+    frame_bytes_max: u32,
     /// Those in force: none before the login.
     abilities: u32,
 }
@@ -111,12 +111,16 @@ impl Default for Session {
 impl Session {
     /// A link that has just come in.
     pub fn new() -> Self {
-        Self { state: State::AwaitLogin, frame_bytes_max: LOGIN_FRAME_BYTES_MAX, abilities: 0 }
+        Self {
+            state: State::AwaitLogin,
+            frame_bytes_max: LOGIN_FRAME_BYTES_MAX as u32,
+            abilities: 0,
+        }
     }
 
     /// Limit of the next frame, in bytes.
     pub fn frame_bytes_max(&self) -> usize {
-        self.frame_bytes_max
+        self.frame_bytes_max as usize
     }
 
     /// Whether it is over.
@@ -146,7 +150,7 @@ impl Session {
             }
             Event::Bound { frame_bytes_max, abilities } => match self.state.on(Input::Bound) {
                 Reaction::Admit => {
-                    self.frame_bytes_max = frame_bytes_max;
+                    self.frame_bytes_max = frame_bytes_max as u32;
                     self.abilities = abilities;
                     Action::Admit
                 }

@@ -24,7 +24,7 @@ use tracing::error;
 mod connection;
 
 pub use connection::Signal;
-pub(crate) use connection::{ClientFacts, Connection, Identity, Told, Written};
+pub(crate) use connection::{ClientFacts, Connection, Identity, Rights, Told, Written};
 
 /// What the machine's clock says, in milliseconds since 1970.
 fn machine_ms() -> u64 {
@@ -474,7 +474,7 @@ impl Table {
                 connection.waker.clone_from(cx.waker());
             }
             if let Some(signal) = connection.signal.take() {
-                return Poll::Ready(Wake::Signal(signal));
+                return Poll::Ready(Wake::Signal(*signal));
             }
             let is_drained = match connection.poll_drain(cx, now_ms) {
                 Poll::Ready(Ok(())) => true,

@@ -142,6 +142,11 @@ impl Catalogue {
         self.apps.get(app)
     }
 
+    /// An app under the catalogue's own copy of its name: clones of that share one piece of memory.
+    pub fn app_entry(&self, app: &AppId) -> Option<(&AppId, &Arc<wire::App>)> {
+        self.apps.get_key_value(app)
+    }
+
     /// All apps.
     pub fn apps(&self) -> impl Iterator<Item = (&AppId, &Arc<wire::App>)> {
         self.apps.iter()

@@ -78,7 +78,7 @@ impl Lane {
                     let is_theirs = identity.epoch.0 != 0
                         && identity.first_epoch.0 <= broadcast.newest
                         && identity.app == broadcast.app
-                        && identity.businesses.binary_search(&broadcast.business).is_ok();
+                        && identity.serves(broadcast.business);
                     is_theirs.then_some(at)
                 });
                 broadcast.next_slot += lanes;

@@ -8,7 +8,7 @@ use crate::frame_out::Form;
 use crate::groups::Stay;
 use crate::link::{Dialled, Link, Transport};
 use crate::node::{self, Listeners};
-use crate::table::{Connection, Identity};
+use crate::table::{Connection, Identity, Rights};
 use bytes::BytesMut;
 use hawser_chassis::peers::Peers;
 use hawser_chassis::secret::Secret;
@@ -113,10 +113,12 @@ impl Place {
             kicked_epoch: None,
             instance: [0; 16],
             attempt: 1,
-            businesses: Arc::new([BusinessNo(1)]),
+            rights: Arc::new(Rights {
+                businesses: [BusinessNo(1)].into(),
+                token_businesses: Box::default(),
+            }),
             client: Arc::default(),
             login_at_ms: 0,
-            token_businesses: None,
             token_issued_at_ms: 0,
             token_expires_at_ms: u64::MAX,
         }));

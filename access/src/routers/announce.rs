@@ -153,7 +153,7 @@ fn here_of(at: SlotRef, connection: &Connection) -> Option<What> {
         slot: at.slot,
         generation: at.generation,
         epoch: identity.epoch.0,
-        businesses: identity.businesses.iter().map(|no| no.0).collect(),
+        businesses: identity.rights.businesses.iter().map(|no| no.0).collect(),
     }))
 }
 
@@ -169,7 +169,7 @@ pub(super) fn bind_of(node: &Node, at: SlotRef, call: u64, epoch: Epoch) -> Opti
                 generation: at.generation,
                 instance: identity.instance.to_vec().into(),
                 attempt: identity.attempt,
-                businesses: identity.businesses.iter().map(|no| no.0).collect(),
+                businesses: identity.rights.businesses.iter().map(|no| no.0).collect(),
                 epoch: epoch.0,
                 cursors: positions(connection, epoch.0 == 0),
             })

@@ -114,7 +114,7 @@ async fn change_one(
     let business = BusinessNo(change.business);
     let serves = node.table.with_target(named, |connection| {
         let identity = connection.identity.as_ref();
-        identity.is_some_and(|identity| identity.businesses.binary_search(&business).is_ok())
+        identity.is_some_and(|identity| identity.serves(business))
     });
     match serves {
         Err(_) => return Some(ErrorCode::DeviceOffline),

@@ -80,18 +80,31 @@ pub(crate) struct Identity {
     pub(crate) epoch: Epoch,
     /// The one it began with, however often it was raised since.
     pub(crate) first_epoch: Epoch,
-    /// A kick that overtook the router's answer to our own bind.
-    pub(crate) kicked_epoch: Option<(Epoch, CloseCode)>,
+    /// A kick that overtook the router's answer to our own bind: boxed, for there is nearly never one.
+    pub(crate) kicked_epoch: Option<Box<(Epoch, CloseCode)>>,
     pub(crate) instance: [u8; 16],
     pub(crate) attempt: u64,
-    /// Businesses this session serves, sorted.
-    pub(crate) businesses: Arc<[BusinessNo]>,
+    pub(crate) rights: Arc<Rights>,
     pub(crate) client: Arc<ClientFacts>,
     pub(crate) login_at_ms: u64,
-    /// Businesses the token allows; `None`: all of the app.
-    pub(crate) token_businesses: Option<Box<[BusinessId]>>,
     pub(crate) token_issued_at_ms: u64,
     pub(crate) token_expires_at_ms: u64,
+}
+
+impl Identity {
+    /// Whether the session serves this business.
+    pub(crate) fn serves(&self, business: BusinessNo) -> bool {
+        self.rights.businesses.binary_search(&business).is_ok()
+    }
+}
+
+/// Which businesses a session may have to do with; equal ones are shared.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Rights {
+    /// Those it serves, sorted.
+    pub(crate) businesses: Box<[BusinessNo]>,
+    /// Those its token allows; none: all of the app.
+    pub(crate) token_businesses: Box<[BusinessId]>,
 }
 
 /// Attributes that each business keeps in a session, boxed so that the many sessions without pay a word.
@@ -120,7 +133,8 @@ pub(crate) struct Connection {
     pub(super) outbox: Outbox,
     /// The connection's task, when it waits.
     pub(super) waker: Waker,
-    pub(super) signal: Option<Signal>,
+    /// Why it should end; boxed, for nobody is told so but once.
+    pub(super) signal: Option<Box<Signal>>,
     /// The goodbye was written: nothing may follow it.
     pub(super) is_closing: bool,
     pub(crate) identity: Option<Box<Identity>>,
@@ -189,14 +203,14 @@ impl Connection {
     /// Tells the connection's task that it should end. The first reason stays, but any other comes
     /// before a drain, which would tell the device to come back. False: it is ending already.
     pub(crate) fn order(&mut self, signal: Signal) -> bool {
-        let is_free = match self.signal {
+        let is_free = match self.signal.as_deref() {
             None | Some(Signal::Drain) => true,
             Some(Signal::LeaveBy) => signal != Signal::Drain,
             Some(_) => false,
         };
         let is_taken = is_free && !self.is_closing;
         if is_taken {
-            self.signal = Some(signal);
+            self.signal = Some(Box::new(signal));
             self.waker.wake_by_ref();
         }
         is_taken

@@ -81,10 +81,9 @@ impl Place {
                 kicked_epoch: None,
                 instance: [0; 16],
                 attempt: 1,
-                businesses: Arc::new([]),
+                rights: Arc::default(),
                 client: Arc::default(),
                 login_at_ms: 0,
-                token_businesses: None,
                 token_issued_at_ms: 0,
                 token_expires_at_ms: u64::from(u32::MAX) * 1_000,
             }));
@@ -151,7 +150,7 @@ impl Place {
     }
 
     fn signal(&self) -> Option<Signal> {
-        self.table.with(self.at, |connection| connection.signal.clone()).flatten()
+        self.table.with(self.at, |connection| connection.signal.as_deref().cloned()).flatten()
     }
 }
 
