@@ -8,7 +8,7 @@ pub(crate) use place::{Strangers, Unauthenticated};
 use crate::conn::{self, Arrival};
 use crate::frame_out::Form;
 use crate::goodbye;
-use crate::link::{Dialled, Link, QuicLink, TlsLink, Transport};
+use crate::link::{Dialled, Link, QuicLink, TcpLink, TlsLink, Transport};
 use crate::node::{Listeners, Node, StartError};
 use hawser_proto::code::CloseCode;
 use place::Refused;
@@ -126,8 +126,9 @@ async fn accept(
         match (&tls, dialled) {
             // Straight into the connection's task: nothing to wait for.
             (None, Dialled::Tcp) => {
+                let Ok(tcp) = TcpLink::new(stream) else { continue };
                 let arrival = Arrival {
-                    link: Link::Tcp(stream),
+                    link: Link::Tcp(tcp),
                     form: Form::Stream,
                     dialled,
                     remote: remote.ip(),
@@ -196,7 +197,7 @@ async fn greet(
         Ok(match tls {
             None => {
                 let (stream, origin) = upgrade(&node, stream).await?;
-                (Link::Tcp(stream), origin)
+                (Link::Tcp(TcpLink::new(stream)?), origin)
             }
             Some(acceptor) => {
                 let secured =

@@ -17,6 +17,7 @@ use crate::reader::{Incoming, Malformed, Reader};
 use crate::session::{Action, Event, Session};
 use crate::table::{Connection, Identity, Linger, Wake};
 use futures_util::FutureExt as _;
+use futures_util::future::OptionFuture;
 use hawser_proto::code::{CloseCode, ErrorCode};
 use hawser_proto::frame::{DeviceFrame, NodeFrame};
 use hawser_proto::id::{Position, SlotRef};
@@ -29,7 +30,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 /// Bytes taken from a link at once. One buffer per thread, lent only while bytes are in flight.
 const READ_BYTES: usize = 32 * 1024;
@@ -56,7 +57,7 @@ pub(crate) struct Arrival {
 ///
 /// An idle connection keeps the task beside its slot, so what it holds across a wait is kept small: a
 /// link, an event or an action never is. It is boxed, since tokio lays its tasks out in steps of 128
-/// bytes: a pointer takes one step, and what it points to takes what it needs (`task_size` below).
+/// bytes: a pointer takes one step, and what it points to takes what it needs.
 pub(crate) fn start(node: Arc<Node>, arrival: Arrival) {
     let Arrival { link, form, dialled, remote, origin, accepted, ready, place } = arrival;
     let now = node.table.exact_ms();
@@ -65,15 +66,25 @@ pub(crate) fn start(node: Arc<Node>, arrival: Arrival) {
     let deadline_ms =
         after(whole.min(node.config.first_frame_timeout.saturating_sub(ready.elapsed())));
     let login_by_ms = after(whole);
+    let socket = link.socket();
     let connection = Connection::new(link, form, dialled, remote, deadline_ms);
     let Some(at) = node.table.insert(connection) else {
         node.metrics.refused_connections.with_label_values(&["full"]).inc();
         return;
     };
     node.metrics.connections.inc();
+    let slot = SlotGuard { node, at };
+    let node = &slot.node;
+    // From the slot on, or what is heard of the socket would find nobody.
+    let lane = node.table.lane_of(at.slot);
+    if let Some(Err(error)) = socket.map(|socket| node.reactors[lane].add(at, socket)) {
+        warn!(%error, "cannot hear of a socket");
+        node.metrics.refused_connections.with_label_values(&["exhausted"]).inc();
+        return;
+    }
     let tasks = node.tasks.clone();
     let conn = Conn {
-        slot: SlotGuard { node, at },
+        slot,
         reader: Reader::new(form),
         session: Session::new(),
         stranger: Some(Box::new(Stranger { origin, login_by_ms, _place: place })),
@@ -160,9 +171,7 @@ impl Conn {
     async fn live(&mut self) -> Option<CloseCode> {
         while !self.session.is_closed() {
             let event = poll_fn(|cx| self.poll_event(cx)).await;
-            if let Some(waiting) = self.step(event) {
-                waiting.await;
-            }
+            OptionFuture::from(self.step(event)).await;
         }
         self.session.cause()
     }
@@ -225,9 +234,7 @@ impl Conn {
             Action::Authenticate(login) => {
                 return Some(Box::pin(async move {
                     let verdict = self.authenticate(*login).await;
-                    if let Some(waiting) = self.step(verdict) {
-                        waiting.await;
-                    }
+                    OptionFuture::from(self.step(verdict)).await;
                 }));
             }
             Action::Pong { nonce } => {
@@ -377,18 +384,12 @@ impl Conn {
     }
 }
 
+/// Bytes that the task of a connection holds across a wait: each idle connection pays for them, and much
+/// more means that something large is among them.
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Each idle connection pays for this; much more means that something large is
-    /// held across a wait.
-    #[test]
-    fn task_size() {
-        fn held<F: Future>(_: fn(Conn) -> F) -> usize {
-            size_of::<F>()
-        }
-        let bytes = held(run);
-        assert!(bytes <= 128, "a connection's task holds {bytes} bytes");
+pub(crate) fn held_bytes() -> usize {
+    fn held<F: Future>(_: fn(Conn) -> F) -> usize {
+        size_of::<F>()
     }
+    held(run)
 }

@@ -209,7 +209,6 @@ fn call_of(
 ) -> HandleRequest {
     let identity = connection.identity.as_deref();
     let business = BusinessNo(pool.business.number);
-    let attributes = connection.attributes.as_ref().and_then(|all| all.by_business.get(&business));
     let session = identity.map(|identity| Session {
         connection_id: node.connection_id(at),
         epoch: identity.epoch.0,
@@ -219,7 +218,7 @@ fn call_of(
         platform: identity.client.platform.clone(),
         sdk: identity.client.sdk.clone(),
         app_version: identity.client.app_version.clone(),
-        attributes: attributes.cloned().unwrap_or_default(),
+        attributes: identity.attributes_of(business),
     });
     let wanted = match request.deadline_ms {
         0 => pool.timeout,
@@ -333,7 +332,9 @@ fn accept(
     }
     let business = BusinessNo(pool.business.number);
     let kept = node.table.with(at, |connection| {
-        let all = &mut connection.attributes.get_or_insert_default().by_business;
+        // The session has ended; only its answers are still written.
+        let Some(identity) = connection.identity.as_deref_mut() else { return true };
+        let all = &mut identity.attributes.get_or_insert_default().by_business;
         let mut next = all.get(&business).cloned().unwrap_or_default();
         for key in &response.remove_attributes {
             next.remove(key);
@@ -349,7 +350,7 @@ fn accept(
             all.insert(business, next);
         }
         if all.is_empty() {
-            connection.attributes = None;
+            identity.attributes = None;
         }
         true
     });

@@ -26,6 +26,7 @@ mod login;
 mod metrics;
 mod node;
 mod outbox;
+mod reactor;
 mod reader;
 mod retry;
 mod routers;

@@ -5,14 +5,16 @@
 //! short. Waiting is done by the connection's task, through the `poll_` methods.
 
 mod quic;
+mod tcp;
 mod tls;
 
 pub(crate) use quic::QuicLink;
+pub(crate) use tcp::{Readiness, TcpLink};
 pub(crate) use tls::TlsLink;
 
 use std::io::{self, IoSlice};
+use std::os::fd::RawFd;
 use std::task::{Context, Poll, Waker};
-use tokio::net::TcpStream;
 
 /// How a device dialled. For metrics, logs and session facts only; no rule depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,12 +64,20 @@ pub trait Transport: Send {
 /// One link.
 pub(crate) enum Link {
     /// Inline, because most links are this and each byte counts.
-    Tcp(TcpStream),
+    Tcp(TcpLink),
     /// Everything else.
     Other(Box<dyn Transport>),
 }
 
 impl Link {
+    /// The socket that the reactor is to hear of; `None`: this link wakes its connection by itself.
+    pub(crate) fn socket(&self) -> Option<RawFd> {
+        match self {
+            Self::Tcp(tcp) => Some(tcp.fd()),
+            Self::Other(_) => None,
+        }
+    }
+
     /// Reads what has arrived into `into`. Ready(0): the peer has ended its side.
     pub(crate) fn poll_read(
         &mut self,
@@ -75,13 +85,7 @@ impl Link {
         into: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         match self {
-            Self::Tcp(stream) => loop {
-                std::task::ready!(stream.poll_read_ready(cx))?;
-                match stream.try_read(into) {
-                    Err(again) if again.kind() == io::ErrorKind::WouldBlock => {}
-                    done => return Poll::Ready(done),
-                }
-            },
+            Self::Tcp(tcp) => tcp.poll_read(cx, into),
             Self::Other(transport) => transport.poll_read(cx, into),
         }
     }
@@ -89,7 +93,7 @@ impl Link {
     /// Writes what can be taken now, waking nobody. `WouldBlock`: nothing could.
     pub(crate) fn try_write(&mut self, waker: &Waker, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => stream.try_write(bytes),
+            Self::Tcp(tcp) => tcp.try_write(bytes),
             Self::Other(transport) => transport.try_write(waker, bytes),
         }
     }
@@ -101,7 +105,7 @@ impl Link {
         pieces: &[IoSlice<'_>],
     ) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => stream.try_write_vectored(pieces),
+            Self::Tcp(tcp) => tcp.try_write_gathered(pieces),
             Self::Other(transport) => transport.try_write(waker, &pieces[0]),
         }
     }
@@ -116,7 +120,7 @@ impl Link {
     /// Ready when a write may get further.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Tcp(stream) => stream.poll_write_ready(cx),
+            Self::Tcp(tcp) => tcp.poll_flush(),
             Self::Other(transport) => transport.poll_flush(cx),
         }
     }
@@ -124,7 +128,7 @@ impl Link {
     /// Ends our side after what was written.
     pub(crate) fn finish(&mut self) {
         match self {
-            Self::Tcp(stream) => finish_tcp(stream),
+            Self::Tcp(tcp) => tcp.finish(),
             Self::Other(transport) => transport.finish(),
         }
     }
@@ -135,9 +139,4 @@ impl Link {
             transport.close(code);
         }
     }
-}
-
-/// Sends FIN. An error means the peer was faster.
-fn finish_tcp(stream: &TcpStream) {
-    let _ = socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write);
 }

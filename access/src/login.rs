@@ -169,6 +169,7 @@ fn check(
         login_at_ms: now_ms,
         token_issued_at_ms: identity.issued_at_ms,
         token_expires_at_ms: identity.expires_at_ms,
+        attributes: None,
     };
     node.table.with(at, |_| ()).ok_or((CloseCode::Internal, "the connection has gone"))?;
     let cursors =

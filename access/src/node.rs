@@ -11,6 +11,7 @@ use crate::groups::Groups;
 use crate::lane::{self, LaneHandle};
 use crate::link::{Dialled, Transport};
 use crate::metrics::Metrics;
+use crate::reactor::{self, Reactor};
 use crate::routers::asks::Asks;
 use crate::routers::{self, Routers, Unbound};
 use crate::sweep::{self, Sweeps};
@@ -74,6 +75,8 @@ pub(crate) struct Node {
     pub(crate) config: Config,
     pub(crate) table: Table,
     pub(crate) lanes: Box<[LaneHandle]>,
+    /// One a lane, for the sockets of its connections.
+    pub(crate) reactors: Box<[Reactor]>,
     pub(crate) groups: Groups,
     pub(crate) pools: Pools,
     pub(crate) routers: Routers,
@@ -268,10 +271,17 @@ pub async fn start(
     let control = Control::new(&config.control, &config.peers)?;
     let (handles, work): (Vec<_>, Vec<_>) =
         (0..lanes).map(|_| lane::queue(config.lane_queue_max)).unzip();
+    let (mut reactors, mut sources) = (Vec::new(), Vec::new());
+    for _ in 0..lanes {
+        let (reactor, source) = Reactor::new()?;
+        reactors.push(reactor);
+        sources.push(source);
+    }
     let node = Arc::new(Node {
         groups: Groups::new(lanes, metrics.clone()),
         table,
         lanes: handles.into(),
+        reactors: reactors.into(),
         pools: Pools::new(config.callbacks.clone()),
         routers: Routers::default(),
         control,
@@ -296,6 +306,9 @@ pub async fn start(
     }
     let addresses = accept::addresses(&listeners)?;
     accept::open(&node, listeners)?;
+    for source in sources {
+        node.links.spawn("reactor", reactor::run(node.clone(), source));
+    }
     for (index, queue) in work.into_iter().enumerate() {
         node.links.spawn("lane", lane::run(node.clone(), index, queue));
     }

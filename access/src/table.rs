@@ -37,6 +37,7 @@ const CHUNK: usize = 1024;
 /// Connections to look at, and when, in wheel time (ms).
 pub(crate) type Watched = Vec<(SlotRef, u64)>;
 
+/// One of them, taken or not. What it costs is counted in `idle`.
 #[derive(Default)]
 struct Slot {
     state: Mutex<SlotState>,
@@ -470,9 +471,7 @@ impl Table {
     ) -> Poll<Wake> {
         let now_ms = self.now_ms();
         let woken = self.with(at, |connection| {
-            if !connection.waker.will_wake(cx.waker()) {
-                connection.waker.clone_from(cx.waker());
-            }
+            connection.wakes(cx);
             if let Some(signal) = connection.signal.take() {
                 return Poll::Ready(Wake::Signal(*signal));
             }
@@ -532,6 +531,7 @@ impl Table {
     ) -> Poll<()> {
         let now_ms = self.now_ms();
         let done = self.with(at, |connection| {
+            connection.wakes(cx);
             if !linger.is_finished {
                 match connection.poll_drain(cx, now_ms) {
                     Poll::Ready(Ok(())) => {
@@ -601,5 +601,7 @@ impl Linger {
     }
 }
 
+#[cfg(test)]
+mod idle;
 #[cfg(test)]
 mod tests;

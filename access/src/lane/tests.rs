@@ -120,6 +120,7 @@ impl Place {
             client: Arc::default(),
             login_at_ms: 0,
             token_issued_at_ms: 0,
+            attributes: None,
             token_expires_at_ms: u64::MAX,
         }));
         connection.abilities = ability::ALL as u8;

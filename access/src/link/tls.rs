@@ -1,7 +1,7 @@
 //! TLS 1.3 over TCP. tokio-rustls does the handshake; after it the connection state is driven here,
 //! over non-blocking reads and writes, so that any writer can use it under the slot's lock.
 
-use super::{Transport, finish_tcp};
+use super::Transport;
 use rustls::ServerConnection;
 use std::io::{self, Read as _, Write as _};
 use std::task::{Context, Poll, Waker, ready};
@@ -89,7 +89,8 @@ impl Transport for TlsLink {
         self.tls.send_close_notify();
         // Best effort: a link that takes no byte now is closed without the notify.
         let _ = self.flush();
-        finish_tcp(&self.tcp);
+        // An error means the peer was faster.
+        let _ = socket2::SockRef::from(&self.tcp).shutdown(std::net::Shutdown::Write);
     }
 
     fn close(&mut self, _code: u16) {}

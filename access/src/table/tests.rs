@@ -82,6 +82,7 @@ impl Place {
                 instance: [0; 16],
                 attempt: 1,
                 rights: Arc::default(),
+                attributes: None,
                 client: Arc::default(),
                 login_at_ms: 0,
                 token_issued_at_ms: 0,

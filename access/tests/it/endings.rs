@@ -77,6 +77,28 @@ async fn a_request_that_never_ends_does_not_keep_the_node() {
     assert!(begun.elapsed() < Duration::from_secs(4));
 }
 
+/// More sockets than a node hears of at a time. One thread: while it ends them, the node has no turn.
+#[tokio::test]
+async fn those_who_end_at_once_are_all_heard_of() {
+    let many = 300;
+    let house = House::start_with(|config| {
+        config.lanes = 1;
+        config.unauthenticated_percent_max = 100;
+        config.first_frame_timeout = Duration::from_hours(1);
+        config.login_timeout = Duration::from_hours(1);
+    })
+    .await;
+    let address = house.node.address("tcp").unwrap();
+    let mut links = Vec::new();
+    for _ in 0..many {
+        links.push(TcpStream::connect(address).await.unwrap());
+    }
+    house.metric_is("hawser_access_connections", &[], many).await;
+    drop(links);
+    house.metric_is("hawser_access_connections", &[], 0).await;
+    house.ends_clean().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_has_not_logged_in_does_not_hold_up_the_end() {
     let house = House::start().await;
