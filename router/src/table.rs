@@ -5,17 +5,17 @@
 //! alive is asked of the caller ([`crate::nodes`]). The table is cut into shards; each call enters one.
 
 pub(crate) mod route;
+mod shard;
 #[cfg(test)]
 mod tests;
 
 pub use route::{Owner, Route, Serves};
 
 use crate::key::Key;
-use crate::store::KeyBytes;
 use foldhash::fast::RandomState;
 use hawser_proto::id::SlotRef;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use shard::Shard;
 use std::hash::BuildHasher as _;
 
 /// Number of one life (node and boot) in this process; never used twice.
@@ -62,13 +62,10 @@ pub struct Table {
     hasher: RandomState,
 }
 
-type Shard = HashMap<KeyBytes, Route, RandomState>;
-
 impl Default for Table {
     fn default() -> Self {
-        let hasher = RandomState::default();
-        let shard = || Mutex::new(HashMap::with_hasher(hasher.clone()));
-        Self { shards: (0..SHARDS).map(|_| shard()).collect(), hasher }
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { shards, hasher: RandomState::default() }
     }
 }
 
@@ -77,9 +74,10 @@ impl Table {
     /// later session was faster, or the store went back in time; or it is of this very connection, which has
     /// not heard yet that its epoch was raised. Told again, the session keeps the time since when it is there.
     pub fn bind(&self, key: &Key, session: Session) -> Bound {
-        let mut shard = self.shard(key).lock();
-        let Some(route) = shard.get_mut(key.as_bytes()) else {
-            shard.insert(key.as_bytes().into(), Route::new(session));
+        let (hash, shard) = self.shard(key);
+        let mut shard = shard.lock();
+        let Some(route) = shard.get_mut(hash, key) else {
+            shard.insert(hash, key, Route::new(session), &self.hasher);
             return Bound::Taken { fresh: true, replaced: None };
         };
         if route.epoch > session.epoch {
@@ -103,9 +101,10 @@ impl Table {
     /// The store cannot be asked, and a live session tells of itself: it stays where it is, or comes back
     /// to where nobody is known to be. `None`: the route leads elsewhere. True: it did not lead here before.
     pub fn vouch(&self, key: &Key, session: Session) -> Option<bool> {
-        let mut shard = self.shard(key).lock();
-        let Some(route) = shard.get_mut(key.as_bytes()) else {
-            shard.insert(key.as_bytes().into(), Route::new(session));
+        let (hash, shard) = self.shard(key);
+        let mut shard = shard.lock();
+        let Some(route) = shard.get_mut(hash, key) else {
+            shard.insert(hash, key, Route::new(session), &self.hasher);
             return Some(true);
         };
         let is_same = route.owner().is_same_connection(&session.owner);
@@ -120,13 +119,14 @@ impl Table {
     /// Ends a session: compare-and-delete on (connection, epoch). False: the route is not this one's
     /// (any more), and stays.
     pub fn release(&self, key: &Key, life: LifeNo, at: SlotRef, epoch: u64) -> bool {
-        let mut shard = self.shard(key).lock();
-        let Some(route) = shard.get(key.as_bytes()) else { return false };
+        let (hash, shard) = self.shard(key);
+        let mut shard = shard.lock();
+        let Some(route) = shard.get(hash, key) else { return false };
         let owner = route.owner();
         if owner.life != life || owner.at != at || route.epoch != epoch {
             return false;
         }
-        shard.remove(key.as_bytes());
+        shard.remove(hash, key);
         true
     }
 
@@ -139,8 +139,9 @@ impl Table {
 
     /// Reads the route of a device that has one. Whether its node is alive is for the caller to ask.
     pub fn look<R>(&self, key: &Key, read: impl FnOnce(Owner, &Route) -> R) -> Option<R> {
-        let shard = self.shard(key).lock();
-        let route = shard.get(key.as_bytes())?;
+        let (hash, shard) = self.shard(key);
+        let shard = shard.lock();
+        let route = shard.get(hash, key)?;
         Some(read(route.owner(), route))
     }
 
@@ -152,21 +153,20 @@ impl Table {
         mut dead: impl FnMut(&[u8], &Route),
     ) {
         let mut shard = self.shards[shard % SHARDS].lock();
-        shard.retain(|key, route| {
+        let keep = |key: &[u8], route: &Route| {
             let is_live = live(&route.owner());
             if !is_live {
                 dead(key, route);
             }
             is_live
-        });
-        if shard.capacity() > 4 * shard.len().max(64) {
-            shard.shrink_to_fit();
-        }
+        };
+        shard.retain(keep, &self.hasher);
     }
 
-    fn shard(&self, key: &Key) -> &Mutex<Shard> {
-        // High bits: the low ones choose the bucket inside the shard's map.
-        &self.shards[(self.hasher.hash_one(key.as_bytes()) >> 48) as usize % SHARDS]
+    fn shard(&self, key: &Key) -> (u64, &Mutex<Shard>) {
+        let hash = self.hasher.hash_one(key.as_bytes());
+        // High bits: the low ones choose the bucket inside the shard's table.
+        (hash, &self.shards[(hash >> 48) as usize % SHARDS])
     }
 }
 
