@@ -7,15 +7,20 @@ mod device;
 mod link;
 mod member;
 mod passes;
+pub(crate) mod plan;
+mod quic;
 mod tally;
+mod websocket;
 
 pub(crate) use tally::Told;
 
 use anyhow::Context;
 use device::Phase;
+use hawser_loadtest::stamp;
 use member::Member;
 use mio::{Events, Poll};
 use passes::Passes;
+use plan::{Behaviour, Plan, Spread};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use std::cmp::Reverse;
@@ -30,6 +35,10 @@ const TICK: Duration = Duration::from_millis(10);
 const READ_BYTES: usize = 256 * 1024;
 /// From the dial to LOGIN_OK.
 const LOGIN_PATIENCE: Duration = Duration::from_secs(10);
+/// Requests that are late by more are left out, and counted.
+const BEHIND_MAX: Duration = Duration::from_secs(1);
+/// Looks for a device that is online, for one request.
+const DRAWS_MAX: usize = 16;
 
 /// What a crowd process is told.
 #[derive(Clone, Debug, clap::Args)]
@@ -90,17 +99,36 @@ pub(crate) struct Crowd {
     pub(crate) seed: u64,
 }
 
+/// What a crowd of `run` is told.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Planned {
+    /// As JSON.
+    plan: String,
+}
+
+impl Planned {
+    pub(crate) fn read(&self) -> anyhow::Result<Plan> {
+        serde_json::from_str(&self.plan).context("a plan that cannot be read")
+    }
+}
+
 /// Runs until it is killed.
-pub(crate) fn run(wanted: Crowd) -> anyhow::Result<()> {
+pub(crate) fn run(plan: impl Into<Plan>) -> anyhow::Result<()> {
     rlimit::increase_nofile_limit(u64::MAX).context("cannot raise the descriptor limit")?;
-    Loop::new(wanted)?.run()
+    Loop::new(plan.into())?.run()
 }
 
 /// What happens to a device at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
     Dial,
-    Leave,
+    /// Of the session of this login, by the last byte of its number: it says goodbye.
+    Leave(u8),
+    /// Its link ends without a word.
+    Cut(u8),
+    /// Into this of its groups, and out of it.
+    Join(u8, u8),
+    Part(u8, u8),
 }
 
 struct Loop {
@@ -110,32 +138,39 @@ struct Loop {
     passes: Passes,
     due: BinaryHeap<Reverse<(Instant, u32, Due)>>,
     dice: SmallRng,
-    started: Instant,
+    /// When second 0 of the plan is.
+    began: Instant,
     /// Devices that have begun so far; and that would have, but for those that are under way.
     begun: u32,
     held_back: u32,
     asked: u64,
     beaten: u64,
+    /// Cuts of the plan that have been done.
+    cuts_done: usize,
 }
 
 impl Loop {
-    fn new(wanted: Crowd) -> anyhow::Result<Self> {
+    fn new(plan: Plan) -> anyhow::Result<Self> {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
-        let passes = Passes::start(&wanted)?;
-        let dice = SmallRng::seed_from_u64(wanted.seed ^ u64::from(wanted.first));
+        let passes = Passes::start(&plan)?;
+        let dice = SmallRng::seed_from_u64(plan.seed ^ u64::from(plan.first));
+        let (now, until) = (stamp::now(), |at: u64| Duration::from_nanos(at));
+        let began = Instant::now() + until(plan.begins.saturating_sub(now));
+        let began = began.checked_sub(until(now.saturating_sub(plan.begins))).unwrap_or(began);
         Ok(Self {
             poll,
-            member: Member::new(wanted, registry)?,
+            member: Member::new(plan, registry)?,
             tally: Tally::default(),
             passes,
             due: BinaryHeap::new(),
             dice,
-            started: Instant::now(),
+            began,
             begun: 0,
             held_back: 0,
             asked: 0,
             beaten: 0,
+            cuts_done: 0,
         })
     }
 
@@ -144,10 +179,11 @@ impl Loop {
         let mut scratch = vec![0; READ_BYTES];
         let mut told = Instant::now();
         loop {
-            match self.poll.poll(&mut events, Some(TICK)) {
+            match self.poll.poll(&mut events, Some(self.until_due())) {
                 Err(again) if again.kind() == std::io::ErrorKind::Interrupted => continue,
                 polled => polled?,
             }
+            let turn = Instant::now();
             for event in &events {
                 let number = event.token().0 as u32;
                 self.member.on_event(number, &mut scratch, &mut self.tally);
@@ -158,6 +194,8 @@ impl Loop {
             self.do_due();
             self.beat();
             self.ask();
+            self.cut();
+            self.tally.add_turn(turn.elapsed());
             if told.elapsed() >= Duration::from_secs(1) {
                 told = Instant::now();
                 self.tally.tell(&self.member)?;
@@ -165,40 +203,66 @@ impl Loop {
         }
     }
 
+    /// Until something is due, a tick at most. The poll wakes up to a millisecond later.
+    fn until_due(&self) -> Duration {
+        let now = self.now();
+        let request = self.member.plan.requests.at(self.asked);
+        let request = request.map(|at| Duration::from_secs_f64((at - now).clamp(0.0, 1.0)));
+        let other =
+            self.due.peek().map(|Reverse((at, ..))| at.saturating_duration_since(Instant::now()));
+        TICK.min(request.unwrap_or(TICK)).min(other.unwrap_or(TICK))
+    }
+
+    /// Seconds of the plan so far.
+    fn now(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
+    }
+
     /// What a device needs after whatever just happened to it.
     fn follow(&mut self, number: u32) {
-        let wanted = &self.member.wanted;
+        let plan = &self.member.plan;
         let device = &mut self.member.devices[number as usize];
         let now = Instant::now();
         if device.phase == Phase::Online && device.is_new {
             device.is_new = false;
-            if let Some(stay) = wanted.stay_ms {
-                let stay = Duration::from_millis(stay).mul_f64(0.5 + self.dice.random::<f64>());
-                self.due.push(Reverse((now + stay, number, Due::Leave)));
+            let login = device.attempt as u8;
+            let (time, what) = match (device.behaviour, plan.stay) {
+                (Behaviour::Flapping, _) => (Some(plan.behaviours.flap), Due::Cut(login)),
+                (_, stay) => (stay, Due::Leave(login)),
+            };
+            if let Some(time) = time {
+                let at = now + time.draw(self.dice.random());
+                self.due.push(Reverse((at, number, what)));
+            }
+            for (group, groups) in plan.groups.iter().enumerate() {
+                if let (Some(stay), Some(_)) = (groups.stay, groups.of(number)) {
+                    let at = now + stay.draw(self.dice.random());
+                    self.due.push(Reverse((at, number, Due::Part(login, group as u8))));
+                }
             }
         }
         if device.phase != Phase::Lost {
             return;
         }
-        if !wanted.come_back && wanted.stay_ms.is_none() {
+        if !plan.come_back && device.behaviour != Behaviour::Flapping {
             device.phase = Phase::Gone;
             return;
         }
         device.phase = Phase::Waiting;
-        let delay = device.next_delay(&mut self.dice, wanted.stay_ms.is_some());
+        let delay = device.next_delay(&mut self.dice);
         self.due.push(Reverse((now + delay, number, Due::Dial)));
     }
 
     /// New devices begin at their rate.
     fn begin(&mut self) -> anyhow::Result<()> {
-        let per_second = f64::from(self.member.wanted.logins_per_second);
-        let by_now = (self.started.elapsed().as_secs_f64() * per_second) as u32 - self.held_back;
-        let wanted = by_now.min(self.member.wanted.count);
+        let by_now = self.member.plan.logins.due_by(self.now()) as u32;
+        let wanted = by_now.saturating_sub(self.held_back).min(self.member.plan.count);
         while self.begun < wanted {
             let under_way = self.begun.saturating_sub(self.member.online);
-            if under_way >= self.member.wanted.under_way_max || !self.passes.ask(self.begun) {
+            if under_way >= self.member.plan.under_way_max || !self.passes.ask(self.begun) {
                 // The rate is kept from here on, and what was missed is not made up for in a burst.
                 self.held_back += wanted - self.begun;
+                self.tally.held_back += u64::from(wanted - self.begun);
                 break;
             }
             self.begun += 1;
@@ -218,7 +282,7 @@ impl Loop {
     fn do_due(&mut self) {
         let now = Instant::now();
         while self.due.peek().is_some_and(|Reverse((at, ..))| *at <= now) {
-            let Some(Reverse((_, number, what))) = self.due.pop() else { return };
+            let Some(Reverse((at, number, what))) = self.due.pop() else { return };
             match what {
                 Due::Dial if self.member.devices[number as usize].needs_pass() => {
                     if !self.passes.ask(number) {
@@ -226,18 +290,43 @@ impl Loop {
                         self.due.push(Reverse((later, number, Due::Dial)));
                     }
                 }
-                Due::Dial => self.member.dial(number, &mut self.tally),
-                Due::Leave => self.member.leave(number, &mut self.tally),
+                Due::Dial => {
+                    self.tally.late_sends.add(at.elapsed());
+                    self.member.dial(number, at, &mut self.tally);
+                }
+                Due::Leave(login) if self.member.is_in(number, login) => {
+                    self.member.leave(number, &mut self.tally);
+                }
+                Due::Cut(login) if self.member.is_in(number, login) => {
+                    self.member.cut(number, &mut self.tally);
+                }
+                Due::Join(login, group) if self.member.is_in(number, login) => {
+                    self.member.join(number, group, &mut self.tally);
+                    let stay = self.member.plan.groups[usize::from(group)].stay;
+                    self.later(stay.unwrap_or_default(), number, Due::Part(login, group));
+                }
+                Due::Part(login, group) if self.member.is_in(number, login) => {
+                    self.member.part(number, group, &mut self.tally);
+                    let away = self.member.plan.groups[usize::from(group)].away;
+                    self.later(away, number, Due::Join(login, group));
+                }
+                // That session is over.
+                Due::Leave(_) | Due::Cut(_) | Due::Join(..) | Due::Part(..) => {}
             }
             self.follow(number);
         }
     }
 
+    fn later(&mut self, time: Spread, number: u32, what: Due) {
+        let at = Instant::now() + time.draw(self.dice.random());
+        self.due.push(Reverse((at, number, what)));
+    }
+
     /// A slice of all devices at each look, so that each comes once in its interval.
     fn beat(&mut self) {
-        let count = u64::from(self.member.wanted.count);
-        let interval = self.member.wanted.heartbeat_ms.max(1);
-        let by_now = self.started.elapsed().as_millis() as u64 * count / interval;
+        let count = u64::from(self.member.plan.count);
+        let interval = self.member.plan.heartbeat_ms.max(1);
+        let by_now = self.began.elapsed().as_millis() as u64 * count / interval;
         // After a pause of this process not more than one round.
         self.beaten = self.beaten.max(by_now.saturating_sub(count));
         while self.beaten < by_now {
@@ -245,7 +334,9 @@ impl Loop {
             self.beaten += 1;
             let device = &mut self.member.devices[number as usize];
             match device.phase {
-                Phase::Online => self.member.ping(number, &mut self.tally),
+                Phase::Online if device.behaviour != Behaviour::Silent => {
+                    self.member.ping(number, &mut self.tally);
+                }
                 Phase::Dialing | Phase::LoggingIn if device.since.elapsed() > LOGIN_PATIENCE => {
                     self.tally.late += 1;
                     self.member.lose(number, &mut self.tally);
@@ -256,15 +347,55 @@ impl Loop {
         }
     }
 
+    /// Requests that are due, each of some device that is online.
     fn ask(&mut self) {
-        let per_second = f64::from(self.member.wanted.requests_per_second);
-        let by_now = (self.started.elapsed().as_secs_f64() * per_second) as u64;
-        self.asked = self.asked.max(by_now.saturating_sub(per_second as u64));
-        while self.asked < by_now {
+        let now = self.now();
+        let due = self.member.plan.requests.due_by(now - BEHIND_MAX.as_secs_f64()) as u64;
+        if due > self.asked {
+            // A pause of this process is no load on whoever is asked after it.
+            self.tally.skipped += due - self.asked;
+            self.asked = due;
+        }
+        while let Some(at) = self.member.plan.requests.at(self.asked)
+            && at <= now
+        {
             self.asked += 1;
-            let number = self.dice.random_range(0..self.member.wanted.count);
-            self.member.request(number, &mut self.tally);
+            let late = Duration::from_secs_f64(now - at);
+            let Some(number) = self.someone() else {
+                self.tally.unasked += 1;
+                continue;
+            };
+            self.tally.late_sends.add(late);
+            let bytes = self.member.plan.payloads.at(self.dice.random());
+            self.member.request(number, late, bytes, &mut self.tally);
             self.follow(number);
+        }
+    }
+
+    /// A device that can ask.
+    fn someone(&mut self) -> Option<u32> {
+        let tries = if self.member.online == 0 { 0 } else { DRAWS_MAX };
+        (0..tries).find_map(|_| {
+            let number = self.dice.random_range(0..self.member.plan.count);
+            let device = &self.member.devices[number as usize];
+            let can = device.phase == Phase::Online && device.behaviour != Behaviour::Silent;
+            can.then_some(number)
+        })
+    }
+
+    /// Cuts of links that are due.
+    fn cut(&mut self) {
+        let now = self.now();
+        while let Some((at, share)) = self.member.plan.cuts.get(self.cuts_done).copied()
+            && at <= now
+        {
+            self.cuts_done += 1;
+            for number in 0..self.begun {
+                if self.dice.random::<f64>() < share {
+                    self.member.cut(number, &mut self.tally);
+                    self.follow(number);
+                }
+            }
         }
     }
 }

@@ -8,6 +8,10 @@ mod faults;
 mod fleet;
 mod hold;
 mod leash;
+mod roots;
+mod run;
+mod scenario;
+mod schedule;
 mod system;
 mod wire;
 
@@ -57,12 +61,22 @@ enum Command {
     #[command(after_help = "Example:\n  cargo build --release --workspace --bins\n  \
                       target/release/hawser-loadtest hold --devices 200000")]
     Hold(hold::Hold),
+    /// Run a scenario against a deployment, or against a `hawser dev` that it starts, and judge it by its
+    /// bounds.
+    ///
+    /// Ends with 0: every bound was kept; 1: one was not; 2: the scenario is wrong; 3: the tool itself or
+    /// this machine was the limit, or there was nothing to reach, so that the run says nothing.
+    #[command(after_help = run::AFTER_HELP)]
+    Run(run::Run),
     /// A few devices with their cursors in files, and a history. Run by `faults`.
     #[command(hide = true)]
     Device(faults::device::Device),
     /// Devices by the ten thousand on the bare wire. Run by `faults` and `hold`.
     #[command(hide = true)]
     Crowd(crowd::Crowd),
+    /// The same with a whole plan. Run by `run`.
+    #[command(hide = true)]
+    Planned(crowd::Planned),
     /// Becomes another program that ends when whoever started it does. Run by `faults`.
     #[command(hide = true)]
     Leashed(leash::Leashed),
@@ -150,6 +164,10 @@ fn main() -> anyhow::Result<ExitCode> {
             leash::put_on()?;
             crowd::run(wanted)?;
         }
+        Command::Planned(wanted) => {
+            leash::put_on()?;
+            crowd::run(wanted.read()?)?;
+        }
         Command::Leashed(wanted) => match leash::run(&wanted)? {},
         Command::Bare(wanted) => {
             leash::put_on()?;
@@ -157,18 +175,19 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         command => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-            return runtime.block_on(run(command));
+            return runtime.block_on(perform(command));
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn run(command: Command) -> anyhow::Result<ExitCode> {
+async fn perform(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Bench(wanted) => bench::run(wanted).await?,
         Command::Judge(wanted) => return pass_judgement(&wanted),
         Command::Faults(wanted) => return faults::run(&wanted).await,
         Command::Hold(wanted) => return hold::run(&wanted).await,
+        Command::Run(wanted) => return run::run(&wanted).await,
         Command::Device(wanted) => {
             leash::put_on()?;
             faults::device::run(wanted).await?;
@@ -180,6 +199,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             bench::devices(wanted).await?;
         }
         Command::Bare(wanted) => bare::run(&wanted)?,
+        Command::Planned(wanted) => crowd::run(wanted.read()?)?,
     }
     Ok(ExitCode::SUCCESS)
 }

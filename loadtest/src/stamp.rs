@@ -18,9 +18,14 @@ pub fn now() -> u64 {
 
 /// A body that leaves now, for this device (or group), padded to `bytes`.
 pub fn body(target: &str, bytes: usize) -> Bytes {
+    due(target, bytes, now())
+}
+
+/// The same for one that was to leave at this time: its age counts from then, however late it leaves.
+pub fn due(target: &str, bytes: usize, at: u64) -> Bytes {
     let mut body = BytesMut::with_capacity(bytes.max(STAMP_BYTES));
     body.put_slice(&MAGIC);
-    body.put_u64(now());
+    body.put_u64(at);
     body.put_u64(xxh3_64(target.as_bytes()));
     body.resize(bytes.max(STAMP_BYTES), b'.');
     body.freeze()

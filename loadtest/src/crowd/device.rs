@@ -2,6 +2,7 @@
 
 use super::link::Link;
 use super::passes::Pass;
+use super::plan::Behaviour;
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
 use std::time::{Duration, Instant};
@@ -31,11 +32,16 @@ pub(super) enum Phase {
 /// One device; about 150 bytes, and 100 more of those that keep a pass.
 pub(super) struct Device {
     pub(super) phase: Phase,
+    pub(super) behaviour: Behaviour,
     /// It has just come online.
     pub(super) is_new: bool,
     /// Its next login shows a ticket.
     pub(super) has_ticket: bool,
+    /// It ended its link because it wanted to.
+    pub(super) at_will: bool,
     failures: u8,
+    /// A bit for each of its groups that it is in.
+    pub(super) joined: u16,
     /// Number of its businesses on the wire.
     pub(super) business: u32,
     pub(super) attempt: u32,
@@ -53,12 +59,15 @@ pub(super) struct Device {
 }
 
 impl Device {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(behaviour: Behaviour) -> Self {
         Self {
             phase: Phase::New,
+            behaviour,
             is_new: false,
             has_ticket: false,
+            at_will: false,
             failures: 0,
+            joined: 0,
             business: 0,
             attempt: 0,
             window_ms: 0,
@@ -90,8 +99,9 @@ impl Device {
     }
 
     /// Until the next try. The first after a loss is spread over the window, later ones back off; what a
-    /// node said comes first. `at_will`: it left because it wanted to.
-    pub(super) fn next_delay(&mut self, dice: &mut SmallRng, at_will: bool) -> Duration {
+    /// node said comes first.
+    pub(super) fn next_delay(&mut self, dice: &mut SmallRng) -> Duration {
+        let at_will = std::mem::take(&mut self.at_will);
         let told = Duration::from_millis(u64::from(std::mem::take(&mut self.retry_after_ms)));
         let failures = self.failures;
         self.failures = failures.saturating_add(1);

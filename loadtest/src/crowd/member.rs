@@ -1,31 +1,30 @@
 //! What a crowd's devices say and hear.
 
-use super::Crowd;
 use super::device::{Device, Phase};
-use super::link::{self, Link, Taken};
+use super::link::{Dialer, Taken};
 use super::passes::Pass;
+use super::plan::{Behaviour, Plan};
 use super::tally::Tally;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use hawser_loadtest::stamp::{self, Stamp};
 use hawser_proto::codec;
 use hawser_proto::frame::{DeviceFrame, NodeFrame, ability};
 use hawser_proto::limits::FRAME_BYTES_MAX;
-use hawser_proto::params::{Ack, Close, Cursor, InboxPosition, Join, Login, Ping, Request};
+use hawser_proto::params::{Ack, Close, Cursor, InboxPosition, Join, Leave, Login, Ping, Request};
 use mio::{Registry, Token};
-use rustls::ClientConfig;
+use rustix::io::Errno;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// All devices of the process.
 pub(super) struct Member {
-    pub(super) wanted: Crowd,
+    pub(super) plan: Plan,
     pub(super) devices: Vec<Device>,
-    /// In the group.
+    /// In a group, counted once for each.
     pub(super) members: u64,
     pub(super) online: u32,
-    registry: Registry,
-    tls: Option<Arc<ClientConfig>>,
+    dialer: Dialer,
     beat: Bytes,
 }
 
@@ -45,15 +44,19 @@ fn source_of(first: IpAddr, number: u32) -> IpAddr {
 }
 
 impl Member {
-    pub(super) fn new(wanted: Crowd, registry: Registry) -> anyhow::Result<Self> {
-        let tls = wanted.trust.as_deref().map(link::tls).transpose()?;
-        let devices = (0..wanted.count).map(|_| Device::new()).collect();
+    pub(super) fn new(plan: Plan, registry: Registry) -> anyhow::Result<Self> {
+        let dialer = Dialer::new(plan.protocol, plan.trust.as_deref(), plan.source, registry)?;
+        let behaviour = |number: u32| {
+            let hash = xxh3_64_with_seed(&(plan.first + number).to_be_bytes(), plan.seed);
+            plan.behaviours.at(hash as f64 / u64::MAX as f64)
+        };
+        let devices = (0..plan.count).map(|number| Device::new(behaviour(number))).collect();
         let beat = DeviceFrame::Ping(Ping { nonce: 1 }).encode();
-        Ok(Self { wanted, devices, members: 0, online: 0, registry, tls, beat })
+        Ok(Self { plan, devices, members: 0, online: 0, dialer, beat })
     }
 
     fn name(&self, number: u32) -> String {
-        format!("{}-{}", self.wanted.name, self.wanted.first + number)
+        format!("{}-{}", self.plan.name, self.plan.first + number)
     }
 
     pub(super) fn give_pass(&mut self, number: u32, pass: Pass) {
@@ -66,22 +69,30 @@ impl Member {
         device.enter(Phase::Waiting);
     }
 
-    /// Begins to dial the next of its access points.
-    pub(super) fn dial(&mut self, number: u32, tally: &mut Tally) {
+    /// Begins to dial the next of its access points; this was due.
+    pub(super) fn dial(&mut self, number: u32, due: Instant, tally: &mut Tally) {
         let device = &mut self.devices[number as usize];
         if device.phase != Phase::Waiting {
             return;
         }
         let Some(pass) = &mut device.pass else { return };
-        let to = pass.points[pass.next_point % pass.points.len()];
+        let to = &pass.points[pass.next_point % pass.points.len()];
+        let source = self.plan.source.map(|first| source_of(first, number));
+        let dialed = self.dialer.dial(to, source, Token(number as usize));
         pass.next_point += 1;
         tally.dials += 1;
         device.enter(Phase::Dialing);
-        let token = Token(number as usize);
-        let source = self.wanted.source.map(|first| source_of(first, number));
-        match Link::dial(to, source, self.tls.as_ref(), &self.registry, token) {
+        device.since = due;
+        match dialed {
             Ok(link) => device.link = Some(Box::new(link)),
-            Err(_) => self.lose(number, tally),
+            Err(error) => {
+                match error.raw_os_error().map(Errno::from_raw_os_error) {
+                    Some(Errno::ADDRNOTAVAIL | Errno::ADDRINUSE) => tally.no_port += 1,
+                    Some(Errno::MFILE | Errno::NFILE) => tally.no_descriptor += 1,
+                    _ => {}
+                }
+                self.lose(number, tally);
+            }
         }
     }
 
@@ -94,9 +105,8 @@ impl Member {
                 tally.lost += 1;
                 self.online -= 1;
                 device.lost = Some(Instant::now());
-                if self.wanted.group.is_some() && number.is_multiple_of(self.wanted.group_every) {
-                    self.members = self.members.saturating_sub(1);
-                }
+                let joined = std::mem::take(&mut device.joined);
+                self.members = self.members.saturating_sub(u64::from(joined.count_ones()));
             }
             Phase::Dialing | Phase::LoggingIn => {
                 *tally.refused.entry(0).or_default() += u64::from(device.retry_after_ms == 0);
@@ -106,13 +116,57 @@ impl Member {
         device.enter(Phase::Lost);
     }
 
+    /// Whether the session of this login still lasts.
+    pub(super) fn is_in(&self, number: u32, login: u8) -> bool {
+        let device = &self.devices[number as usize];
+        device.phase == Phase::Online && device.attempt as u8 == login
+    }
+
     /// Says goodbye and leaves.
     pub(super) fn leave(&mut self, number: u32, tally: &mut Tally) {
         if self.devices[number as usize].phase == Phase::Online {
             let bye = DeviceFrame::Bye(Close::default()).encode();
             self.say(number, &bye, tally);
+            self.devices[number as usize].at_will = true;
+            self.cut(number, tally);
+        }
+    }
+
+    /// Its link ends because it is to.
+    pub(super) fn cut(&mut self, number: u32, tally: &mut Tally) {
+        let lost = tally.lost;
+        if self.devices[number as usize].phase == Phase::Online {
             self.lose(number, tally);
         }
+        tally.ended += tally.lost - lost;
+    }
+
+    /// Asks to be in this one of its groups.
+    pub(super) fn join(&mut self, number: u32, group: u8, tally: &mut Tally) {
+        let Some(name) = self.plan.groups[usize::from(group)].of(number) else { return };
+        let join = Join { request_id: u64::from(group) + 1, group: name, ..Join::default() };
+        let frame = DeviceFrame::Join(join).encode();
+        self.say(number, &frame, tally);
+    }
+
+    /// Asks to be out of it.
+    pub(super) fn part(&mut self, number: u32, group: u8, tally: &mut Tally) {
+        let Some(name) = self.plan.groups[usize::from(group)].of(number) else { return };
+        let leave = Leave { request_id: u64::from(group) + 1, group: name };
+        let frame = DeviceFrame::Leave(leave).encode();
+        self.say(number, &frame, tally);
+    }
+
+    fn is_member(&mut self, number: u32, request: u64, now: bool) {
+        let device = &mut self.devices[number as usize];
+        let Some(bit) = (1..=16).contains(&request).then(|| 1 << (request - 1)) else { return };
+        let had = device.joined & bit != 0;
+        match (had, now) {
+            (false, true) => self.members += 1,
+            (true, false) => self.members -= 1,
+            _ => {}
+        }
+        device.joined = if now { device.joined | bit } else { device.joined & !bit };
     }
 
     pub(super) fn ping(&mut self, number: u32, tally: &mut Tally) {
@@ -120,23 +174,21 @@ impl Member {
         self.say(number, &beat, tally);
     }
 
-    /// Asks the business, unless an answer is still awaited.
-    pub(super) fn request(&mut self, number: u32, tally: &mut Tally) {
+    /// Asks the business what was due this long ago.
+    pub(super) fn request(&mut self, number: u32, late: Duration, bytes: usize, tally: &mut Tally) {
         let name = self.name(number);
         let device = &mut self.devices[number as usize];
-        if device.phase != Phase::Online {
-            return;
-        }
         device.request = device.request.wrapping_add(1).max(1);
         let request = Request {
             request_id: u64::from(device.request),
             business: device.business,
-            method: "echo".to_owned(),
-            deadline_ms: 10_000,
+            method: self.plan.method.clone(),
+            deadline_ms: self.plan.request_deadline_ms,
             ..Request::default()
         };
         tally.requests += 1;
-        let frame = DeviceFrame::Request(request, stamp::body(&name, 64)).encode();
+        let due = stamp::now().saturating_sub(u64::try_from(late.as_nanos()).unwrap_or(0));
+        let frame = DeviceFrame::Request(request, stamp::due(&name, bytes, due)).encode();
         self.say(number, &frame, tally);
     }
 
@@ -184,25 +236,26 @@ impl Member {
 
     /// It takes nothing more, once it is in.
     fn is_deaf(&self, number: u32) -> bool {
-        self.wanted.deaf && self.devices[number as usize].phase == Phase::Online
+        let device = &self.devices[number as usize];
+        device.behaviour == Behaviour::Deaf && device.phase == Phase::Online
     }
 
     fn log_in(&mut self, number: u32, tally: &mut Tally) {
         let name = self.name(number);
         let mut instance = [0; 16];
         instance[..8].copy_from_slice(&xxhash_rust::xxh3::xxh3_64(name.as_bytes()).to_be_bytes());
-        let wanted = &self.wanted;
+        let plan = &self.plan;
         let device = &mut self.devices[number as usize];
         let Some(pass) = &device.pass else { return };
         device.attempt += 1;
         // The time makes attempts of a later process of the same devices newer than those of this one.
         let attempt = stamp::now() / 1_000_000 * 1_000 + u64::from(device.attempt % 1_000);
         let mut login = Login {
-            app: wanted.app.clone(),
+            app: plan.app.clone(),
             device: name,
             instance: Bytes::copy_from_slice(&instance),
             attempt,
-            businesses: vec![wanted.business.clone()],
+            businesses: vec![plan.business.clone()],
             abilities: ability::INBOX | ability::RESUME,
             ..Login::default()
         };
@@ -213,7 +266,7 @@ impl Member {
         }
         if device.seq > 0 {
             let (term, seq) = (device.term, device.seq);
-            login.cursors = vec![Cursor { business: wanted.business.clone(), term, seq }];
+            login.cursors = vec![Cursor { business: plan.business.clone(), term, seq }];
         }
         device.phase = Phase::LoggingIn;
         let frame = DeviceFrame::Login(login).encode();
@@ -223,9 +276,7 @@ impl Member {
     /// Whole frames are taken, the rest is kept.
     fn hear(&mut self, number: u32, bytes: &[u8], tally: &mut Tally) {
         let Some(link) = &mut self.devices[number as usize].link else { return };
-        let mut buffer = BytesMut::from(link.partial.as_slice());
-        buffer.extend_from_slice(bytes);
-        link.partial = Vec::new();
+        let Ok(mut buffer) = link.frames(bytes) else { return self.lose(number, tally) };
         loop {
             let frame = codec::decode(&mut buffer, FRAME_BYTES_MAX);
             match frame.and_then(|raw| raw.map(NodeFrame::parse).transpose()) {
@@ -239,10 +290,8 @@ impl Member {
                 Err(_) => return self.lose(number, tally),
             }
         }
-        if let Some(link) = &mut self.devices[number as usize].link
-            && !buffer.is_empty()
-        {
-            link.partial = buffer.to_vec();
+        if let Some(link) = &mut self.devices[number as usize].link {
+            link.keep(&buffer);
         }
     }
 
@@ -260,8 +309,8 @@ impl Member {
                 if ok.reconnect_window_ms > 0 {
                     device.window_ms = ok.reconnect_window_ms;
                 }
-                let leaves_for_good = !self.wanted.come_back && self.wanted.stay_ms.is_none();
-                if leaves_for_good || self.wanted.forget {
+                let comes_back = self.plan.come_back || device.behaviour == Behaviour::Flapping;
+                if !comes_back || self.plan.forget {
                     device.pass = None;
                 } else if let Some(pass) = &mut device.pass
                     && !ok.resume_ticket.is_empty()
@@ -271,12 +320,8 @@ impl Member {
                 }
                 device.is_online_now();
                 self.online += 1;
-                if let Some(group) = &self.wanted.group
-                    && number.is_multiple_of(self.wanted.group_every)
-                {
-                    let join = Join { request_id: 1, group: group.clone(), ..Join::default() };
-                    let frame = DeviceFrame::Join(join).encode();
-                    self.say(number, &frame, tally);
+                for group in 0..self.plan.groups.len() {
+                    self.join(number, group as u8, tally);
                 }
             }
             NodeFrame::Close(close) => {
@@ -309,7 +354,11 @@ impl Member {
                     tally.request_delay.add(stamp.age);
                 }
             }
-            NodeFrame::Joined(joined) if joined.status == 0 => self.members += 1,
+            NodeFrame::Joined(joined) if joined.status == 0 => {
+                self.is_member(number, joined.request_id, true);
+            }
+            NodeFrame::Joined(_) => tally.not_joined += 1,
+            NodeFrame::Left(left) => self.is_member(number, left.request_id, false),
             NodeFrame::Pong(_) => tally.pongs += 1,
             _ => {}
         }
@@ -325,6 +374,14 @@ impl Member {
         tally.pushes += 1;
         if let Some(stamp) = Stamp::read(body) {
             tally.push_delay.add(stamp.age);
+            let online = self.devices[number as usize].since.elapsed();
+            if push.seq == 0 {
+                tally.unicast_delay.add(stamp.age);
+            } else if stamp.age <= online && !push.redelivered {
+                tally.stored_delay.add(stamp.age);
+            } else {
+                tally.caught_up += 1;
+            }
             tally.wrong += u64::from(!stamp.is_for(&self.name(number)));
         }
         if push.seq == 0 {

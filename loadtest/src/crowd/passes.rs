@@ -1,18 +1,25 @@
 //! Tokens and access points for a crowd, from control's public API: a thread of its own asks, a bounded
 //! number at once, so that the crowd's loop never waits.
 
-use super::Crowd;
+use super::plan::{CLIENT_SECRET, Plan};
+use crate::roots;
 use anyhow::{Context, bail};
+use aws_lc_rs::hmac;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use rustls::RootCertStore;
 use serde_json::{Value, json};
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc as sync;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -21,15 +28,41 @@ const ASKED_MAX: usize = 32;
 const WAITING_MAX: usize = 1_024;
 const CALL_PATIENCE: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_secs(1);
+/// Of nodes that were named by their address alone.
+const NAME_ALONE: &str = "localhost";
 
 /// What a device logs in with, and where.
 pub(super) struct Pass {
     /// The token; or, once there is one, the newest resume ticket.
     pub(super) secret: Box<[u8]>,
-    pub(super) points: Box<[SocketAddr]>,
+    pub(super) points: Box<[Point]>,
     pub(super) next_point: usize,
     pub(super) start_after: Duration,
     pub(super) window_ms: u32,
+}
+
+/// Where a device may dial.
+#[derive(Clone, Debug)]
+pub(super) struct Point {
+    pub(super) at: SocketAddr,
+    /// What the certificate is checked against; one text for all devices.
+    pub(super) name: Arc<str>,
+}
+
+/// Server names of this process: few, and each held once.
+#[derive(Default)]
+struct Names(Mutex<BTreeSet<Arc<str>>>);
+
+impl Names {
+    fn of(&self, name: &str) -> Arc<str> {
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = names.get(name) {
+            return known.clone();
+        }
+        let new = Arc::<str>::from(name);
+        names.insert(new.clone());
+        new
+    }
 }
 
 /// The thread that asks, from outside.
@@ -40,12 +73,12 @@ pub(super) struct Passes {
 }
 
 impl Passes {
-    pub(super) fn start(crowd: &Crowd) -> anyhow::Result<Self> {
+    pub(super) fn start(plan: &Plan) -> anyhow::Result<Self> {
         let (wanted, asked) = mpsc::channel(WAITING_MAX);
         let (give, given) = sync::sync_channel(WAITING_MAX);
-        let crowd = crowd.clone();
+        let desk = Arc::new(Asker::new(plan)?);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let thread = std::thread::spawn(move || runtime.block_on(ask(crowd, asked, give)));
+        let thread = std::thread::spawn(move || runtime.block_on(ask(desk, asked, give)));
         Ok(Self { wanted, given, thread })
     }
 
@@ -69,24 +102,26 @@ impl Passes {
 }
 
 async fn ask(
-    crowd: Crowd,
+    desk: Arc<Asker>,
     mut asked: mpsc::Receiver<u32>,
     give: sync::SyncSender<(u32, Pass)>,
 ) -> anyhow::Result<()> {
-    let http: Client<HttpConnector, Full<Bytes>> =
-        Client::builder(TokioExecutor::new()).build_http();
-    let crowd = Arc::new(crowd);
     let mut calls = JoinSet::new();
     loop {
         tokio::select! {
             Some(number) = asked.recv(), if calls.len() < ASKED_MAX => {
-                let (crowd, http) = (crowd.clone(), http.clone());
+                let desk = desk.clone();
                 calls.spawn(async move {
                     // Control may be down, or busy: a device asks until it has an answer.
                     loop {
-                        let call = tokio::time::timeout(CALL_PATIENCE, one(&crowd, &http, number));
-                        if let Ok(Ok(pass)) = call.await {
-                            return (number, pass);
+                        let call = tokio::time::timeout(CALL_PATIENCE, desk.one(number)).await;
+                        match call {
+                            Ok(Ok(pass)) => {
+                                desk.has_answered.store(true, Relaxed);
+                                return (number, pass);
+                            }
+                            Ok(Err(error)) => desk.complain(&error),
+                            Err(_) => {}
                         }
                         tokio::time::sleep(AGAIN).await;
                     }
@@ -104,52 +139,121 @@ async fn ask(
     }
 }
 
-async fn one(
-    crowd: &Crowd,
-    http: &Client<HttpConnector, Full<Bytes>>,
-    number: u32,
-) -> anyhow::Result<Pass> {
-    let device = format!("{}-{}", crowd.name, crowd.first + number);
-    let body = json!({"app": crowd.app, "device": device, "proof": {"type": "open"}});
-    let request = http::Request::post(format!("{}/v1/access", crowd.control))
-        .header("content-type", "application/json")
-        .body(Full::new(Bytes::from(body.to_string())))?;
-    let answer = http.request(request).await?;
-    let status = answer.status();
-    let body = answer.into_body().collect().await?.to_bytes();
-    if !status.is_success() {
-        bail!("control answers {status}");
-    }
-    let answer: Value = serde_json::from_slice(&body)?;
-    let token = answer["token"].as_str().context("an answer without a token")?;
-    let points = if crowd.nodes.is_empty() {
-        let protocol = if crowd.trust.is_some() { "tls" } else { "tcp" };
-        named(&answer, protocol)
-    } else {
-        let turn = (crowd.first + number) as usize % crowd.nodes.len();
-        let (before, from) = crowd.nodes.split_at(turn);
-        from.iter().chain(before).copied().collect()
-    };
-    if points.is_empty() {
-        bail!("control names no access point");
-    }
-    let millis = |name: &str| answer[name].as_u64().unwrap_or_default();
-    Ok(Pass {
-        secret: token.as_bytes().into(),
-        points: points.into(),
-        next_point: 0,
-        start_after: Duration::from_millis(millis("start_after_ms")),
-        window_ms: u32::try_from(millis("reconnect_window_ms")).unwrap_or(u32::MAX),
-    })
+/// Who asks control for the devices.
+struct Asker {
+    plan: Plan,
+    http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    /// Of the app, when its devices sign.
+    secret: Option<hmac::Key>,
+    names: Names,
+    /// Or its first refusal was told.
+    has_answered: AtomicBool,
 }
 
-/// The addresses that control names for a protocol, in its order.
-pub(crate) fn named(answer: &Value, protocol: &str) -> Vec<SocketAddr> {
-    let points = answer["access_points"].as_array().cloned().unwrap_or_default();
-    let wanted = points.iter().filter(|point| point["protocol"].as_str() == Some(protocol));
-    let address = |point: &Value| -> Option<SocketAddr> {
-        let host = point["host"].as_str()?.parse().ok()?;
-        Some(SocketAddr::new(host, u16::try_from(point["port"].as_u64()?).ok()?))
-    };
-    wanted.filter_map(address).collect()
+impl Asker {
+    fn new(plan: &Plan) -> anyhow::Result<Self> {
+        let roots = if plan.control.starts_with("https://") {
+            roots::beside_machine(plan.trust.as_deref())?
+        } else {
+            RootCertStore::empty()
+        };
+        let tls = roots::client(roots, &[])?;
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .build();
+        let secret = if plan.signs {
+            let secret = std::env::var(CLIENT_SECRET).context("no client secret")?;
+            Some(hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()))
+        } else {
+            None
+        };
+        Ok(Self {
+            plan: plan.clone(),
+            http: Client::builder(TokioExecutor::new()).build(connector),
+            secret,
+            names: Names::default(),
+            has_answered: AtomicBool::new(false),
+        })
+    }
+
+    /// Says once why there is no answer to the first. Later on control may well be gone for a while.
+    fn complain(&self, error: &anyhow::Error) {
+        if !self.has_answered.swap(true, Relaxed) {
+            eprintln!("{}: {error:#}; it is tried again", self.plan.control);
+        }
+    }
+
+    /// What a device shows: nothing, or a signature with the app's client secret (WIRE.md, "Proofs").
+    fn proof(&self, device: &str) -> anyhow::Result<Value> {
+        let Some(secret) = &self.secret else { return Ok(json!({"type": "open"})) };
+        let time = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let nonce = hex::encode(rand::random::<[u8; 16]>());
+        let text = format!("hawser-access-v1\n{}\n{device}\n{time}\n{nonce}\n", self.plan.app);
+        let signature = hex::encode(hmac::sign(secret, text.as_bytes()));
+        Ok(json!({"type": "hmac", "time": time, "nonce": nonce, "signature": signature}))
+    }
+
+    async fn one(&self, number: u32) -> anyhow::Result<Pass> {
+        let plan = &self.plan;
+        let device = format!("{}-{}", plan.name, plan.first + number);
+        let proof = self.proof(&device)?;
+        let body = json!({"app": plan.app, "device": device, "proof": proof});
+        let request = http::Request::post(format!("{}/v1/access", plan.control))
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body.to_string())))?;
+        let answer = self.http.request(request).await?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await?.to_bytes();
+        if !status.is_success() {
+            bail!("control answers {status}: {}", String::from_utf8_lossy(&body));
+        }
+        let answer: Value = serde_json::from_slice(&body)?;
+        let token = answer["token"].as_str().context("an answer without a token")?;
+        let points = if plan.nodes.is_empty() {
+            named(&answer, plan.protocol.of_access_point(), &self.names).await
+        } else {
+            let turn = (plan.first + number) as usize % plan.nodes.len();
+            let (before, from) = plan.nodes.split_at(turn);
+            let point = |at: &SocketAddr| Point { at: *at, name: self.names.of(NAME_ALONE) };
+            from.iter().chain(before).map(point).collect()
+        };
+        if points.is_empty() {
+            bail!("control names no access point for {}", plan.protocol.name());
+        }
+        let millis = |name: &str| answer[name].as_u64().unwrap_or_default();
+        Ok(Pass {
+            secret: token.as_bytes().into(),
+            points: points.into(),
+            next_point: 0,
+            start_after: Duration::from_millis(millis("start_after_ms")),
+            window_ms: u32::try_from(millis("reconnect_window_ms")).unwrap_or(u32::MAX),
+        })
+    }
+}
+
+/// The access points that control names for a protocol, in its order. One whose host is not known just now
+/// is left out.
+async fn named(answer: &Value, protocol: &str, names: &Names) -> Vec<Point> {
+    let mut points = Vec::new();
+    for point in answer["access_points"].as_array().into_iter().flatten() {
+        let (host, port) = (point["host"].as_str(), point["port"].as_u64());
+        let port = port.and_then(|port| u16::try_from(port).ok());
+        let (Some(host), Some(port)) = (host, port) else { continue };
+        if point["protocol"].as_str() != Some(protocol) {
+            continue;
+        }
+        let server_name = point["server_name"].as_str().filter(|name| !name.is_empty());
+        let name = names.of(server_name.unwrap_or(host));
+        let at = match host.parse::<IpAddr>() {
+            Ok(ip) => Some(SocketAddr::new(ip, port)),
+            Err(_) => match tokio::net::lookup_host((host, port)).await {
+                Ok(mut all) => all.next(),
+                Err(_) => None,
+            },
+        };
+        points.extend(at.map(|at| Point { at, name }));
+    }
+    points
 }

@@ -7,6 +7,7 @@ use hawser_loadtest::stamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::time::Duration;
 
 /// What was seen since the last word; and, by name, how the crowd stands.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -53,6 +54,25 @@ pub(crate) struct Told {
     pub(crate) login_delay: Delays,
     /// From the loss of a link to LOGIN_OK on the next.
     pub(crate) back: Delays,
+    /// Of the lost links, those that were to end.
+    pub(crate) ended: u64,
+    pub(crate) not_joined: u64,
+    /// Stored pushes that came after a time away.
+    pub(crate) caught_up: u64,
+    /// Of the pushes to this device alone: volatile, and stored while it was online.
+    pub(crate) unicast_delay: Delays,
+    pub(crate) stored_delay: Delays,
+    /// How the crowd itself keeps up: how long after their time dials and requests left; those that did not
+    /// leave at all because they were late, because nobody was online, or because too many logins were under
+    /// way; dials for which there was no port or descriptor; and the turns of its loop.
+    pub(crate) late_sends: Delays,
+    pub(crate) skipped: u64,
+    pub(crate) unasked: u64,
+    pub(crate) held_back: u64,
+    pub(crate) no_port: u64,
+    pub(crate) no_descriptor: u64,
+    pub(crate) busy_us: u64,
+    pub(crate) turn_longest_us: u64,
 }
 
 impl Told {
@@ -91,6 +111,15 @@ impl Told {
             (&mut self.pongs, other.pongs),
             (&mut self.requests, other.requests),
             (&mut self.answers, other.answers),
+            (&mut self.ended, other.ended),
+            (&mut self.not_joined, other.not_joined),
+            (&mut self.caught_up, other.caught_up),
+            (&mut self.skipped, other.skipped),
+            (&mut self.unasked, other.unasked),
+            (&mut self.held_back, other.held_back),
+            (&mut self.no_port, other.no_port),
+            (&mut self.no_descriptor, other.no_descriptor),
+            (&mut self.busy_us, other.busy_us),
         ] {
             *mine += theirs;
         }
@@ -108,6 +137,10 @@ impl Told {
         self.request_delay.merge(&other.request_delay);
         self.login_delay.merge(&other.login_delay);
         self.back.merge(&other.back);
+        self.unicast_delay.merge(&other.unicast_delay);
+        self.stored_delay.merge(&other.stored_delay);
+        self.late_sends.merge(&other.late_sends);
+        self.turn_longest_us = self.turn_longest_us.max(other.turn_longest_us);
     }
 }
 
@@ -115,6 +148,13 @@ impl Told {
 pub(super) type Tally = Told;
 
 impl Told {
+    /// One turn of the loop, its wait left out.
+    pub(super) fn add_turn(&mut self, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.busy_us += micros;
+        self.turn_longest_us = self.turn_longest_us.max(micros);
+    }
+
     /// Says it, and begins anew.
     pub(super) fn tell(&mut self, member: &Member) -> anyhow::Result<()> {
         self.t = stamp::now();
