@@ -46,6 +46,16 @@ impl Delays {
         Duration::ZERO
     }
 
+    /// The whole distribution, from the shortest: which share of them does not exceed which delay. The last
+    /// share is 1. No pairs when there are none.
+    pub fn shares(&self) -> impl Iterator<Item = (f64, Duration)> {
+        let count = self.count() as f64;
+        self.0.iter().scan(0, move |seen, (bucket, here)| {
+            *seen += here;
+            Some((*seen as f64 / count, Duration::from_micros(upper(*bucket))))
+        })
+    }
+
     /// The 99th of a hundred, in milliseconds.
     pub fn p99_ms(&self) -> f64 {
         self.at(0.99).as_secs_f64() * 1e3
@@ -107,5 +117,17 @@ mod tests {
         assert_eq!(all.count(), 1_000);
         assert!((all.p99_ms() - 990.0).abs() < 32.0, "{all}");
         assert_eq!(Delays::default().at(0.99), Duration::ZERO);
+    }
+
+    #[test]
+    fn shares_grow_to_one_and_agree_with_percentiles() {
+        let all: Delays = (1..=1_000).map(Duration::from_millis).collect();
+        let shares: Vec<_> = all.shares().collect();
+        assert!(shares.is_sorted() && shares.last().is_some_and(|(share, _)| *share >= 1.0));
+        for (share, delay) in shares {
+            // A little less, so that rounding does not ask for one more.
+            assert_eq!(all.at(share - 1e-9), delay, "{share}");
+        }
+        assert_eq!(Delays::default().shares().count(), 0);
     }
 }

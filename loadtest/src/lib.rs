@@ -4,6 +4,7 @@ pub mod bare_store;
 pub mod delays;
 pub mod judge;
 pub mod outcome;
+pub mod page;
 pub mod process;
 pub mod redis;
 pub mod report;

@@ -16,7 +16,7 @@ mod system;
 mod wire;
 
 use clap::{Parser, Subcommand};
-use hawser_loadtest::{judge, process, report};
+use hawser_loadtest::{judge, page, process, report};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -43,6 +43,13 @@ enum Command {
     ///
     /// Ends with 0 when nothing is found, with 1 otherwise.
     Judge(Judge),
+    /// Draw the results of runs as one page that needs nothing else: pictures, tables, the verdict.
+    ///
+    /// Several results are drawn beside each other.
+    #[command(
+        after_help = "Example:\n  hawser-loadtest page before.json after.json --out page.html"
+    )]
+    Page(page::Page),
     /// Break things under load with real processes, and ask the judge what was kept of the promises.
     ///
     /// Each row starts a cluster of its own on free ports, device processes and backends, injects its
@@ -185,6 +192,7 @@ async fn perform(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Bench(wanted) => bench::run(wanted).await?,
         Command::Judge(wanted) => return pass_judgement(&wanted),
+        Command::Page(wanted) => page::run(&wanted)?,
         Command::Faults(wanted) => return faults::run(&wanted).await,
         Command::Hold(wanted) => return hold::run(&wanted).await,
         Command::Run(wanted) => return run::run(&wanted).await,
