@@ -57,7 +57,7 @@ const REFRESH_RETRY_MS = 60_000;
 const TIMER_MS_MAX = 2 ** 31 - 1;
 /** How long a goodbye waits for the last acknowledgement. */
 const LAST_ACK_MS = 500;
-/** What this client understands. */
+/** What this client understands. Not ZSTD: a browser cannot make such bodies plain. */
 const ABILITIES = Ability.INBOX | Ability.HISTORY | Ability.GO_AWAY | Ability.RESUME;
 /** A connection that was left is closed at the latest after this long, */
 const LINGER_MS = 30_000;

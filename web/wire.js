@@ -45,7 +45,7 @@ export const Kind = Object.freeze({
 });
 
 /** Optional abilities, as bits of LOGIN and LOGIN_OK. */
-export const Ability = Object.freeze({ INBOX: 1, HISTORY: 2, GO_AWAY: 4, RESUME: 8 });
+export const Ability = Object.freeze({ INBOX: 1, HISTORY: 2, GO_AWAY: 4, RESUME: 8, ZSTD: 16 });
 
 /** @typedef {import("./protobuf.js").Schema} Schema */
 

@@ -7,11 +7,14 @@
 
 use crate::feed::{Action, Claim, Ended, Entry, Feeds, Place, Pulled, Waiter};
 use crate::frame_out::FrameOut;
+use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::outbox::{Keep, SlowPolicy};
 use crate::routers::asks::{Waits, Who};
 use crate::table::{Connection, Signal, Target, Written};
+use bytes::Bytes;
 use hawser_proto::code::CloseCode;
+use hawser_proto::compressed::{is_compressed, plain_frame};
 use hawser_proto::frame::{NodeFrame, ability};
 use hawser_proto::id::{AppId, BusinessNo, DeviceId, Epoch, Position, SlotRef};
 use hawser_proto::params::{self, InboxState};
@@ -73,6 +76,8 @@ struct Rest {
     /// It begins to wait for leave.
     waits: bool,
     due_ms: Option<u64>,
+    /// The device understands compressed bodies.
+    takes_compressed: bool,
 }
 
 // === What the router says ===
@@ -181,8 +186,12 @@ pub(crate) fn wake(node: &Node, stream: u64, delivery: wire::Delivery) {
         enter(node, named(), |connection| {
             let takes = connection.has(ability::INBOX) && serves(connection, business);
             if takes {
+                let frame = understood(connection, entry.frame, &node.metrics);
                 let feeds = &mut connection.downlink_mut().feeds;
-                feeds.wake(business, entry);
+                match frame {
+                    Some(frame) => feeds.wake(business, Entry { frame, ..entry }),
+                    None => feeds.tail(business, place.at, priority),
+                }
                 if delivery.wants_ack {
                     feeds.wait(business, place.at, waiter);
                 }
@@ -194,6 +203,16 @@ pub(crate) fn wake(node: &Node, stream: u64, delivery: wire::Delivery) {
     if turned.flatten() != Some(true) && delivery.wants_ack {
         tell(node, waiter, false);
     }
+}
+
+/// An encoded push in a form that the device understands. What is counted of it from here on is what is written.
+/// `None`: it is not what it should be.
+fn understood(connection: &Connection, frame: Bytes, metrics: &Metrics) -> Option<Bytes> {
+    if connection.has(ability::ZSTD) || !is_compressed(&frame) {
+        return Some(frame);
+    }
+    metrics.made_plain.inc();
+    plain_frame(&frame)
 }
 
 /// The answer to a pull; `None`: it failed.
@@ -407,6 +426,7 @@ fn turn_feed(node: &Node, at: SlotRef, connection: &mut Connection) -> Rest {
     downlink.is_waiting |= wants_leave;
     rest.due_ms = downlink.feeds.due_ms();
     if !rest.asks.is_empty() {
+        rest.takes_compressed = connection.has(ability::ZSTD);
         rest.who = who(at, connection);
     }
     connection.downlink = Some(downlink);
@@ -415,7 +435,7 @@ fn turn_feed(node: &Node, at: SlotRef, connection: &mut Connection) -> Rest {
 
 /// Does what must not be done under the slot's lock.
 fn finish(node: &Node, at: SlotRef, rest: Rest) {
-    let Rest { asks, tells, who, is_queued, waits, due_ms } = rest;
+    let Rest { asks, tells, who, is_queued, waits, due_ms, takes_compressed } = rest;
     if is_queued {
         node.table.watch_queued(at);
     }
@@ -443,6 +463,7 @@ fn finish(node: &Node, at: SlotRef, rest: Rest) {
                     seq: after.seq,
                     entries_max,
                     bytes_max,
+                    takes_compressed,
                 };
                 let waits = Waits::Pull { who: who.clone(), business, serial };
                 if !node.asks.ask(node, wire::ask::What::Pull(pull), waits) {

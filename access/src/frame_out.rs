@@ -1,6 +1,9 @@
-//! A frame on its way out: encoded once per wire form, shared by everyone it goes to.
+//! A frame on its way out: encoded once per wire form, shared by everyone it goes to. A compressed body is made plain
+//! once, for all who do not understand it.
 
+use crate::metrics::Metrics;
 use bytes::{BufMut, Bytes, BytesMut};
+use hawser_proto::compressed::{is_compressed, plain_bytes, plain_frame};
 use hawser_proto::frame::NodeFrame;
 use std::sync::OnceLock;
 
@@ -20,17 +23,45 @@ pub(crate) struct FrameOut {
     websocket: OnceLock<Bytes>,
     /// The stream form in memory of its own, when the first link has no room for it.
     kept: OnceLock<Bytes>,
+    compressed: Option<Box<Compressed>>,
+}
+
+/// Of a frame whose body is compressed.
+#[derive(Debug)]
+struct Compressed {
+    plain_bytes: usize,
+    /// The frame with its body plain, made when the first device wants it so; `None`: it cannot be.
+    plain: OnceLock<Option<FrameOut>>,
 }
 
 impl FrameOut {
     /// From the encoded stream form.
     pub(crate) fn new(stream: Bytes) -> Self {
-        Self { stream, websocket: OnceLock::new(), kept: OnceLock::new() }
+        let compressed = is_compressed(&stream).then(|| {
+            Box::new(Compressed { plain_bytes: plain_bytes(&stream), plain: OnceLock::new() })
+        });
+        Self { stream, websocket: OnceLock::new(), kept: OnceLock::new(), compressed }
     }
 
-    /// Bytes of the frame itself: what the frame limit counts.
+    /// Bytes of the frame with its body plain: what the frame limit counts.
     pub(crate) fn len(&self) -> usize {
-        self.stream.len()
+        self.compressed.as_ref().map_or(self.stream.len(), |compressed| compressed.plain_bytes)
+    }
+
+    /// The frame as a device takes it. `None`: its body is compressed, the device does not understand that, and it
+    /// is not what it should be.
+    pub(crate) fn for_device(&self, has_zstd: bool, metrics: &Metrics) -> Option<&Self> {
+        match &self.compressed {
+            None => Some(self),
+            Some(_) if has_zstd => Some(self),
+            Some(compressed) => {
+                let plain = compressed.plain.get_or_init(|| {
+                    metrics.made_plain.inc();
+                    plain_frame(&self.stream).map(Self::new)
+                });
+                plain.as_ref()
+            }
+        }
     }
 
     /// The bytes for a link of this form.
@@ -92,6 +123,8 @@ pub(crate) fn close_message(number: u16) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hawser_proto::codec::{self, Flags};
+    use hawser_proto::limits::FRAME_BYTES_MAX;
 
     #[test]
     fn what_waits_is_copied_once_and_keeps_no_buffer() {
@@ -104,6 +137,34 @@ mod tests {
         drop(frame);
         assert!(buffer.is_unique(), "nothing holds it any more");
         assert_eq!(kept, &[7; 10][..]);
+    }
+
+    #[test]
+    fn a_compressed_body_is_made_plain_once_for_all_who_want_it_so() {
+        let metrics = Metrics::new(&prometheus::Registry::new());
+        let body = b"over and over and over ".repeat(40);
+        let small = hawser_proto::compressed::compress(&body).unwrap();
+        let params = hawser_proto::params::Push::default();
+        let plain = NodeFrame::Push(params.clone(), body.into()).encode();
+        let frame = FrameOut::new(codec::encode(0xb0, Flags::COMPRESSED, &params, &small));
+        assert_eq!(frame.len(), plain.len(), "the limit counts what it will be");
+        let wise = frame.for_device(true, &metrics).unwrap();
+        assert!(wise.bytes(Form::Stream).len() < plain.len());
+        let [one, other] = [(); 2].map(|()| frame.for_device(false, &metrics).unwrap());
+        assert_eq!((one.bytes(Form::Stream), one.len()), (&plain, plain.len()));
+        assert!(std::ptr::eq(one, other));
+        assert_eq!(metrics.made_plain.get(), 1);
+        let bare = FrameOut::new(plain);
+        assert!(std::ptr::eq(bare.for_device(false, &metrics).unwrap(), &raw const bare));
+    }
+
+    #[test]
+    fn what_cannot_be_made_plain_reaches_nobody_who_wants_it_so() {
+        let metrics = Metrics::new(&prometheus::Registry::new());
+        let params = hawser_proto::params::Push::default();
+        let frame = FrameOut::new(codec::encode(0xb0, Flags::COMPRESSED, &params, b"no zstd"));
+        assert!(frame.for_device(false, &metrics).is_none());
+        assert_eq!(frame.len(), FRAME_BYTES_MAX + 1, "and fits into no limit");
     }
 
     #[test]

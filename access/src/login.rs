@@ -43,7 +43,7 @@ type Refusal = (CloseCode, &'static str);
 /// The abilities of this release. GO_AWAY only where devices are told.
 fn abilities(node: &Node) -> u32 {
     let go_away = if node.config.go_away_deadline.is_zero() { 0 } else { ability::GO_AWAY };
-    ability::INBOX | ability::HISTORY | ability::RESUME | go_away
+    ability::INBOX | ability::HISTORY | ability::RESUME | ability::ZSTD | go_away
 }
 
 /// Checks a login and claims the device for this connection. On success the slot's identity is

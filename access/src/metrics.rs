@@ -72,6 +72,7 @@ pub(crate) struct Metrics {
     request_seconds: HistogramVec,
     pub(crate) groups: IntGauge,
     pub(crate) lane_full: IntCounter,
+    pub(crate) made_plain: IntCounter,
     pub(crate) router_streams: IntGauge,
     pub(crate) uplink_full: IntCounter,
     pub(crate) uplink_restarts: IntCounter,
@@ -226,6 +227,11 @@ impl Metrics {
                 &["app", "business"],
             ),
             groups: register.gauge("hawser_access_groups", "Groups with a member on this node."),
+            made_plain: register.counter(
+                "hawser_access_bodies_made_plain_total",
+                "Grows when a compressed body is made plain for a device that does not understand it; once for all members \
+                 of a group.",
+            ),
             lane_full: register.counter(
                 "hawser_downlink_lane_full_total",
                 "Grows when a message found its lane's queue full.",

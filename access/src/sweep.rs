@@ -247,6 +247,7 @@ pub(crate) fn tail_of(key: &GroupKey, entries_max: u32, after: Position) -> wire
         entries_max,
         // For the tail alone no room is kept at the router.
         bytes_max: if entries_max == 0 { 0 } else { 256 * 1024 },
+        takes_compressed: true,
     })
 }
 

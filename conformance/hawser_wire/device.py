@@ -124,6 +124,7 @@ class Device:
                     self.program.logged_in(self)
                 self.heartbeat_s = got.params.heartbeat_ms / 1000
                 self._reader.limit = got.params.frame_bytes_max
+                self._reader.zstd = bool(got.params.abilities & page.ABILITY["ZSTD"])
             elif got.name == "CLOSE":
                 self.close_frame = got.params
             elif self.mover is not None and self.mover.takes(self, got):

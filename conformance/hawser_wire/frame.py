@@ -6,13 +6,14 @@ import struct
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError
 
-from . import messages, page
+from . import compressed, messages, page
 
 MAGIC = b"hw"
 VERSION = 1
 HEADER_BYTES = int(page.LIMIT["header_bytes"])
 PARAMS_BYTES_MAX = int(page.LIMIT["params_bytes_max"])
 REQUIRED_FLAGS = 0xFF00
+COMPRESSED = 0x0100
 
 
 class BadFrame(Exception):
@@ -30,6 +31,10 @@ class Frame:
     name: str
     params: object = None
     body: bytes = b""
+    was_compressed: bool = dataclasses.field(default=False, compare=False)
+    """The body came compressed; here it is plain."""
+    size: int = dataclasses.field(default=0, compare=False)
+    """Bytes of the frame as it came."""
 
 
 def encode(name: str | int, params=None, body: bytes = b"", *, flags: int = 0, version: int = VERSION,
@@ -49,9 +54,11 @@ class Reader:
     """Takes bytes as they come and gives the frames in them, or raises BadFrame. It is the side that
     does not send the frames: `sender` is `device` or `node`."""
 
-    def __init__(self, sender: str, limit: int):
+    def __init__(self, sender: str, limit: int, zstd: bool = False):
         self.sender = sender
         self.limit = limit
+        self.zstd = zstd
+        """The ability ZSTD is in force."""
         self.buffer = bytearray()
 
     def message(self, data: bytes) -> Frame:
@@ -90,7 +97,7 @@ class Reader:
         """Checks 1 to 4; the size of the frame."""
         self.check_start(data)
         _, _, _, flags, params, body = struct.unpack(">2sBBHHI", data[:HEADER_BYTES])
-        if flags & REQUIRED_FLAGS:
+        if flags & REQUIRED_FLAGS & ~(COMPRESSED if self.zstd else 0):
             raise BadFrame("unsupported_feature")
         size = HEADER_BYTES + params + body
         if params > PARAMS_BYTES_MAX or size > self.limit:
@@ -99,7 +106,7 @@ class Reader:
 
     def read(self, data: bytes) -> Frame:
         """Checks 5 and 6 on a whole frame."""
-        _, _, kind, _, length, _ = struct.unpack(">2sBBHHI", data[:HEADER_BYTES])
+        _, _, kind, flags, length, _ = struct.unpack(">2sBBHHI", data[:HEADER_BYTES])
         name = page.KIND_NAME.get(kind)
         ignorable = range(0x60, 0x80) if self.sender == "device" else range(0xE0, 0x100)
         if name is None:
@@ -113,6 +120,9 @@ class Reader:
             if self.sender == "device":
                 raise BadFrame("bad_frame", "a body where there is none")
             body = b""
+        was_compressed = bool(flags & COMPRESSED)
+        if was_compressed:
+            body = self.plain(name, body, HEADER_BYTES + length)
         params = getattr(messages.wire, page.MESSAGE[name])()
         try:
             params.ParseFromString(raw)
@@ -121,7 +131,18 @@ class Reader:
         check_types(params.DESCRIPTOR, raw)
         if self.sender == "device":
             check_rules(name, params)
-        return Frame(name, params, body)
+        return Frame(name, params, body, was_compressed, len(data))
+
+    def plain(self, name: str, body: bytes, before: int) -> bytes:
+        """A compressed body, plain; `before`: bytes of the frame before the body."""
+        try:
+            if name not in compressed.KINDS:
+                raise compressed.Unfit(f"{name} is never compressed")
+            return compressed.plain(body, self.limit - before)
+        except compressed.TooLarge as failure:
+            raise BadFrame("frame_too_large", str(failure)) from failure
+        except compressed.Unfit as failure:
+            raise BadFrame("bad_frame", str(failure)) from failure
 
 
 _VARINT, _LENGTH = 0, 2

@@ -18,8 +18,12 @@ STREAMS = [path for path in CASES if page.vector(path)[0]["as"] == "stream"]
 PLAIN = [path for path in STREAMS if path.stem.partition("_")[0] not in ("bad", "more", "fields", "stream", "skipped")]
 
 
+def reader_of(head):
+    return frame.Reader(head["from"], int(head["limit"]), zstd="ZSTD" in head.get("abilities", ""))
+
+
 def outcome(head, data) -> str:
-    reader = frame.Reader(head["from"], int(head["limit"]))
+    reader = reader_of(head)
     try:
         if head["as"] == "message":
             return reader.message(data).name
@@ -46,7 +50,7 @@ def test_a_reader_made_from_the_page_makes_of_it_what_the_vector_says(path):
 @pytest.mark.parametrize("path", STREAMS, ids=lambda path: path.stem)
 def test_a_stream_says_the_same_however_it_is_cut(path):
     head, data = page.vector(path)
-    reader, names, expected = frame.Reader(head["from"], int(head["limit"])), [], head["expect"]
+    reader, names, expected = reader_of(head), [], head["expect"]
     try:
         for at in range(len(data)):
             names += [got.name for got in reader.feed(data[at : at + 1])]
@@ -59,7 +63,7 @@ def test_a_stream_says_the_same_however_it_is_cut(path):
 @pytest.mark.parametrize("path", PLAIN, ids=lambda path: path.stem)
 def test_an_encoder_made_from_the_page_gives_frames_that_read_back_the_same(path):
     head, data = page.vector(path)
-    [got] = frame.Reader(head["from"], int(head["limit"])).feed(data)
+    [got] = reader_of(head).feed(data)
     again = frame.encode(got.name, got.params, got.body)
     [back] = frame.Reader(head["from"], int(head["limit"])).feed(again)
     assert back == got

@@ -19,13 +19,38 @@ pub struct Flags(pub u16);
 impl Flags {
     /// No flag.
     pub const NONE: Self = Self(0);
-    /// The body is compressed with zstd. Reserved: not yet sent, and refused.
+    /// The body is compressed with zstd. Known only to a device, and only while the ability is in force.
     pub const COMPRESSED: Self = Self(0x0100);
     const REQUIRED: u16 = 0xff00;
-    const REQUIRED_KNOWN: u16 = 0;
 
-    fn has_unknown_required(self) -> bool {
-        self.0 & Self::REQUIRED & !Self::REQUIRED_KNOWN != 0
+    /// Whether all of `flags` are set.
+    pub fn has(self, flags: Self) -> bool {
+        self.0 & flags.0 == flags.0
+    }
+
+    /// The same with none of `flags` set.
+    #[must_use]
+    pub fn without(self, flags: Self) -> Self {
+        Self(self.0 & !flags.0)
+    }
+
+    fn has_required_besides(self, known: Self) -> bool {
+        self.0 & Self::REQUIRED & !known.0 != 0
+    }
+}
+
+/// What a receiver takes just now. Made from a number it is that limit, and no required flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// The frame limit in force, header included.
+    pub frame_bytes_max: usize,
+    /// Required flags that may be set.
+    pub known: Flags,
+}
+
+impl From<usize> for Terms {
+    fn from(frame_bytes_max: usize) -> Self {
+        Self { frame_bytes_max, known: Flags::NONE }
     }
 }
 
@@ -71,6 +96,9 @@ pub enum FrameError {
     /// The parameters cannot be read or break a rule.
     #[error("bad parameters: {0}")]
     Params(&'static str),
+    /// A compressed body that is not what it should be, or where there may be none.
+    #[error("bad compressed body: {0}")]
+    Body(&'static str),
     /// A message transport delivered less or more than one frame.
     #[error("a message must hold exactly one frame")]
     NotOneFrame,
@@ -86,7 +114,7 @@ impl FrameError {
             Self::TooLarge { .. } => CloseCode::FrameTooLarge,
             Self::Kind(_) => CloseCode::UnknownKind,
             Self::Direction(_) => CloseCode::UnexpectedFrame,
-            Self::Params(_) | Self::NotOneFrame => CloseCode::BadFrame,
+            Self::Params(_) | Self::Body(_) | Self::NotOneFrame => CloseCode::BadFrame,
         }
     }
 }
@@ -103,7 +131,8 @@ struct Header {
 impl Header {
     /// Checks everything a header alone can tell. `None`: more bytes are needed; a wrong magic or
     /// version is told as soon as its bytes are there.
-    fn peek(bytes: &[u8], frame_bytes_max: usize) -> Result<Option<Self>, FrameError> {
+    fn peek(bytes: &[u8], terms: Terms) -> Result<Option<Self>, FrameError> {
+        let Terms { frame_bytes_max, known } = terms;
         let seen = bytes.len().min(2);
         if bytes[..seen] != MAGIC[..seen] {
             return Err(FrameError::Magic);
@@ -118,7 +147,7 @@ impl Header {
         let flags = Flags(rest.get_u16());
         let params_len = rest.get_u16() as usize;
         let body_len = rest.get_u32();
-        if flags.has_unknown_required() {
+        if flags.has_required_besides(known) {
             return Err(FrameError::Flags(flags.0));
         }
         let whole = HEADER_BYTES as u64 + params_len as u64 + u64::from(body_len);
@@ -139,15 +168,15 @@ impl Header {
 /// Takes the first frame off `buffer`, sharing its bytes. `None`: more bytes are needed; the buffer
 /// is untouched, and it is left to the caller to read on.
 ///
-/// `frame_bytes_max` is the limit in force, header included.
+/// `terms`: the limit in force, header included, and the required flags that are known.
 pub fn decode(
     buffer: &mut BytesMut,
-    frame_bytes_max: usize,
+    terms: impl Into<Terms>,
 ) -> Result<Option<RawFrame>, FrameError> {
     if buffer.is_empty() {
         return Ok(None);
     }
-    let Some(header) = Header::peek(buffer, frame_bytes_max)? else { return Ok(None) };
+    let Some(header) = Header::peek(buffer, terms.into())? else { return Ok(None) };
     if buffer.len() < header.whole() {
         return Ok(None);
     }
@@ -159,16 +188,16 @@ pub fn decode(
 
 /// How many bytes the frame at the start of `bytes` still lacks before [`decode`] can take it: at
 /// least 1. Lets a reader reserve once for a large frame.
-pub fn missing(bytes: &[u8], frame_bytes_max: usize) -> Result<usize, FrameError> {
-    match Header::peek(bytes, frame_bytes_max)? {
+pub fn missing(bytes: &[u8], terms: impl Into<Terms>) -> Result<usize, FrameError> {
+    match Header::peek(bytes, terms.into())? {
         Some(header) => Ok(header.whole().saturating_sub(bytes.len()).max(1)),
         None => Ok(HEADER_BYTES.saturating_sub(bytes.len()).max(1)),
     }
 }
 
 /// Reads a message that must be exactly one frame (WebSocket).
-pub fn decode_message(message: Bytes, frame_bytes_max: usize) -> Result<RawFrame, FrameError> {
-    let header = Header::peek(&message, frame_bytes_max)?.ok_or(FrameError::NotOneFrame)?;
+pub fn decode_message(message: Bytes, terms: impl Into<Terms>) -> Result<RawFrame, FrameError> {
+    let header = Header::peek(&message, terms.into())?.ok_or(FrameError::NotOneFrame)?;
     if message.len() != header.whole() {
         return Err(FrameError::NotOneFrame);
     }

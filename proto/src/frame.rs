@@ -96,8 +96,10 @@ pub mod ability {
     pub const GO_AWAY: u32 = 4;
     /// A resume ticket in LOGIN_OK, which the next LOGIN may show in place of the token.
     pub const RESUME: u32 = 8;
+    /// Bodies of pushes may come compressed. Without it a node writes them plain.
+    pub const ZSTD: u32 = 16;
     /// All that this release has.
-    pub const ALL: u32 = INBOX | HISTORY | GO_AWAY | RESUME;
+    pub const ALL: u32 = INBOX | HISTORY | GO_AWAY | RESUME | ZSTD;
 }
 
 /// Kinds that a receiver which does not know them skips: 0x60 to 0x7f from devices, 0xe0 to 0xff
@@ -167,6 +169,9 @@ pub enum NodeFrame {
 }
 
 fn read<M: prost::Message + Default>(raw: &RawFrame) -> Result<M, FrameError> {
+    if raw.flags.has(Flags::COMPRESSED) {
+        return Err(FrameError::Body("it was not made plain"));
+    }
     M::decode(raw.params.clone()).map_err(|_| FrameError::Params("not the message of this kind"))
 }
 

@@ -8,6 +8,7 @@
 pub mod catalogue;
 pub mod code;
 pub mod codec;
+pub mod compressed;
 pub mod frame;
 pub mod id;
 pub mod limits;

@@ -14,6 +14,11 @@ pub const LOGIN_FRAME_BYTES_MAX: usize = 4 * 1024;
 pub const FRAME_BYTES_MAX_DEFAULT: usize = 64 * 1024;
 /// The most an app may allow for one frame.
 pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
+/// A shorter body is not compressed: hardly anything would come off.
+pub const COMPRESS_BYTES_MIN: usize = 256;
+/// Window of a compressed body, in bytes: what a device keeps beside it that makes it plain piece by piece. The
+/// plain body itself is bounded by the frame limit.
+pub const COMPRESSED_WINDOW_BYTES_MAX: usize = 128 * 1024;
 /// A request method, in bytes.
 pub const METHOD_BYTES_MAX: usize = 128;
 /// Metadata of one message: entries.

@@ -1,7 +1,7 @@
 //! What the stores keep of a push, and the frame that is made of it.
 //!
-//! A blob is: one byte 1 (this form), the length of the parameters (u32, big-endian), the parameters of
-//! PUSH or GROUP_PUSH without those that say where it stands, and then the body. Where it stands is known
+//! A blob is: one byte (the form of its body: 1 plain, 2 compressed), the length of the parameters (u32, big-endian),
+//! the parameters of PUSH or GROUP_PUSH without those that say where it stands, and then the body. Where it stands is known
 //! only once it is stored, and whether it comes again only when it is read; fields of protobuf may come in
 //! any order, so those fields are put behind the others, and the body is copied once. The frame of a
 //! wake-up and that of a pull are made here, by one function each kind, and are the same bytes.
@@ -13,8 +13,13 @@ use hawser_proto::id::Position;
 use hawser_proto::params;
 use prost::Message;
 
-/// The one form there is.
-const FORM: u8 = 1;
+/// How the body of a blob stands there. Routers of releases before know plain ones only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Body {
+    Plain = 1,
+    Compressed = 2,
+}
+
 const HEAD_BYTES: usize = 1 + 4;
 /// Room that [`frame`] needs beside the parameters in the blob: four numbers, a time and a flag.
 pub(crate) const PLACE_BYTES_MAX: usize = 5 * 11 + 2;
@@ -34,10 +39,10 @@ pub(crate) struct Placed {
 }
 
 /// The blob of a push: `params` without a place.
-pub(crate) fn blob(params: &impl Message, body: &[u8]) -> Bytes {
+pub(crate) fn blob(params: &impl Message, body: &[u8], form: Body) -> Bytes {
     let len = params.encoded_len();
     let mut blob = BytesMut::with_capacity(HEAD_BYTES + len + body.len());
-    blob.put_u8(FORM);
+    blob.put_u8(form as u8);
     blob.put_u32(len as u32);
     params.encode(&mut blob).expect("a BytesMut grows as needed");
     blob.put_slice(body);
@@ -75,18 +80,28 @@ pub(crate) fn group_frame(
 }
 
 fn frame(kind: Kind, blob: &[u8], place: &impl Message) -> Result<Bytes, Unreadable> {
-    let (params, body) = split(blob).ok_or(Unreadable)?;
+    let (form, params, body) = split(blob).ok_or(Unreadable)?;
+    let flags = match form {
+        Body::Plain => Flags::NONE,
+        Body::Compressed => Flags::COMPRESSED,
+    };
     let place = place.encode_to_vec();
     if params.len() + place.len() > hawser_proto::limits::PARAMS_BYTES_MAX {
         return Err(Unreadable);
     }
-    Ok(codec::encode_pieces(kind as u8, Flags::NONE, &[params, &place], body))
+    Ok(codec::encode_pieces(kind as u8, flags, &[params, &place], body))
 }
 
-fn split(blob: &[u8]) -> Option<(&[u8], &[u8])> {
+fn split(blob: &[u8]) -> Option<(Body, &[u8], &[u8])> {
     let (&form, rest) = blob.split_first()?;
+    let form = match form {
+        1 => Body::Plain,
+        2 => Body::Compressed,
+        _ => return None,
+    };
     let (len, rest) = rest.split_first_chunk::<4>()?;
-    (form == FORM).then(|| rest.split_at_checked(u32::from_be_bytes(*len) as usize))?
+    let (params, body) = rest.split_at_checked(u32::from_be_bytes(*len) as usize)?;
+    Some((form, params, body))
 }
 
 #[cfg(test)]
@@ -112,7 +127,7 @@ mod tests {
             redelivered: true,
             expires_at_ms: u64::MAX,
         };
-        let made = push_frame(&blob(&params, b"body"), &placed).unwrap();
+        let made = push_frame(&blob(&params, b"body", Body::Plain), &placed).unwrap();
         let bare = NodeFrame::Push(params.clone(), "body".into()).encode();
         assert_eq!(made.len(), bare.len() + PLACE_BYTES_MAX, "the most there can be");
         let whole = params::Push {
@@ -131,22 +146,35 @@ mod tests {
     fn a_frame_of_a_group_carries_its_place_too() {
         let params = params::GroupPush { group: "room".into(), ..params::GroupPush::default() };
         let (position, prev) = (Position::new(5, 2), Position::new(5, 1));
-        let made = group_frame(&blob(&params, b""), position, prev).unwrap();
+        let made = group_frame(&blob(&params, b"", Body::Plain), position, prev).unwrap();
         let NodeFrame::GroupPush(params, body) = read(made) else { panic!("a push to a group") };
         assert_eq!((params.term, params.seq, params.prev_seq), (5, 2, 1));
         assert_eq!((params.group.as_str(), body.len()), ("room", 0));
     }
 
     #[test]
+    fn a_compressed_body_gives_a_frame_that_says_so() {
+        let body = b"over and over and over ".repeat(40);
+        let small = hawser_proto::compressed::compress(&body).unwrap();
+        let params = params::GroupPush { group: "room".into(), ..params::GroupPush::default() };
+        let (position, prev) = (Position::new(5, 2), Position::new(5, 1));
+        let of =
+            |body: &[u8], form| group_frame(&blob(&params, body, form), position, prev).unwrap();
+        let (made, plain) = (of(&small, Body::Compressed), of(&body, Body::Plain));
+        assert!(made.len() < plain.len());
+        assert_eq!(hawser_proto::compressed::plain_frame(&made), Some(plain));
+    }
+
+    #[test]
     fn what_was_not_written_here_is_not_read() {
-        let good = blob(&params::Push::default(), b"body");
+        let good = blob(&params::Push::default(), b"body", Body::Plain);
         let placed = Placed {
             position: Position::START,
             prev: Position::START,
             redelivered: false,
             expires_at_ms: 0,
         };
-        for bad in [&b""[..], &b"\x02"[..], &good[..3], &b"\x01\0\0\0\x09"[..]] {
+        for bad in [&b""[..], &b"\x03"[..], &good[..3], &b"\x01\0\0\0\x09"[..]] {
             assert_eq!(push_frame(bad, &placed), Err(Unreadable), "{bad:?}");
         }
     }

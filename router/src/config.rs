@@ -23,6 +23,10 @@ pub struct Config {
     /// How long one call of the store may take. Longer rides over slow moments of it; a login waits as
     /// long, and is answered `router_unavailable` then. Default 500 ms.
     pub store_call_timeout: Duration,
+    /// Bodies that are to be compressed stand so in the store, and take less of it. Only where every router of the
+    /// store is of this release or a later one: those before cannot read them, and would tell devices that these
+    /// pushes are lost. Default: no.
+    pub store_compressed: bool,
     /// Where the embedded store lives. One router per folder.
     pub data_dir: PathBuf,
     /// Control's internal port, `http://host:port`, or `https` with certificates. Control may be down; the last catalogue stays.
@@ -85,6 +89,7 @@ impl Config {
             push_advertised: None,
             store: StoreConfig::Embedded,
             store_call_timeout: STORE_CALL_TIMEOUT,
+            store_compressed: false,
             data_dir,
             control: control.to_owned(),
             peers,

@@ -38,6 +38,7 @@ pub(crate) struct Core {
     pub(crate) node_lease: Duration,
     pub(crate) call_timeout: Duration,
     pub(crate) broadcast_patience: Duration,
+    pub(crate) keeps_compressed: bool,
     pub(crate) clock: Clock,
     pub(crate) known: ArcSwap<Known>,
     pub(crate) revision: watch::Sender<u64>,

@@ -58,6 +58,7 @@ pub(crate) struct Metrics {
     pub(crate) broadcast: Fanout,
     pub(crate) volatile_outcomes: Outcomes,
     pub(crate) stored_outcomes: Outcomes,
+    pub(crate) compression: Compression,
     pub(crate) events: ConnectionEvents,
 }
 
@@ -91,6 +92,45 @@ impl Outcomes {
         if let Some(counter) = self.0.get(outcome as usize) {
             counter.inc_by(targets);
         }
+    }
+}
+
+/// Bodies that were to be compressed.
+#[derive(Clone)]
+pub(crate) struct Compression {
+    compressed: IntCounter,
+    not_worth_it: IntCounter,
+    bytes_before: IntCounter,
+    bytes_after: IntCounter,
+}
+
+impl Compression {
+    fn new(make: &Make<'_>) -> Result<Self, prometheus::Error> {
+        let bodies = make.counters(
+            "hawser_router_bodies_to_compress_total",
+            "Grows with each body that was to be compressed, once however many targets it has, by what came of it: \
+             compressed, or not worth it.",
+            &["outcome"],
+        )?;
+        let bytes = make.counters(
+            "hawser_router_compressed_bytes_total",
+            "Grows with the bytes of each body that was compressed, before and after.",
+            &["when"],
+        )?;
+        Ok(Self {
+            compressed: bodies.with_label_values(&["compressed"]),
+            not_worth_it: bodies.with_label_values(&["not_worth_it"]),
+            bytes_before: bytes.with_label_values(&["before"]),
+            bytes_after: bytes.with_label_values(&["after"]),
+        })
+    }
+
+    /// `after`: its length once it was compressed, if that paid.
+    pub(crate) fn count(&self, before: usize, after: Option<usize>) {
+        let Some(after) = after else { return self.not_worth_it.inc() };
+        self.compressed.inc();
+        self.bytes_before.inc_by(before as u64);
+        self.bytes_after.inc_by(after as u64);
     }
 }
 
@@ -285,6 +325,7 @@ impl Metrics {
                 "How long the oldest of them has waited.",
             )?,
         };
+        let compression = Compression::new(&make)?;
         let asks = make.counters(
             "hawser_router_node_asks_total",
             "Grows with each question of a node about inboxes and histories, and with those refused \
@@ -446,6 +487,7 @@ impl Metrics {
             broadcast: fanout_of("broadcast"),
             volatile_outcomes: outcomes("volatile"),
             stored_outcomes: outcomes("stored"),
+            compression,
             events,
         })
     }

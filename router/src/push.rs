@@ -4,6 +4,7 @@
 //! [`unicast`] and [`stored`] for devices, [`fanout`] and [`history`] for groups and broadcasts, [`groups`],
 //! [`presence`], [`inboxes`].
 
+pub(crate) mod encoded;
 mod fanout;
 mod groups;
 pub(crate) mod history;

@@ -200,6 +200,7 @@ pub async fn start_on(
         node_lease: config.node_lease,
         call_timeout: config.call_timeout,
         broadcast_patience: config.broadcast_patience,
+        keeps_compressed: config.store_compressed,
         clock,
         known: ArcSwap::from_pointee(Known::default()),
         revision: tokio::sync::watch::Sender::new(0),

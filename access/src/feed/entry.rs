@@ -2,6 +2,7 @@
 
 use super::inbox::Inbox;
 use bytes::Bytes;
+use hawser_proto::compressed::plain_bytes;
 use hawser_proto::id::Position;
 use hawser_proto::params::{Gap, GapReason};
 
@@ -19,7 +20,8 @@ pub struct Place {
 pub struct Entry {
     /// Where it stands.
     pub place: Place,
-    /// The encoded PUSH. Empty: there is no entry, only word that nothing up to `place.at` will come.
+    /// The encoded PUSH, in a form that the device understands. Empty: there is no entry, only word that
+    /// nothing up to `place.at` will come.
     pub frame: Bytes,
     /// Entries before it that were removed by policy, at most.
     pub lost: u64,
@@ -41,7 +43,8 @@ pub struct Pulled {
 /// The GAP that must be written before an entry, or in its place.
 pub(super) fn gap_before(inbox: &Inbox, entry: &Entry, frame_bytes_max: usize) -> Option<Gap> {
     let Place { at, prev } = entry.place;
-    let is_too_large = entry.frame.len() > frame_bytes_max;
+    // The limit counts the body as it is once it is plain.
+    let is_too_large = plain_bytes(&entry.frame) > frame_bytes_max;
     let (upto, reason) = if is_too_large {
         (at, GapReason::TooLarge as i32)
     } else if entry.frame.is_empty() {

@@ -27,10 +27,11 @@ use crate::routers::asks::Waits;
 use crate::sweep::tail_of;
 use crate::table::Written;
 use hawser_proto::code::ErrorCode;
-use hawser_proto::codec;
-use hawser_proto::frame::NodeFrame;
+use hawser_proto::codec::{self, Flags, Terms};
+use hawser_proto::frame::{Kind, NodeFrame};
 use hawser_proto::id::{BusinessNo, Position, SlotRef};
-use hawser_proto::params::{GroupReset, Joined};
+use hawser_proto::params::{GroupPush, GroupReset, Joined};
+use prost::Message as _;
 use std::collections::{HashMap, VecDeque};
 
 /// Entries asked for at once.
@@ -397,11 +398,12 @@ impl Lane {
     /// another business's, and a router or this node not know it yet.
     pub(super) fn is_foreign(&self, index: usize, entry: &Entry) -> bool {
         let BusinessNo(ours) = self.groups[index].business;
-        let read = codec::decode_message(entry.frame.clone(), entry.frame.len());
-        let is_foreign = match read.and_then(NodeFrame::parse) {
-            Ok(NodeFrame::GroupPush(push, _)) => push.business != ours,
-            Ok(_) | Err(_) => false,
-        };
+        // Its body is of no interest here, and may be compressed.
+        let terms = Terms { frame_bytes_max: entry.frame.len(), known: Flags::COMPRESSED };
+        let read = codec::decode_message(entry.frame.clone(), terms).ok();
+        let push = read.filter(|raw| raw.kind == Kind::GroupPush as u8);
+        let push = push.and_then(|raw| GroupPush::decode(raw.params).ok());
+        let is_foreign = push.is_some_and(|push| push.business != ours);
         if is_foreign {
             self.node.metrics.stale(StaleReason::Business);
         }

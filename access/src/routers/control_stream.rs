@@ -81,7 +81,7 @@ async fn connect(
 /// First on both streams.
 pub(super) fn hello(node: &Node) -> wire::Hello {
     let (node, boot) = (node.config.node.as_str().to_owned(), node.table.boot.0);
-    wire::Hello { node, boot, tells_all: true }
+    wire::Hello { node, boot, tells_all: true, takes_compressed: true }
 }
 
 fn broken() -> Status {

@@ -393,6 +393,9 @@ impl Connection {
         if is_push && frame.len() > self.frame_bytes_max as usize {
             return Written::Overflow;
         }
+        let Some(frame) = frame.for_device(self.has(ability::ZSTD), metrics) else {
+            return Written::Overflow;
+        };
         let form = self.form;
         let kept = || frame.kept(form).clone();
         self.write_bytes(frame.bytes(form), kept, keep, slow, now_ms, metrics)

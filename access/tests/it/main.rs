@@ -6,6 +6,7 @@
 
 mod attached;
 mod churn;
+mod compressed;
 mod deadlines;
 mod drains;
 mod endings;

@@ -1,6 +1,7 @@
 //! The table of bad cases: what each check of a reader refuses, and with which code.
 
 use crate::cases::{head, login, ping, raw, request};
+use crate::compressed;
 use crate::vectors::{Case, Expect, From};
 use bytes::Bytes;
 use hawser_proto::code::CloseCode;
@@ -10,7 +11,7 @@ use hawser_proto::params;
 use prost::Message as _;
 use std::collections::HashMap;
 
-fn refused(
+pub(crate) fn refused(
     name: &'static str,
     title: &'static str,
     code: CloseCode,
@@ -22,6 +23,7 @@ fn refused(
         from: From::Device,
         message: false,
         limit: FRAME_BYTES_MAX_DEFAULT,
+        zstd: false,
         bytes: bytes.into(),
         expect: Expect::Close(code),
         canonical: false,
@@ -34,6 +36,7 @@ pub(crate) fn bad() -> Vec<Case> {
     cases.extend(parameters());
     cases.extend(messages());
     cases.extend(rules());
+    cases.extend(compressed::bad());
     cases
 }
 
@@ -67,10 +70,19 @@ fn headers() -> Vec<Case> {
         ),
         refused(
             "bad_flag_compressed",
-            "the flag reserved for compression",
+            "a device compresses nothing",
             UnsupportedFeature,
             raw(Kind::Request as u8, 0x0100, &[8, 1, 16, 1], b"\x28\xb5\x2f\xfd"),
         ),
+        Case {
+            from: From::Node,
+            ..refused(
+                "bad_flag_compressed_node",
+                "a compressed push to a device without the ability",
+                UnsupportedFeature,
+                compressed::push(compressed::GOOD),
+            )
+        },
         refused(
             "bad_params_length",
             "parameters of 32,769 bytes, refused at the header",

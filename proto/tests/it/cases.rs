@@ -1,5 +1,6 @@
 //! The table of good cases: every kind of frame, and the freedoms a sender has.
 
+use crate::compressed;
 use crate::tokens;
 use crate::vectors::{Case, Expect, Frame, From};
 use bytes::Bytes;
@@ -22,6 +23,7 @@ fn case(name: &'static str, title: &'static str, from: From, frames: Vec<Frame>)
         from,
         message: false,
         limit: FRAME_BYTES_MAX_DEFAULT,
+        zstd: false,
         bytes: bytes.into(),
         expect: Expect::Frames(frames),
         canonical: true,
@@ -32,12 +34,12 @@ fn device(name: &'static str, title: &'static str, frame: DeviceFrame) -> Case {
     case(name, title, From::Device, vec![Frame::Device(frame)])
 }
 
-fn node(name: &'static str, title: &'static str, frame: NodeFrame) -> Case {
+pub(crate) fn node(name: &'static str, title: &'static str, frame: NodeFrame) -> Case {
     case(name, title, From::Node, vec![Frame::Node(frame)])
 }
 
 /// Bytes that our encoder does not write, but that every reader takes.
-fn other_bytes(bytes: impl Into<Bytes>, case: Case) -> Case {
+pub(crate) fn other_bytes(bytes: impl Into<Bytes>, case: Case) -> Case {
     Case { bytes: bytes.into(), canonical: false, ..case }
 }
 
@@ -126,6 +128,7 @@ pub(crate) fn good() -> Vec<Case> {
     let mut cases = from_devices();
     cases.extend(from_nodes());
     cases.extend(freedoms());
+    cases.extend(compressed::good());
     cases
 }
 

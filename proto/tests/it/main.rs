@@ -8,6 +8,7 @@
 mod annotate;
 mod bad_cases;
 mod cases;
+mod compressed;
 mod corpus;
 #[path = "../../fuzz/src/lib.rs"]
 #[expect(unreachable_pub, reason = "a library of its own for the fuzz targets")]

@@ -4,7 +4,8 @@ use crate::annotate::annotate;
 use crate::{bad_cases, cases, check_file, root};
 use bytes::{Bytes, BytesMut};
 use hawser_proto::code::CloseCode;
-use hawser_proto::codec::{self, FrameError};
+use hawser_proto::codec::{self, Flags, FrameError, Terms};
+use hawser_proto::compressed::expand;
 use hawser_proto::frame::{DeviceFrame, NodeFrame};
 use std::collections::BTreeSet;
 
@@ -56,6 +57,8 @@ pub(crate) struct Case {
     /// One WebSocket message; else a piece of a stream.
     pub(crate) message: bool,
     pub(crate) limit: usize,
+    /// The reader has the ability ZSTD in force.
+    pub(crate) zstd: bool,
     pub(crate) bytes: Bytes,
     pub(crate) expect: Expect,
     /// The bytes are exactly what our encoder writes for the expected frames.
@@ -74,12 +77,18 @@ impl Case {
             Expect::Close(code) => format!("close {} {code}", code.number()),
         };
         format!(
-            "# {}\n# from: {from}\n# as: {}\n# limit: {}\n# expect: {expect}\n\n{}",
+            "# {}\n# from: {from}\n# as: {}\n# limit: {}\n{}# expect: {expect}\n\n{}",
             self.title,
             if self.message { "message" } else { "stream" },
             self.limit,
+            if self.zstd { "# abilities: ZSTD\n" } else { "" },
             annotate(&self.bytes),
         )
+    }
+
+    fn terms(&self) -> Terms {
+        let known = if self.zstd { Flags::COMPRESSED } else { Flags::NONE };
+        Terms { frame_bytes_max: self.limit, known }
     }
 }
 
@@ -98,8 +107,9 @@ pub(crate) fn bytes_of(text: &str) -> Bytes {
     hex::decode(hex).unwrap().into()
 }
 
-fn parse(from: From, raw: codec::RawFrame) -> Result<Frame, FrameError> {
-    match from {
+fn parse(case: &Case, raw: codec::RawFrame) -> Result<Frame, FrameError> {
+    let raw = if case.zstd { expand(raw, case.limit)? } else { raw };
+    match case.from {
         From::Device => DeviceFrame::parse(raw).map(Frame::Device),
         From::Node => NodeFrame::parse(raw).map(Frame::Node),
     }
@@ -108,21 +118,21 @@ fn parse(from: From, raw: codec::RawFrame) -> Result<Frame, FrameError> {
 fn read_stream(case: &Case, bytes: &[u8]) -> Result<Expect, FrameError> {
     let mut buffer = BytesMut::from(bytes);
     let mut frames = Vec::new();
-    while let Some(raw) = codec::decode(&mut buffer, case.limit)? {
-        frames.push(parse(case.from, raw)?);
+    while let Some(raw) = codec::decode(&mut buffer, case.terms())? {
+        frames.push(parse(case, raw)?);
     }
     if buffer.is_empty() && !frames.is_empty() {
         Ok(Expect::Frames(frames))
     } else {
-        assert!(codec::missing(&buffer, case.limit)? > 0);
+        assert!(codec::missing(&buffer, case.terms())? > 0);
         Ok(Expect::More)
     }
 }
 
 fn read(case: &Case, bytes: &Bytes) -> Expect {
     let read = if case.message {
-        codec::decode_message(bytes.clone(), case.limit)
-            .and_then(|raw| parse(case.from, raw))
+        codec::decode_message(bytes.clone(), case.terms())
+            .and_then(|raw| parse(case, raw))
             .map(|frame| Expect::Frames(vec![frame]))
     } else {
         read_stream(case, bytes)

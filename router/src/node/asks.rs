@@ -16,8 +16,10 @@ use crate::nodes::Life;
 use crate::reach::Call;
 use crate::sessions::{positions, tails};
 use crate::store::StoreError;
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream;
+use hawser_proto::compressed::{is_compressed, plain_bytes, plain_frame};
 use hawser_proto::id::{AppId, BusinessNo, Position, SlotRef};
 use hawser_proto::limits::FRAME_BYTES_MAX_DEFAULT;
 use hawser_proto::params::GapReason;
@@ -179,9 +181,8 @@ async fn pull(core: &Core, life: &Life, pull: Pull) -> Said {
     match core.reach.ask(Call::Fetch, asked).await {
         Ok(Ok(mut batch)) => {
             let items = std::mem::take(&mut batch.items);
-            let read = |item| entry(core, item, Source::Inbox);
-            let entries = items.into_iter().map(read).collect();
-            Said::Entries(batch, entries)
+            let form = Form { takes_compressed: pull.takes_compressed, bytes_max: pull.bytes_max };
+            Said::Entries(batch, entries(core, items, Source::Inbox, form))
         }
         Ok(Err(fenced)) => fenced.into(),
         Err(source) => source.into(),
@@ -230,9 +231,8 @@ async fn history(core: &Core, pull: PullHistory) -> Said {
     match crate::push::history::read(core, &key, group, after, limits).await {
         Ok(Some((_, Some(mut batch)))) => {
             let items = std::mem::take(&mut batch.items);
-            let read = |item| entry(core, item, Source::History);
-            let entries = items.into_iter().map(read).collect();
-            Said::Entries(batch, entries)
+            let form = Form { takes_compressed: pull.takes_compressed, bytes_max: pull.bytes_max };
+            Said::Entries(batch, entries(core, items, Source::History, form))
         }
         Ok(Some((_, None))) => Said::Refused(Status::NotFound),
         Err(ChangeError::Store(source)) => source.into(),
@@ -248,18 +248,54 @@ enum Source {
     History,
 }
 
-/// An entry as the node writes it.
-fn entry(core: &Core, item: Fetched, from: Source) -> Entry {
-    let Fetched { position, prev, entry, redelivered, lost, reason } = item;
-    let reason = match reason {
+/// How the one who asks takes bodies.
+#[derive(Clone, Copy)]
+struct Form {
+    takes_compressed: bool,
+    bytes_max: u32,
+}
+
+/// Entries as the node writes them. Bodies that are made plain for it may be many times what was read: where they are
+/// more than was asked for, the rest is left out, and asked for next. The first one always comes.
+fn entries(core: &Core, items: Vec<Fetched>, from: Source, form: Form) -> Vec<Entry> {
+    let mut entries = Vec::with_capacity(items.len());
+    let mut bytes = 0;
+    for item in items {
+        let (lost, reason) = (item.lost, reason_of(item.reason));
+        let mut entry = entry(item, from);
+        if !form.takes_compressed && is_compressed(&entry.frame) {
+            let plain = plain_bytes(&entry.frame);
+            if !entries.is_empty() && plain.saturating_add(bytes) > form.bytes_max as usize {
+                break;
+            }
+            entry.frame = plain_frame(&entry.frame).unwrap_or_else(|| {
+                warn!("a stored push whose body cannot be made plain is told as lost");
+                entry.lost += 1;
+                Bytes::new()
+            });
+        }
+        if from == Source::Inbox {
+            core.metrics.inbox_lost.of(reason).inc_by(lost);
+        }
+        bytes += entry.frame.len();
+        entries.push(entry);
+    }
+    entries
+}
+
+fn reason_of(reason: LostReason) -> GapReason {
+    match reason {
         LostReason::None => GapReason::Unspecified,
         LostReason::Overflow => GapReason::Overflow,
         LostReason::Expired => GapReason::Expired,
         LostReason::Purged => GapReason::Purged,
-    };
-    if from == Source::Inbox {
-        core.metrics.inbox_lost.of(reason).inc_by(lost);
     }
+}
+
+/// An entry as it stands in the store.
+fn entry(item: Fetched, from: Source) -> Entry {
+    let Fetched { position, prev, entry, redelivered, lost, reason } = item;
+    let reason = reason_of(reason);
     let place = Some(Place {
         term: position.term,
         seq: position.seq,

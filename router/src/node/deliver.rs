@@ -44,6 +44,8 @@ pub(crate) struct DeliverStream {
     down: mpsc::Sender<Item>,
     waiting: Arc<Waiting>,
     stop: CancellationToken,
+    /// The node takes compressed bodies; those of a release before do not.
+    pub(crate) takes_compressed: bool,
     pending: Mutex<Pending>,
     /// Places for questions, for the bytes of their answers, and for refusals.
     pub(crate) asks: Arc<Semaphore>,
@@ -108,13 +110,14 @@ pub(crate) struct Sent {
 }
 
 impl DeliverStream {
-    fn new(stop: CancellationToken) -> (Arc<Self>, mpsc::Receiver<Item>) {
+    fn new(stop: CancellationToken, takes_compressed: bool) -> (Arc<Self>, mpsc::Receiver<Item>) {
         let (down, queue) = mpsc::channel(DELIVERIES_WAITING_MAX + NODE_ASKS_MAX + REFUSALS_MAX);
         let places = |max| Arc::new(Semaphore::new(max));
         let stream = Self {
             down,
             waiting: Arc::default(),
             stop,
+            takes_compressed,
             pending: Mutex::default(),
             asks: places(NODE_ASKS_MAX),
             answer_kib: places(ANSWERS_KIB_MAX),
@@ -342,7 +345,9 @@ pub(crate) fn open(
     first: DeliverUp,
     mut inbound: Streaming<DeliverUp>,
 ) -> DeliverDownStream {
-    let (stream, queue) = DeliverStream::new(core.tasks.stop_signal().child_token());
+    let takes_compressed = first.hello.as_ref().is_some_and(|hello| hello.takes_compressed);
+    let stop = core.tasks.stop_signal().child_token();
+    let (stream, queue) = DeliverStream::new(stop, takes_compressed);
     life.attach_deliver(stream.clone());
     let waiting = stream.waiting.clone();
     info!(node = %life.node, boot = %life.boot, "deliver stream opened");
@@ -400,7 +405,7 @@ mod tests {
     }
 
     fn stream() -> (Arc<DeliverStream>, mpsc::Receiver<Item>) {
-        DeliverStream::new(CancellationToken::new())
+        DeliverStream::new(CancellationToken::new(), true)
     }
 
     #[test]

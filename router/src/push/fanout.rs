@@ -7,6 +7,7 @@ use crate::core::Core;
 use crate::metrics::Fanout;
 use crate::node::deliver::{NotSent, Sent};
 use crate::nodes::Life;
+use crate::push::encoded::Encoded;
 use crate::push::groups::owned;
 use crate::push::{history, message};
 use crate::refusal::Refusal;
@@ -41,7 +42,9 @@ pub(crate) async fn multicast(
         return Err(Refusal::invalid("durability: only for groups that keep a history"));
     }
     let push_id = message::push_id(request.push_id)?;
-    let frame = message::group_frame(request.message, push_id.clone(), request.group.clone(), by)?;
+    let metrics = &core.metrics.compression;
+    let (id, name) = (push_id.clone(), request.group.clone());
+    let frame = message::group_frame(request.message, id, name, by, metrics)?;
     let steady_ms = core.clock.steady_ms();
     group.pushed(steady_ms);
     let lives = group.nodes(&core.nodes, steady_ms);
@@ -85,7 +88,8 @@ pub(crate) fn broadcast(
     request: BroadcastRequest,
 ) -> Result<impl Stream<Item = Result<BroadcastProgress, Status>> + Send + use<>, Refusal> {
     let push_id = message::push_id(request.push_id)?;
-    let frame = message::push_frame(request.message, push_id.clone(), by)?;
+    let metrics = &core.metrics.compression;
+    let frame = message::push_frame(request.message, push_id.clone(), by, metrics)?;
     let pace = match request.targets_per_second {
         0 => TARGETS_PER_SECOND_DEFAULT,
         pace => pace,
@@ -163,7 +167,7 @@ impl Running {
 pub(crate) fn send(
     core: &Core,
     (app, business): (&str, BusinessNo),
-    frame: &Bytes,
+    frame: &Encoded,
     lives: &[Arc<Life>],
     progress: bool,
     complete: impl Fn(usize, Delivery) -> Delivery,
@@ -172,18 +176,18 @@ pub(crate) fn send(
     let tally = Tally::new(names, Instant::now());
     let mut sent = Vec::with_capacity(lives.len());
     for (at, life) in lives.iter().enumerate() {
+        let to = life.deliver();
         let delivery = Delivery {
             boot: life.boot.0,
             app: app.to_owned(),
             business: business.0,
-            frame: frame.clone(),
+            frame: frame.for_node(to.as_ref().is_some_and(|to| to.takes_compressed)),
             ..Default::default()
         };
         let waiter = Waiter::Node { tally: tally.clone(), at, progress };
         let delivery = complete(at, delivery);
         let is_kept = delivery.place.is_some();
-        let done =
-            life.deliver().map_or(Err(NotSent::Gone), |to| to.send(vec![(delivery, waiter)]));
+        let done = to.map_or(Err(NotSent::Gone), |to| to.send(vec![(delivery, waiter)]));
         match done {
             Ok(one) => sent.push(one),
             Err(why) => {

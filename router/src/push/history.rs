@@ -10,6 +10,7 @@ use crate::groups::Group;
 use crate::inbox::{Appended, Batch, Caps, Limits, NewEntry, Priority};
 use crate::key::Key;
 use crate::node::deliver::Sent;
+use crate::push::encoded::Encoded;
 use crate::push::fanout;
 use crate::push::message::{self, Storable};
 use crate::push::stored::{durability, place_of, result};
@@ -39,7 +40,7 @@ pub(crate) struct Outgoing {
     app: AppId,
     business: BusinessNo,
     group: String,
-    frame: Bytes,
+    frame: Encoded,
     place: Place,
     handed: oneshot::Sender<Handed>,
 }
@@ -95,8 +96,14 @@ pub(crate) async fn multicast(
     let push_id = message::push_id(request.push_id)?;
     let durability = durability("durability", request.durability)?;
     let name = request.group;
-    let stored = message::publishable(request.message, push_id.clone(), name.clone(), by)?;
-    let kib = stored.blob.len().div_ceil(1024) as u32 + 1;
+    let stored = message::publishable(
+        request.message,
+        push_id.clone(),
+        name.clone(),
+        by,
+        &core.metrics.compression,
+    )?;
+    let kib = stored.len().div_ceil(1024) as u32 + 1;
     let Ok(room) = core.storing_kib.clone().try_acquire_many_owned(kib) else {
         return Err(StoreError::Overloaded.into());
     };
@@ -244,7 +251,7 @@ impl Publish {
             expires_at_ms: now_ms.saturating_add(self.caps.age_ms_max),
             collapse_key: Bytes::new(),
             priority: Priority::Normal,
-            blob: self.stored.blob.clone(),
+            blob: self.stored.blob(core.keeps_compressed).clone(),
         };
         let bytes_max = u64::from(self.caps.entries_max) * FRAME_BYTES_MAX_DEFAULT as u64;
         let caps = Caps {
@@ -261,9 +268,9 @@ impl Publish {
         match done {
             Ok((appended, durability)) => {
                 if let Appended::Stored { position, prev, .. } = appended
-                    && let Ok(frame) = blob::group_frame(&self.stored.blob, position, prev)
+                    && let Ok(frame) = blob::group_frame(self.stored.blob(true), position, prev)
                 {
-                    let place = place_of(position, prev);
+                    let (frame, place) = (Encoded::new(frame), place_of(position, prev));
                     let (app, business, group) = (self.app, self.business, self.name);
                     let push = Outgoing { app, business, group, frame, place, handed };
                     ticket.stored(position, prev, push);

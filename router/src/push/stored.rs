@@ -151,14 +151,15 @@ pub(crate) fn submit(
     let push_id = message::push_id(request.push_id.clone())?;
     let (tag, options) = (request.tag, options(request.store.clone(), &by.inbox, now_ms)?);
     let kind = (options.collapse_key.as_ref(), options.priority);
+    let metrics = &core.metrics.compression;
     let mut pushes: Vec<Parcel> = Vec::new();
     let mut at = Vec::new();
     let mut bytes = 0;
     let key = |device: &str| Key::device(&by.app, device).map_err(|why| Refusal::id("device", why));
     match Targets::of(request)? {
         Targets::One { message, devices } => {
-            let stored = Arc::new(message::storable(message, push_id.clone(), kind, by)?);
-            bytes += stored.blob.len();
+            let stored = Arc::new(message::storable(message, push_id.clone(), kind, by, metrics)?);
+            bytes += stored.len();
             let mut seen = HashMap::with_hasher(RandomState::default());
             for device in devices {
                 match seen.entry(device.clone()) {
@@ -179,8 +180,8 @@ pub(crate) fn submit(
                     id if id.is_empty() => push_id.clone(),
                     id => message::push_id(id)?,
                 };
-                let stored = message::storable(target.message, push_id.clone(), kind, by)?;
-                bytes += stored.blob.len();
+                let stored = message::storable(target.message, push_id.clone(), kind, by, metrics)?;
+                bytes += stored.len();
                 let (device, stored) = (target.device, Arc::new(stored));
                 at.push(pushes.len());
                 let key = key(&device)?;

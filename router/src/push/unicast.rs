@@ -9,6 +9,7 @@ use crate::core::Core;
 use crate::key::Key;
 use crate::node::deliver::{NotSent, Sent};
 use crate::nodes::Life;
+use crate::push::encoded::Encoded;
 use crate::push::message;
 use crate::refusal::Refusal;
 use crate::sessions;
@@ -57,8 +58,8 @@ struct Pushed {
 
 /// The frames of a batch.
 enum Frames {
-    One(Bytes),
-    Each(Vec<Bytes>),
+    One(Encoded),
+    Each(Vec<Encoded>),
 }
 
 /// Targets of one call on one node, each with its place in the call.
@@ -88,9 +89,10 @@ pub(crate) fn submit(
     request: BatchUnicastRequest,
 ) -> Result<Submitted, Refusal> {
     let (tag, push_id) = (request.tag, message::push_id(request.push_id.clone())?);
+    let metrics = &core.metrics.compression;
     let (devices, frames) = match Targets::of(request)? {
         Targets::One { message, devices } => {
-            (devices, Frames::One(message::push_frame(message, push_id.clone(), by)?))
+            (devices, Frames::One(message::push_frame(message, push_id.clone(), by, metrics)?))
         }
         Targets::Each(targets) => {
             let mut devices = Vec::with_capacity(targets.len());
@@ -100,7 +102,7 @@ pub(crate) fn submit(
                     id if id.is_empty() => push_id.clone(),
                     id => message::push_id(id)?,
                 };
-                frames.push(message::push_frame(target.message, id, by)?);
+                frames.push(message::push_frame(target.message, id, by, metrics)?);
                 devices.push(target.device);
             }
             (devices, Frames::Each(frames))
@@ -217,12 +219,14 @@ fn send(core: &Core, by: &Credential, devices: Vec<String>, frames: &Frames) -> 
     let mut sent = Vec::with_capacity(bundles.len());
     for bundle in bundles {
         let at: Arc<[u32]> = bundle.at.into();
-        let delivery = |frame: &Bytes, targets| Delivery {
+        let to = bundle.life.deliver();
+        let takes_compressed = to.as_ref().is_some_and(|to| to.takes_compressed);
+        let delivery = |frame: &Encoded, targets| Delivery {
             id: 0,
             boot: bundle.life.boot.0,
             app: by.app.to_string(),
             business: by.number.0,
-            frame: frame.clone(),
+            frame: frame.for_node(takes_compressed),
             targets,
             group: String::new(),
             ..Delivery::default()
@@ -241,7 +245,7 @@ fn send(core: &Core, by: &Credential, devices: Vec<String>, frames: &Frames) -> 
                 .collect()
             }
         };
-        let done = bundle.life.deliver().map_or(Err(NotSent::Gone), |to| to.send(deliveries));
+        let done = to.map_or(Err(NotSent::Gone), |to| to.send(deliveries));
         match done {
             Ok(one) => sent.push(one),
             Err(NotSent::Full) => {

@@ -8,6 +8,7 @@
 mod broadcasts;
 mod cluster;
 mod cluster_groups;
+mod compressed;
 mod events;
 mod functions;
 mod groups;

@@ -265,7 +265,7 @@ async fn long_lists_are_refused_in_every_call_that_takes_one() {
 async fn the_node_port_asks_for_the_cluster_secret_and_a_hello() {
     let house = House::new().await;
     let channel = || channel(&house.internal()).unwrap();
-    let hello = |node: &str| Some(Hello { node: node.to_owned(), boot: 1, tells_all: false });
+    let hello = |node: &str| Some(Hello { node: node.to_owned(), boot: 1, ..Default::default() });
     let up = |hello| tokio_stream::iter([ControlUp { hello, items: Vec::new() }]);
     let wrong = ShowBearer::new(&Secret::new("wrong")).unwrap();
     let refused = NodeClient::with_interceptor(channel(), wrong).control(up(hello("a"))).await;

@@ -3,8 +3,9 @@
 use crate::PATIENCE;
 use bytes::{Buf, BufMut, BytesMut};
 use hawser_proto::code::{CloseCode, ErrorCode};
-use hawser_proto::codec;
-use hawser_proto::frame::{DeviceFrame, NodeFrame};
+use hawser_proto::codec::{self, Flags, RawFrame, Terms};
+use hawser_proto::compressed::expand;
+use hawser_proto::frame::{DeviceFrame, NodeFrame, ability};
 use hawser_proto::id::Position;
 use hawser_proto::limits::FRAME_BYTES_MAX;
 use hawser_proto::params;
@@ -40,13 +41,18 @@ pub struct Device {
     pub quic: Option<(quinn::Endpoint, quinn::Connection)>,
     pub instance: [u8; 16],
     pub attempt: u64,
+    /// It understands compressed bodies: LOGIN_OK said so.
+    zstd: bool,
+    /// How many came compressed.
+    pub compressed: usize,
 }
 
 impl Device {
     pub fn new(stream: impl Stream + 'static, form: Form) -> Self {
         let (buffer, quic) = (BytesMut::new(), None);
         let instance = rand::random();
-        Self { stream: Box::new(stream), form, buffer, quic, instance, attempt: 1 }
+        let stream = Box::new(stream);
+        Self { stream, form, buffer, quic, instance, attempt: 1, zstd: false, compressed: 0 }
     }
 
     // === Out ===
@@ -151,10 +157,10 @@ impl Device {
     }
 
     fn take(&mut self) -> Option<Got> {
+        let terms = self.terms();
         if self.form == Form::Stream {
-            let raw =
-                codec::decode(&mut self.buffer, FRAME_BYTES_MAX).expect("the node's frame")?;
-            return Some(Got::Frame(NodeFrame::parse(raw).expect("the node's frame")));
+            let raw = codec::decode(&mut self.buffer, terms).expect("the node's frame")?;
+            return Some(Got::Frame(self.read(raw)));
         }
         let [first, second, rest @ ..] = &self.buffer[..] else { return None };
         assert_eq!(second & 0x80, 0, "a node does not mask");
@@ -173,13 +179,28 @@ impl Device {
         let mut payload = self.buffer.split_to(len as usize).freeze();
         Some(match first {
             0x82 => {
-                let raw = codec::decode_message(payload, FRAME_BYTES_MAX).expect("one frame");
-                Got::Frame(NodeFrame::parse(raw).expect("the node's frame"))
+                let raw = codec::decode_message(payload, terms).expect("one frame");
+                Got::Frame(self.read(raw))
             }
             0x88 => Got::WebSocketClose(payload.get_u16()),
             0x8a => Got::WebSocketPong(payload.to_vec()),
             other => panic!("an operation a node does not send: {other:#x}"),
         })
+    }
+
+    fn terms(&self) -> Terms {
+        let known = if self.zstd { Flags::COMPRESSED } else { Flags::NONE };
+        Terms { frame_bytes_max: FRAME_BYTES_MAX, known }
+    }
+
+    fn read(&mut self, raw: RawFrame) -> NodeFrame {
+        self.compressed += usize::from(raw.flags.has(Flags::COMPRESSED));
+        let plain = expand(raw, FRAME_BYTES_MAX).expect("a body that becomes plain");
+        let frame = NodeFrame::parse(plain).expect("the node's frame");
+        if let NodeFrame::LoginOk(ok) = &frame {
+            self.zstd = ok.abilities & ability::ZSTD != 0;
+        }
+        frame
     }
 
     pub async fn frame(&mut self) -> NodeFrame {

@@ -1,7 +1,10 @@
 //! The store behind the fake router: inboxes and histories, fenced by session, failing when told to.
 
+use hawser_proto::codec::{self, Flags};
+use hawser_proto::compressed::{compress, plain_frame};
 use hawser_proto::frame::NodeFrame;
 use hawser_proto::id::Position;
+use hawser_proto::limits::FRAME_BYTES_MAX;
 use hawser_proto::params;
 use hawser_proto::rpc::node as wire;
 use hawser_proto::rpc::node::answer::Status;
@@ -173,7 +176,8 @@ impl Store {
                         let name = (session.app, session.device, pull.business);
                         let after = Position::new(pull.term, pull.seq);
                         let inbox = self.inboxes.entry(name).or_default();
-                        inbox.answer(after, pull.entries_max, pull.bytes_max)
+                        let answer = inbox.answer(after, pull.entries_max, pull.bytes_max);
+                        if pull.takes_compressed { answer } else { plain(answer) }
                     }
                     other => status(other),
                 }
@@ -212,6 +216,21 @@ impl Store {
         };
         wire::Answer { call: ask.call, ..answer }
     }
+}
+
+/// As a router answers whoever does not take compressed bodies.
+fn plain(mut answer: wire::Answer) -> wire::Answer {
+    for entry in &mut answer.entries {
+        entry.frame = plain_frame(&entry.frame).expect("a body that becomes plain");
+    }
+    answer
+}
+
+/// An encoded frame with its body compressed.
+pub fn compressed(frame: &bytes::Bytes) -> bytes::Bytes {
+    let raw = codec::decode_message(frame.clone(), FRAME_BYTES_MAX).expect("a frame");
+    let body = compress(&raw.body).expect("it pays");
+    codec::encode_pieces(raw.kind, Flags::COMPRESSED, &[&raw.params], &body)
 }
 
 /// The PUSH of a place.

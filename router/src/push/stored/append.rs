@@ -53,7 +53,7 @@ async fn store(core: &Arc<Core>, shared: &Shared, push: &Parcel, turn: Option<Tu
         expires_at_ms: options.expires_at_ms,
         collapse_key: options.collapse_key.clone(),
         priority: options.priority,
-        blob: push.kept.blob.clone(),
+        blob: push.kept.blob(core.keeps_compressed).clone(),
     };
     let (caps, now_ms) = (shared.bounds.caps, core.clock.now_ms());
     let asked =
@@ -99,7 +99,9 @@ fn wake(
     }
     let placed =
         Placed { position, prev, redelivered: false, expires_at_ms: shared.options.expires_at_ms };
-    let frame = blob::push_frame(&push.kept.blob, &placed).ok()?;
+    // Without a stream nothing needs to be said: a node whose stream broke asks for everything.
+    let to = life.deliver()?;
+    let frame = blob::push_frame(push.kept.blob(to.takes_compressed), &placed).ok()?;
     let target = node::Target {
         slot: at.slot,
         generation: at.generation,
@@ -118,8 +120,7 @@ fn wake(
     };
     let call = (!shared.options.wait_ack.is_zero()).then(Outcomes::stored);
     let waiter = call.clone().map(|call| Waiter::Stored { call });
-    // Without a stream nothing needs to be said: a node whose stream broke asks for everything.
-    match life.deliver()?.wake(delivery, waiter) {
+    match to.wake(delivery, waiter) {
         Ok(sent) => {
             core.metrics.wakes.inc();
             call.zip(sent)

@@ -35,6 +35,7 @@ pub struct FakeNode {
     waiting: VecDeque<Delivery>,
     answers: VecDeque<Answer>,
     calls: u64,
+    takes_compressed: bool,
 }
 
 /// A session on a fake node.
@@ -83,7 +84,8 @@ impl FakeNode {
         let bearer = ShowBearer::new(&Secret::new(SECRET)).expect("a header value");
         let channel = channel(uri).expect("a uri");
         let mut client = NodeClient::with_interceptor(channel, bearer);
-        let hello = || Some(Hello { node: name.to_owned(), boot, tells_all });
+        let (node, takes_compressed) = (name.to_owned(), tells_all);
+        let hello = || Some(Hello { node: node.clone(), boot, tells_all, takes_compressed });
         let (up, outbound) = mpsc::channel(64);
         up.try_send(ControlUp { hello: hello(), items: Vec::new() }).expect("room");
         let control = within(client.control(ReceiverStream::new(outbound))).await?;
@@ -103,6 +105,7 @@ impl FakeNode {
             waiting: VecDeque::new(),
             answers: VecDeque::new(),
             calls: 0,
+            takes_compressed,
         })
     }
 
@@ -313,7 +316,8 @@ impl FakeNode {
         let (term, seq) = after;
         let (entries_max, bytes_max) = (32, 256 * 1024);
         let session = Some(session.named());
-        let pull = Pull { session, business, term, seq, entries_max, bytes_max };
+        let takes_compressed = self.takes_compressed;
+        let pull = Pull { session, business, term, seq, entries_max, bytes_max, takes_compressed };
         self.ask(ask::What::Pull(pull)).await
     }
 
@@ -328,7 +332,8 @@ impl FakeNode {
         let (term, seq) = after;
         let (app, group) = ("demo".to_owned(), group.to_owned());
         let (entries_max, bytes_max) = (64, 256 * 1024);
-        let pull = PullHistory { app, group, term, seq, entries_max, bytes_max };
+        let takes_compressed = self.takes_compressed;
+        let pull = PullHistory { app, group, term, seq, entries_max, bytes_max, takes_compressed };
         self.ask(ask::What::History(pull)).await
     }
 
