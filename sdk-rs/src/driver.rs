@@ -287,9 +287,9 @@ impl Driver {
                     link.send(frame);
                 }
             }
-            Action::Limit(frame_bytes_max) => {
+            Action::Limit(terms) => {
                 if let Some(link) = &mut self.link {
-                    link.limit(frame_bytes_max);
+                    link.limit(terms);
                 }
             }
             Action::Tell(state) => {

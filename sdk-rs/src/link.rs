@@ -12,7 +12,7 @@ pub use dialer::{Dialer, TrustError};
 pub(crate) use pipe::Pipe;
 
 use bytes::Bytes;
-use hawser_proto::codec::{FrameError, RawFrame};
+use hawser_proto::codec::{FrameError, RawFrame, Terms};
 use std::task::{Context, Poll};
 use stream::StreamLink;
 use websocket::WebSocketLink;
@@ -45,11 +45,11 @@ impl Link {
         }
     }
 
-    /// Sets the largest frame taken from now on, header included.
-    pub(crate) fn limit(&mut self, frame_bytes_max: usize) {
+    /// Sets what is taken from now on. Frames are told with their bodies plain, however they came.
+    pub(crate) fn limit(&mut self, terms: Terms) {
         match self {
-            Self::Stream(link) => link.limit(frame_bytes_max),
-            Self::WebSocket(link) => link.limit(frame_bytes_max),
+            Self::Stream(link) => link.limit(terms),
+            Self::WebSocket(link) => link.limit(terms),
         }
     }
 

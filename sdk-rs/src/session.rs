@@ -48,7 +48,7 @@ use ticket::Ticket;
 
 /// The optional features this device understands.
 pub(crate) const DEVICE_ABILITIES: u32 =
-    ability::INBOX | ability::HISTORY | ability::GO_AWAY | ability::RESUME;
+    ability::INBOX | ability::HISTORY | ability::GO_AWAY | ability::RESUME | ability::ZSTD;
 /// One access call, with all its waiting.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// One access point: name look-up, connect, handshake and upgrade. Then the next one is tried.

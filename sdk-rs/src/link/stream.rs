@@ -2,7 +2,8 @@
 
 use super::{Heard, Pipe};
 use bytes::{Buf, Bytes, BytesMut};
-use hawser_proto::codec;
+use hawser_proto::codec::{self, Terms};
+use hawser_proto::compressed::expand;
 use hawser_proto::limits::FRAME_BYTES_MAX_DEFAULT;
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -23,7 +24,7 @@ pub(crate) struct StreamLink {
     is_unflushed: bool,
     /// Nothing more can be written; what the node said last may still be read.
     is_write_dead: bool,
-    frame_bytes_max: usize,
+    terms: Terms,
 }
 
 impl StreamLink {
@@ -34,7 +35,7 @@ impl StreamLink {
             output: VecDeque::new(),
             is_unflushed: false,
             is_write_dead: false,
-            frame_bytes_max: FRAME_BYTES_MAX_DEFAULT,
+            terms: FRAME_BYTES_MAX_DEFAULT.into(),
         }
     }
 
@@ -44,8 +45,8 @@ impl StreamLink {
         }
     }
 
-    pub(crate) fn limit(&mut self, frame_bytes_max: usize) {
-        self.frame_bytes_max = frame_bytes_max;
+    pub(crate) fn limit(&mut self, terms: Terms) {
+        self.terms = terms;
     }
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Heard> {
@@ -96,8 +97,11 @@ impl StreamLink {
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Heard> {
         loop {
-            match codec::decode(&mut self.input, self.frame_bytes_max) {
-                Ok(Some(frame)) => return Poll::Ready(Heard::Frame(frame)),
+            match codec::decode(&mut self.input, self.terms) {
+                Ok(Some(frame)) => {
+                    let plain = expand(frame, self.terms.frame_bytes_max);
+                    return Poll::Ready(plain.map_or_else(Heard::Broken, Heard::Frame));
+                }
                 Ok(None) => {}
                 Err(bad) => return Poll::Ready(Heard::Broken(bad)),
             }
@@ -109,7 +113,7 @@ impl StreamLink {
                 self.input.extend_from_slice(buf.filled());
                 result.map(|()| buf.filled().len())
             } else {
-                match codec::missing(&self.input, self.frame_bytes_max) {
+                match codec::missing(&self.input, self.terms) {
                     Ok(missing) => self.input.reserve(missing),
                     Err(bad) => return Poll::Ready(Heard::Broken(bad)),
                 }

@@ -3,7 +3,8 @@
 use super::{Heard, Pipe};
 use bytes::Bytes;
 use futures_util::{Sink, Stream};
-use hawser_proto::codec::{self, FrameError};
+use hawser_proto::codec::{self, FrameError, Terms};
+use hawser_proto::compressed::expand;
 use hawser_proto::limits::{FRAME_BYTES_MAX, FRAME_BYTES_MAX_DEFAULT};
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -22,7 +23,7 @@ pub(crate) struct WebSocketLink {
     socket: WebSocketStream<Pipe>,
     output: VecDeque<Bytes>,
     is_write_dead: bool,
-    frame_bytes_max: usize,
+    terms: Terms,
 }
 
 /// Upgrades a pipe. `host` and `port` go into the request, as the name the device knows.
@@ -48,7 +49,7 @@ pub(crate) async fn upgrade(
         socket,
         output: VecDeque::new(),
         is_write_dead: false,
-        frame_bytes_max: FRAME_BYTES_MAX_DEFAULT,
+        terms: FRAME_BYTES_MAX_DEFAULT.into(),
     })
 }
 
@@ -59,8 +60,8 @@ impl WebSocketLink {
         }
     }
 
-    pub(crate) fn limit(&mut self, frame_bytes_max: usize) {
-        self.frame_bytes_max = frame_bytes_max;
+    pub(crate) fn limit(&mut self, terms: Terms) {
+        self.terms = terms;
     }
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Heard> {
@@ -75,10 +76,10 @@ impl WebSocketLink {
             };
             return Poll::Ready(match message {
                 Some(Ok(Message::Binary(bytes))) => {
-                    match codec::decode_message(bytes, self.frame_bytes_max) {
-                        Ok(frame) => Heard::Frame(frame),
-                        Err(bad) => Heard::Broken(bad),
-                    }
+                    let frame = codec::decode_message(bytes, self.terms);
+                    frame
+                        .and_then(|frame| expand(frame, self.terms.frame_bytes_max))
+                        .map_or_else(Heard::Broken, Heard::Frame)
                 }
                 // The library answers a ping by itself; the pong leaves with the next flush.
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,

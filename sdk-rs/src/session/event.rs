@@ -11,7 +11,7 @@ use crate::state::{Reason, State};
 use crate::storage::Installation;
 use bytes::Bytes;
 use hawser_proto::code::Retry;
-use hawser_proto::codec::{FrameError, RawFrame};
+use hawser_proto::codec::{FrameError, RawFrame, Terms};
 use hawser_proto::id::Position;
 use hawser_proto::params;
 use std::sync::Arc;
@@ -99,8 +99,8 @@ pub enum Action {
     SendBeside(Bytes),
     /// Queue on the link in use.
     Send(Bytes),
-    /// The largest frame the node may send from now on.
-    Limit(usize),
+    /// What the node may send from now on: the largest frame, and whether bodies may come compressed.
+    Limit(Terms),
     /// Tell the app.
     Tell(State),
     /// A request has ended.

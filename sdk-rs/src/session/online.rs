@@ -10,7 +10,7 @@ use crate::request::{RequestError, Response};
 use crate::state::{Reason, State as Seen};
 use bytes::Bytes;
 use hawser_proto::code::ErrorCode;
-use hawser_proto::codec::RawFrame;
+use hawser_proto::codec::{Flags, RawFrame, Terms};
 use hawser_proto::frame::{DeviceFrame, NodeFrame, ability};
 use hawser_proto::id::Position;
 use hawser_proto::limits::{
@@ -104,6 +104,13 @@ impl Online {
         online
     }
 
+    /// What the node may send on this connection.
+    fn terms(&self) -> Terms {
+        let has_zstd = self.abilities & ability::ZSTD != 0;
+        let known = if has_zstd { Flags::COMPRESSED } else { Flags::NONE };
+        Terms { frame_bytes_max: self.frame_bytes_max, known }
+    }
+
     /// A time of the node's clock in ours; `None`: not told.
     fn our_time(&self, server_ms: u64) -> Option<Instant> {
         if server_ms == 0 || self.server_time_ms == 0 {
@@ -168,7 +175,7 @@ impl Session {
         now: Instant,
         out: &mut Vec<Action>,
     ) {
-        out.push(Action::Limit(online.frame_bytes_max));
+        out.push(Action::Limit(online.terms()));
         self.backoff.logged_in(online.window);
         let has_ticket = online.abilities & ability::RESUME != 0;
         let ticket = std::mem::take(&mut online.ticket);

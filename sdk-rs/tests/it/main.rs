@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "the peers of a test end with its runtime")]
 
 mod access;
+mod compressed;
 mod control;
 mod inbox;
 mod kill;
