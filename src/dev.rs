@@ -257,6 +257,8 @@ async fn start_router(
         hawser_router::Config::new("dev", data_dir.join("router"), control, secrets.peers.clone());
     config.store = store.into();
     config.callbacks = Callbacks::any();
+    // There is no router of an older release beside this one.
+    config.store_compressed = true;
     hawser_router::start(config, listeners, registry)
         .await
         .map_err(|failure| cannot_start("router", &failure))

@@ -71,6 +71,7 @@ pub(crate) enum PushCommand {
     /// Examples:
     ///   hawser push multicast --group lobby "hello everyone"
     ///   hawser push multicast --group news --push-id news-12 --durability disk "for the record"
+    ///   hawser push multicast --group scores --compress --body-file table.json
     ///
     /// In a group with a history the push gets a position, and members that missed it recover it; there
     /// --push-id makes the call safe to repeat.

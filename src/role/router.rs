@@ -31,6 +31,7 @@ pub(super) struct File {
     allow_plain_internal: bool,
     node_lease: Option<Span>,
     call_timeout: Option<Span>,
+    store_compressed: Option<bool>,
     functions: Option<Vec<String>>,
     push_advertised: Option<String>,
     callbacks: Option<Callbacks>,
@@ -92,6 +93,7 @@ impl File {
         if let Some(Span(timeout)) = self.call_timeout {
             config.call_timeout = timeout;
         }
+        config.store_compressed = self.store_compressed.unwrap_or(config.store_compressed);
         let (of_file, timeout) =
             self.store.as_ref().map_or(Ok((Store::Embedded, None)), StoreFile::read)?;
         config.store = store.unwrap_or(of_file).into();

@@ -32,8 +32,8 @@ pub(super) fn one_body(devices: &[String], message: MessageArgs) -> Outcome<Vec<
 
 /// Calls that push to each target of a file what stands there.
 pub(super) fn one_body_each(path: &Path, message: MessageArgs) -> Outcome<Vec<Call>> {
+    let targets = read_targets(path, message.compress)?;
     let push_id = Bytes::from(message.push_id);
-    let targets = read_targets(path)?;
     if targets.is_empty() {
         return Err(Failure::usage("no target: the file is empty"));
     }

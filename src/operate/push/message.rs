@@ -21,6 +21,9 @@ pub(crate) struct MessageArgs {
     /// Metadata beside the body; repeat for more
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     metadata: Vec<(String, String)>,
+    /// Send it compressed to devices that understand it, where that pays: for text and JSON
+    #[arg(long)]
+    pub(super) compress: bool,
     /// Your id for this push; made up when left out. What is stored is stored once for each id: say it
     /// again when you do not know how the first call ended
     #[arg(long, default_value = "", hide_default_value = true, value_name = "ID")]
@@ -41,7 +44,8 @@ impl MessageArgs {
             (None, None) => return Err(Failure::usage("what to push? give a text or --body-file")),
         };
         let metadata = self.metadata.into_iter().collect();
-        let message = rpc::Message { body, metadata, traceparent: String::new() };
+        let compress = self.compress;
+        let message = rpc::Message { body, metadata, compress, ..Default::default() };
         Ok((message, Bytes::from(self.push_id)))
     }
 }
@@ -69,7 +73,7 @@ struct TargetLine {
 }
 
 /// Targets with a message each, from a file with a JSON object a line.
-pub(super) fn read_targets(path: &Path) -> Outcome<Vec<rpc::Target>> {
+pub(super) fn read_targets(path: &Path, compress: bool) -> Outcome<Vec<rpc::Target>> {
     let text = String::from_utf8(read_bytes(path)?)
         .map_err(|_| Failure::usage(format!("{} is not UTF-8", path.display())))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
@@ -78,7 +82,8 @@ pub(super) fn read_targets(path: &Path) -> Outcome<Vec<rpc::Target>> {
             Failure::usage(format!("{}, line {}: {failure}", path.display(), at + 1))
         })?;
         let body = Bytes::from(line.body);
-        let message = rpc::Message { body, metadata: line.metadata, traceparent: String::new() };
+        let metadata = line.metadata;
+        let message = rpc::Message { body, metadata, compress, ..Default::default() };
         let push_id = Bytes::from(line.push_id);
         Ok(rpc::Target { device: line.device, message: Some(message), push_id })
     });
@@ -95,12 +100,13 @@ mod tests {
         let path = folder.path().join("targets.jsonl");
         let good = "{\"device\": \"a\", \"body\": \"x\"}\n\n{\"device\": \"b\", \"body\": \"y\", \"metadata\": {\"k\": \"v\"}, \"push_id\": \"7\"}\n";
         std::fs::write(&path, good).expect("written");
-        let targets = read_targets(&path).expect("read");
+        let targets = read_targets(&path, true).expect("read");
+        assert!(targets.iter().all(|target| target.message.as_ref().is_some_and(|it| it.compress)));
         let devices: Vec<_> = targets.iter().map(|target| target.device.as_str()).collect();
         assert_eq!(devices, ["a", "b"]);
         assert_eq!((&targets[0].push_id[..], &targets[1].push_id[..]), (&b""[..], &b"7"[..]));
         std::fs::write(&path, "{\"device\": \"a\"}\n").expect("written");
-        let failure = read_targets(&path).expect_err("no body");
+        let failure = read_targets(&path, false).expect_err("no body");
         assert!(failure.to_string().contains("line 1: missing field `body`"), "{failure}");
     }
 }
