@@ -68,10 +68,11 @@ pub(crate) struct Run {
     /// Multiply all counts of devices and all rates; a rate of multicasts stays, since each reaches fewer.
     #[arg(long, value_name = "FACTOR")]
     scale: Option<f64>,
-    /// Stretch or shrink the stages, so that all of them take this long: `90` or `5m`.
+    /// Stretch or shrink the stages, so that all of them take this long: `90` or `5m`. Logins
+    /// become as much faster or slower, so that as many devices come in each stage.
     #[arg(long, value_parser = seconds)]
     seconds: Option<f64>,
-    /// Write the result as NAME-UNIXTIME.json into this folder.
+    /// Write the result as NAME-UNIXTIME.json into this folder, and a page with its pictures beside it.
     #[arg(long, value_name = "DIR")]
     results: Option<PathBuf>,
     /// Serve what was seen so far at this address, in Prometheus' text form, while it runs.

@@ -129,6 +129,9 @@ impl Member {
             self.say(number, &bye, tally);
             self.devices[number as usize].at_will = true;
             self.cut(number, tally);
+            // Nothing was lost: how long it takes to be back says nothing.
+            self.devices[number as usize].lost = None;
+            tally.left += 1;
         }
     }
 

@@ -54,8 +54,9 @@ pub(crate) struct Told {
     pub(crate) login_delay: Delays,
     /// From the loss of a link to LOGIN_OK on the next.
     pub(crate) back: Delays,
-    /// Of the lost links, those that were to end.
+    /// Of the lost links, those that were to end; and of these, those that ended with a goodbye.
     pub(crate) ended: u64,
+    pub(crate) left: u64,
     pub(crate) not_joined: u64,
     /// Stored pushes that came after a time away.
     pub(crate) caught_up: u64,
@@ -112,6 +113,7 @@ impl Told {
             (&mut self.requests, other.requests),
             (&mut self.answers, other.answers),
             (&mut self.ended, other.ended),
+            (&mut self.left, other.left),
             (&mut self.not_joined, other.not_joined),
             (&mut self.caught_up, other.caught_up),
             (&mut self.skipped, other.skipped),

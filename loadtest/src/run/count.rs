@@ -96,7 +96,8 @@ impl Counts {
         self.online_most = self.online_most.max(now.online);
         let after = self.totals();
         let grown = |name: &str| after[name].saturating_sub(before[name]);
-        self.quiet = if grown("deliveries") == 0 { self.quiet + 1 } else { 0 };
+        let has_come = grown("deliveries") + grown("answers") + grown("failures") > 0;
+        self.quiet = if has_come { 0 } else { self.quiet + 1 };
         let happened = [
             "logins",
             "logins_refused",
@@ -226,7 +227,9 @@ impl Counts {
             Quantity::Total(name) => totals.get(name).map(|count| *count as f64),
             Quantity::Share("deliveries") => share(totals["deliveries"], totals["expected"]),
             Quantity::Share("answers") => share(totals["answers"], totals["requests"]),
-            Quantity::Share("returned") => share(self.whole.back.count(), self.whole.lost),
+            Quantity::Share("returned") => {
+                share(self.whole.back.count(), self.whole.lost.saturating_sub(self.whole.left))
+            }
             Quantity::Share(_) => share(self.online_most, self.devices),
             Quantity::Delay(what, at) => {
                 let told = match protocol {

@@ -4,6 +4,7 @@ use anyhow::Context;
 use comfy_table::presets::ASCII_FULL_CONDENSED;
 use comfy_table::{ContentArrangement, Table};
 use hawser_loadtest::outcome::{Outcome, Sample};
+use hawser_loadtest::page;
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::path::Path;
@@ -109,6 +110,9 @@ pub(super) fn keep(outcome: &Outcome, folder: &Path) -> anyhow::Result<()> {
     let path = folder.join(format!("{}-{}.json", outcome.scenario, outcome.unix_time));
     std::fs::write(&path, serde_json::to_string_pretty(outcome)? + "\n")
         .with_context(|| format!("cannot write {}", path.display()))?;
-    println!("kept in {}", path.display());
+    let page = path.with_extension("html");
+    std::fs::write(&page, page::render(outcome)?)
+        .with_context(|| format!("cannot write {}", page.display()))?;
+    println!("kept in {}, with pictures in {}", path.display(), page.display());
     Ok(())
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 pub(crate) const DELAYS: &[&str] =
     &["login", "request", "unicast", "stored", "multicast", "back online"];
 /// Shares, written with a percent sign: of what was expected that arrived, of the requests that were answered,
-/// of the devices that were online at the best moment, and of the links that ended whose device came back.
+/// of the devices that were online at the best moment, and of the links that were cut or lost whose device came back.
 pub(crate) const SHARES: &[&str] = &["deliveries", "answers", "online", "returned"];
 
 /// A line of the scenario.

@@ -56,13 +56,25 @@ impl Changes {
         if let Some(seconds) = self.seconds {
             ensure!(seconds > 0.0 && seconds.is_finite(), "--seconds: {seconds} is not above zero");
             let factor = seconds / scenario.seconds();
-            scenario.stages.iter_mut().for_each(|stage| stage.seconds *= factor);
+            scenario.stretch(factor);
         }
         Ok(scenario)
     }
 }
 
 impl Scenario {
+    /// Logins become as much slower, so that as many devices come in each stage.
+    fn stretch(&mut self, by: f64) {
+        for stage in &mut self.stages {
+            stage.seconds *= by;
+            let logins = stage.rates.iter_mut().filter(|(name, _)| name.ends_with(".logins"));
+            logins.for_each(|(_, rate)| *rate /= by);
+        }
+        for population in &mut self.populations {
+            population.logins_per_second /= by;
+        }
+    }
+
     fn scale(&mut self, by: f64) {
         for population in &mut self.populations {
             population.count = ((f64::from(population.count) * by).round() as u32).max(1);

@@ -93,7 +93,8 @@ fn single_values_sizes_and_the_length_can_be_changed() {
     let changed = all.apply(SMALL).expect("it is good");
     assert_eq!(changed.name, "other");
     assert_eq!(changed.populations[0].count, 15);
-    assert!((changed.populations[0].logins_per_second - 2.0).abs() < 1e-9);
+    let logins = changed.populations[0].logins_per_second;
+    assert!((logins - 4.0).abs() < 1e-9, "half as many, in half the time");
     assert!((changed.pushes[0].per_second - 5.0).abs() < 1e-9, "a multicast is smaller by itself");
     assert!((changed.seconds() - 20.0).abs() < 1e-9);
     assert!((changed.stages[0].seconds - 5.0).abs() < 1e-9);

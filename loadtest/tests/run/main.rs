@@ -138,6 +138,15 @@ async fn everything_sent_over_every_protocol_arrives_and_the_bounds_are_kept() {
         }
     }
     assert_eq!(outcome.stages.len(), 2);
+    let kept = std::fs::read_dir(house.folder().join("results")).expect("there are results");
+    let is_page = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.is_ok_and(|it| it.path().extension().is_some_and(|kind| kind == "html"))
+    };
+    assert_eq!(
+        kept.filter_map(|entry| is_page(entry).then_some(())).count(),
+        1,
+        "a page beside it"
+    );
     assert!(
         outcome.samples.len() >= 5 && outcome.samples.iter().any(|it| it.stands["members"] == 60)
     );
