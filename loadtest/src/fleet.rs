@@ -7,27 +7,25 @@ pub(crate) mod link;
 use anyhow::bail;
 use bytes::{Buf, Bytes, BytesMut};
 use count::Count;
-use hawser_proto::frame::{DeviceFrame, Kind};
+use hawser_proto::frame::Kind;
 use hawser_proto::limits::HEADER_BYTES;
-use hawser_proto::params::Ping;
 use hdrhistogram::Histogram;
 use link::{Dialer, Link, Pipe, Protocol};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 pub(crate) use count::{payload, share_ms};
 
-/// Connections being set up at once.
-const SETTING_UP_MAX: usize = 64;
 const READ_BYTES: usize = 16 * 1024;
-/// A device says something after this long, well below the silence that ends a connection.
-const BEAT: Duration = Duration::from_mins(5);
 /// How often a wait looks whether all devices are still there.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -69,7 +67,8 @@ pub(crate) struct Manners<'a> {
     pub(crate) groups: &'a [(&'a str, usize)],
 }
 
-/// A fleet of connected devices. Dropping it cuts all links.
+/// A fleet of connected devices. They say nothing by themselves: their app's heartbeat is longer than any
+/// measurement. Dropping it cuts all links.
 pub(crate) struct Fleet {
     tasks: JoinSet<()>,
     count: Arc<Count>,
@@ -111,7 +110,7 @@ impl Fleet {
                 anyhow::Ok(link)
             }
         });
-        let links = at_once(devices, SETTING_UP_MAX).await?;
+        let links = at_once(devices, protocol.at_once()).await?;
         let framing = if protocol == Protocol::Ws { Framing::Web } else { Framing::Hawser };
         Ok(Self::of(links, framing))
     }
@@ -126,13 +125,10 @@ impl Fleet {
             let buffer = if buffer.is_empty() { BytesMut::new() } else { buffer };
             match pipe {
                 Pipe::Plain(stream) => tasks.spawn(listen(stream, buffer, framing, count)),
-                Pipe::Secure(stream) => {
-                    let (receive, send) = tokio::io::split(stream);
-                    tasks.spawn(hold(receive, send))
-                }
+                Pipe::Secure(stream) => tasks.spawn(hold(stream)),
                 Pipe::Quic { send, receive, connection } => tasks.spawn(async move {
-                    hold(receive, send).await;
-                    drop(connection);
+                    hold(receive).await;
+                    drop((send, connection));
                 }),
             };
         }
@@ -173,58 +169,32 @@ impl Fleet {
     }
 }
 
-/// Reads for ever, and counts.
-async fn listen(stream: TcpStream, mut partial: BytesMut, framing: Framing, count: Arc<Count>) {
-    let mut beat = DeviceFrame::Ping(Ping { nonce: 0 }).encode();
-    if matches!(framing, Framing::Web) {
-        beat = link::web_message(&beat);
-    }
+/// Reads for ever, and counts. A link that fails has ended: whoever waits for its deliveries sees that.
+async fn listen(mut stream: TcpStream, mut partial: BytesMut, framing: Framing, count: Arc<Count>) {
     loop {
-        let silence = tokio::time::timeout(BEAT, stream.readable()).await;
-        match silence {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return,
-            Err(_) => {
-                if !matches!(framing, Framing::Bare) && stream.try_write(&beat).is_err() {
-                    return;
-                }
-                continue;
-            }
-        }
-        let read = SCRATCH.with_borrow_mut(|scratch| {
-            let read = stream.try_read(scratch)?;
-            partial.extend_from_slice(&scratch[..read]);
-            std::io::Result::Ok(read)
+        // The buffer is the thread's; one read for each time that something came.
+        let read = poll_fn(|context| {
+            SCRATCH.with_borrow_mut(|scratch| {
+                let mut scratch = ReadBuf::new(scratch);
+                ready!(Pin::new(&mut stream).poll_read(context, &mut scratch))?;
+                partial.extend_from_slice(scratch.filled());
+                Poll::Ready(std::io::Result::Ok(scratch.filled().len()))
+            })
         });
-        match read {
-            Ok(0) => return,
-            Ok(_) => {
-                take_deliveries(&mut partial, framing, &count);
-                if partial.is_empty() {
-                    partial = BytesMut::new();
-                }
-            }
-            Err(again) if again.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(_) => return,
+        if !matches!(read.await, Ok(1..)) {
+            return;
+        }
+        take_deliveries(&mut partial, framing, &count);
+        if partial.is_empty() {
+            partial = BytesMut::new();
         }
     }
 }
 
 /// Keeps a link whose traffic nobody counts.
-async fn hold(mut receive: impl AsyncReadExt + Unpin, mut send: impl AsyncWriteExt + Unpin) {
-    let beat = DeviceFrame::Ping(Ping { nonce: 0 }).encode();
+async fn hold(mut link: impl AsyncRead + Unpin) {
     let mut ignored = [0; 256];
-    loop {
-        match tokio::time::timeout(BEAT, receive.read(&mut ignored)).await {
-            Ok(Ok(0) | Err(_)) => return,
-            Ok(Ok(_)) => {}
-            Err(_) => {
-                if send.write_all(&beat).await.is_err() {
-                    return;
-                }
-            }
-        }
-    }
+    while matches!(link.read(&mut ignored).await, Ok(1..)) {}
 }
 
 /// Counts whole deliveries and skips everything else.

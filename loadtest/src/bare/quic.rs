@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
-/// As long as nothing is said while a fleet comes in.
-const IDLE: Duration = Duration::from_mins(10);
+/// Longer than nothing is said in any measurement.
+const IDLE: Duration = Duration::from_hours(1);
 
 /// Serves for ever. Prints the address first.
 pub(super) fn run(folder: &Path) -> anyhow::Result<()> {

@@ -3,7 +3,7 @@
 use super::Bench;
 use super::stage::{bare, shape};
 use crate::faults::certificate;
-use crate::fleet::link::{Dialer, Protocol};
+use crate::fleet::link::{Dialer, Link, Protocol};
 use crate::fleet::{Fleet, Framing, Manners, at_once};
 use crate::report::{Repeats, Row};
 use crate::system::{BUSINESS, Parts, System};
@@ -12,7 +12,6 @@ use std::path::Path;
 
 /// Connections before the count begins: what is allocated once is not a connection's.
 const WARM: usize = 100;
-const AT_ONCE: usize = 64;
 /// What a bare loop is told, as long as a LOGIN.
 const WORD: [u8; 256] = [b'x'; 256];
 
@@ -66,7 +65,8 @@ async fn of_hawser(binary: &Path, protocol: Protocol, count: usize) -> anyhow::R
 
 async fn of_bare(protocol: Protocol, count: usize) -> anyhow::Result<f64> {
     let folder = tempfile::tempdir()?;
-    let Bare { process, address, dialer, protocol } = Bare::start(protocol, folder.path())?;
+    let Bare { process, address, dialer, protocol, publisher } =
+        Bare::start(protocol, folder.path()).await?;
     let connected = async |count: usize| -> anyhow::Result<Fleet> {
         let dialer = dialer.clone();
         let each = (0..count).map(move |_| {
@@ -77,13 +77,13 @@ async fn of_bare(protocol: Protocol, count: usize) -> anyhow::Result<f64> {
                 anyhow::Ok(link)
             }
         });
-        Ok(Fleet::of(at_once(each, AT_ONCE).await?, Framing::Bare))
+        Ok(Fleet::of(at_once(each, protocol.at_once()).await?, Framing::Bare))
     };
     let first = connected(WARM).await?;
     let before = process.resident_bytes()?;
     let fleet = connected(count).await?;
     let after = process.resident_bytes()?;
-    drop((first, fleet));
+    drop((first, fleet, publisher));
     Ok((after as f64 - before as f64) / count as f64)
 }
 
@@ -93,11 +93,13 @@ pub(super) struct Bare {
     pub(super) address: std::net::SocketAddr,
     pub(super) dialer: std::sync::Arc<Dialer>,
     pub(super) protocol: Protocol,
+    /// The first connection, which has no echo. Without TLS the loop ends with it.
+    pub(super) publisher: Link,
 }
 
 impl Bare {
     /// With a certificate of its own in this folder, where there must be one. Beside WebSocket stands TCP.
-    pub(super) fn start(protocol: Protocol, folder: &Path) -> anyhow::Result<Self> {
+    pub(super) async fn start(protocol: Protocol, folder: &Path) -> anyhow::Result<Self> {
         let mut arguments = Vec::new();
         let protocol = if protocol == Protocol::Ws { Protocol::Tcp } else { protocol };
         let path = folder.to_string_lossy().into_owned();
@@ -111,6 +113,8 @@ impl Bare {
             arguments.push("--quic");
         }
         let (process, address) = bare(&arguments)?;
-        Ok(Self { process, address, dialer: Dialer::new(trust.as_deref())?, protocol })
+        let dialer = Dialer::new(trust.as_deref())?;
+        let publisher = dialer.dial(protocol, address).await?;
+        Ok(Self { process, address, dialer, protocol, publisher })
     }
 }

@@ -15,8 +15,6 @@ use std::time::{Duration, Instant};
 
 /// Devices of one measurement, each with a connection that stays until its end.
 const DEVICES: usize = 10_000;
-/// Logins under way at once.
-const AT_ONCE: usize = 64;
 /// What a bare loop is told, as long as a LOGIN.
 const WORD: [u8; 512] = [b'x'; 512];
 /// A server whose CPU moves by no more than this in such a time has done what it had to do.
@@ -122,7 +120,7 @@ async fn of_hawser(binary: &Path, protocol: Protocol) -> anyhow::Result<(Logins,
                 anyhow::Ok((credential, link))
             }
         });
-        let done = at_once(each, AT_ONCE).await?;
+        let done = at_once(each, protocol.at_once()).await?;
         let took = began.elapsed();
         let mut cpu = system.cpu_seconds()?;
         for (part, used) in &mut cpu {
@@ -152,9 +150,8 @@ async fn until_calm(system: &System) -> anyhow::Result<()> {
 
 async fn of_bare(protocol: Protocol) -> anyhow::Result<Logins> {
     let folder = tempfile::tempdir()?;
-    let Bare { process, address, dialer, protocol } = Bare::start(protocol, folder.path())?;
-    // The loop's first connection is no echo.
-    let publisher = dialer.dial(protocol, address).await?;
+    let Bare { process, address, dialer, protocol, publisher } =
+        Bare::start(protocol, folder.path()).await?;
     let (before, began) = (process.cpu_seconds()?, Instant::now());
     let each = (0..DEVICES).map(|_| {
         let dialer = dialer.clone();
@@ -164,7 +161,7 @@ async fn of_bare(protocol: Protocol) -> anyhow::Result<Logins> {
             anyhow::Ok(link)
         }
     });
-    let links = at_once(each, AT_ONCE).await?;
+    let links = at_once(each, protocol.at_once()).await?;
     let took = began.elapsed();
     let used = (process.cpu_seconds()? - before) * 1e4 / DEVICES as f64;
     drop((links, publisher));

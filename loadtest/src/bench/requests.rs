@@ -140,9 +140,8 @@ async fn ask(link: &mut Link, business: u32, body: Bytes) -> anyhow::Result<()> 
 
 async fn of_bare(wanted: &Bench) -> anyhow::Result<(f64, f64)> {
     let folder = tempfile::tempdir()?;
-    let Bare { process, address, dialer, protocol } = Bare::start(Protocol::Tcp, folder.path())?;
-    // The loop's first connection is no echo.
-    let publisher = dialer.dial(protocol, address).await?;
+    let Bare { process, address, dialer, protocol, publisher } =
+        Bare::start(Protocol::Tcp, folder.path()).await?;
     let mut links = Vec::new();
     for _ in 0..DEVICES {
         links.push(dialer.dial(protocol, address).await?);

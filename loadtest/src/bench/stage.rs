@@ -25,8 +25,8 @@ pub(super) const DELIVERY_PATIENCE: Duration = Duration::from_secs(30);
 /// Devices say nothing by themselves while they are measured, as those of the bare loop.
 const QUIET: Timers = Timers {
     lease: Timers::FULL.lease,
-    heartbeat: Duration::from_mins(10),
-    idle: Duration::from_mins(15),
+    heartbeat: Duration::from_mins(50),
+    idle: Duration::from_mins(100),
 };
 
 /// One router on the embedded store, and so many access nodes.

@@ -26,7 +26,7 @@ const SERVER_NAME: &str = "localhost";
 const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
 /// Devices that are measured say nothing for minutes.
-const QUIC_IDLE: Duration = Duration::from_mins(10);
+const QUIC_IDLE: Duration = Duration::from_hours(1);
 const READ_BYTES: usize = 1024;
 const UPGRADE_BYTES_MAX: usize = 4096;
 
@@ -48,6 +48,12 @@ impl Protocol {
             Self::Tls => "tls",
             Self::Quic => "quic",
         }
+    }
+
+    /// Devices that come at once. Those of QUIC all come to one socket of the node's, and from one of ours:
+    /// more greetings at a time than its buffer takes are lost, and said again much later.
+    pub(crate) fn at_once(self) -> usize {
+        if self == Self::Quic { 16 } else { 64 }
     }
 }
 
@@ -269,7 +275,7 @@ impl Link {
 }
 
 /// A frame as a device's binary message. Its mask is four zeros, which change nothing.
-pub(super) fn web_message(frame: &[u8]) -> Bytes {
+fn web_message(frame: &[u8]) -> Bytes {
     let mut message = BytesMut::with_capacity(8 + frame.len());
     message.put_u8(0x82);
     if let Ok(short @ ..126) = u8::try_from(frame.len()) {
