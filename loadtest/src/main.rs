@@ -3,6 +3,7 @@
 
 mod bare;
 mod bench;
+mod check;
 mod crowd;
 mod faults;
 mod fleet;
@@ -50,6 +51,14 @@ enum Command {
         after_help = "Example:\n  hawser-loadtest page before.json after.json --out page.html"
     )]
     Page(page::Page),
+    /// See whether a deployment works: small cases with real devices and a business's key, then all at once.
+    ///
+    /// Without addresses it starts `hawser dev` for it. It may run beside real users: whatever it makes has a
+    /// random name and is removed again. Ends with 0 when no case has failed.
+    #[command(after_help = "Examples:\n  hawser-loadtest check\n  \
+                      KEY=.. hawser-loadtest check --control https://control.example.com \
+                      --push https://push.example.com --app shop --business chat --key env:KEY")]
+    Check(check::Check),
     /// Break things under load with real processes, and ask the judge what was kept of the promises.
     ///
     /// Each row starts a cluster of its own on free ports, device processes and backends, injects its
@@ -193,6 +202,7 @@ async fn perform(command: Command) -> anyhow::Result<ExitCode> {
         Command::Bench(wanted) => bench::run(wanted).await?,
         Command::Judge(wanted) => return pass_judgement(&wanted),
         Command::Page(wanted) => page::run(&wanted)?,
+        Command::Check(wanted) => return check::run(&wanted).await,
         Command::Faults(wanted) => return faults::run(&wanted).await,
         Command::Hold(wanted) => return hold::run(&wanted).await,
         Command::Run(wanted) => return run::run(&wanted).await,

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,10 +52,15 @@ pub(crate) async fn access(control: &str, app: &str, device: &str) -> anyhow::Re
     Ok(serde_json::from_slice(&body)?)
 }
 
+/// What frames travel on: a socket, or TLS on one.
+pub(crate) trait Io: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin> Io for T {}
+
 /// A link, logged in or not.
 #[derive(Debug)]
 pub(crate) struct Wire {
-    stream: TcpStream,
+    stream: Box<dyn Io>,
     buffer: BytesMut,
     /// Of the first business of the login.
     pub(crate) business: u32,
@@ -84,7 +89,12 @@ impl Wire {
         let dialled = tokio::time::timeout(STEP_TIMEOUT, TcpStream::connect(address)).await;
         let stream = dialled.context("the dial was not answered")??;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, buffer: BytesMut::new(), business: 0 })
+        Ok(Self::over(Box::new(stream)))
+    }
+
+    /// Over a link that stands.
+    pub(crate) fn over(stream: Box<dyn Io>) -> Self {
+        Self { stream, buffer: BytesMut::new(), business: 0 }
     }
 
     /// Dials and logs in, as this try of this installation.
@@ -143,7 +153,9 @@ impl Wire {
     }
 
     pub(crate) async fn say(&mut self, frame: &DeviceFrame) -> anyhow::Result<()> {
-        Ok(self.stream.write_all(&frame.encode()).await?)
+        self.stream.write_all(&frame.encode()).await?;
+        // TLS may keep it otherwise.
+        Ok(self.stream.flush().await?)
     }
 
     pub(crate) async fn ping(&mut self) -> anyhow::Result<()> {

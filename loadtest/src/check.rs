@@ -1,0 +1,204 @@
+//! Does a deployment work? Small cases with real devices and a business's key, one thing each, and then
+//! all at once, against any hawser; against a `hawser dev` of its own when none is named. Whatever it makes
+//! has a random name and is removed again, so that it may run beside real users.
+
+mod cases;
+mod dial;
+mod place;
+mod said;
+
+use crate::system::{self, APP, BUSINESS, System};
+use anyhow::{Context, bail};
+use cases::{CASES, Case};
+use place::{Named, Place};
+use said::{Found, Line, Said};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// From the beginning of a case to its word; the longest take half a minute on a busy machine.
+const CASE_PATIENCE: Duration = Duration::from_mins(2);
+
+/// Which cases, and against what.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Check {
+    /// Cases, by name; none named: all.
+    cases: Vec<String>,
+    /// Print the cases, and what each is about.
+    #[arg(long)]
+    list: bool,
+    /// What was found as JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Control's public address; none: a `hawser dev` is started for this run.
+    #[arg(long, value_name = "URL", requires_all = ["push", "key"])]
+    control: Option<String>,
+    /// Address of the push API.
+    #[arg(long, value_name = "URL", requires = "control")]
+    push: Option<String>,
+    /// App whose devices are played.
+    #[arg(long, default_value = APP)]
+    app: String,
+    /// Business that the key is of.
+    #[arg(long, default_value = BUSINESS)]
+    business: String,
+    /// Where the business's key is: env:NAME or file:/path. It needs the scopes push, group, presence and admin.
+    #[arg(long, value_name = "WHERE", requires = "control")]
+    key: Option<String>,
+    /// Where the app's client secret is, likewise; none: the app lets devices in without a proof.
+    #[arg(long, value_name = "WHERE", requires = "control")]
+    client_secret: Option<String>,
+    /// Trust the CAs of this PEM file and no others; none: those of this machine.
+    #[arg(long, value_name = "FILE", requires = "control")]
+    trust: Option<PathBuf>,
+    /// Method of the business that answers any request with its body.
+    #[arg(long, default_value = "echo")]
+    method: String,
+    /// Devices of the combined case.
+    #[arg(long, default_value_t = 50)]
+    devices: usize,
+    /// The hawser binary to start; default: the one beside this program.
+    #[arg(long, env = "HAWSER_BIN", conflicts_with = "control")]
+    hawser: Option<PathBuf>,
+}
+
+/// Runs the cases and says what was found.
+pub(crate) async fn run(wanted: &Check) -> anyhow::Result<ExitCode> {
+    let cases = chosen(&wanted.cases)?;
+    if wanted.list {
+        for case in cases {
+            println!("{:16} {}", case.name, case.about);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    // Runs as long as it is held.
+    let mut system = None;
+    let named = if let (Some(control), Some(push), Some(key)) =
+        (&wanted.control, &wanted.push, &wanted.key)
+    {
+        Named {
+            control: control.clone(),
+            push: push.clone(),
+            key: secret(key)?,
+            client_secret: wanted.client_secret.as_deref().map(secret).transpose()?,
+            trust: wanted.trust.clone(),
+        }
+    } else {
+        let binary = system::binary(wanted.hawser.as_deref())?;
+        let started = system.insert(System::start(&binary).await?);
+        of_dev(started.data())?
+    };
+    let place = Place::new(named, wanted)?;
+    let mut lines = Vec::new();
+    for case in cases {
+        let line = judge(case, &place).await;
+        if !wanted.json {
+            eprintln!("{} {} ({:.1} s)", line.name, line.said, line.seconds);
+        }
+        lines.push(line);
+    }
+    let left = place.clean_up().await;
+    if wanted.json {
+        println!("{:#}", said::to_json(&lines, &left));
+    } else {
+        print!("{}", said::to_table(&lines, &left));
+    }
+    Ok(if said::has_passed(&lines) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn judge(case: &'static Case, place: &Place) -> Line {
+    let begun = Instant::now();
+    let said = match tokio::time::timeout(CASE_PATIENCE, (case.run)(place)).await {
+        Ok(Ok(Found::Fine(note))) => Said::Passed(note),
+        Ok(Ok(Found::Unknown(why))) => Said::NotJudged(why),
+        Ok(Err(error)) => said::of_error(&error),
+        Err(_) => Said::Failed(format!("not done in {CASE_PATIENCE:?}")),
+    };
+    Line { name: case.name, about: case.about, said, seconds: begun.elapsed().as_secs_f64() }
+}
+
+/// The cases of these names, in their own order.
+fn chosen(names: &[String]) -> anyhow::Result<Vec<&'static Case>> {
+    for name in names {
+        if !CASES.iter().any(|case| case.name == name) {
+            let known: Vec<_> = CASES.iter().map(|case| case.name).collect();
+            bail!("no case is called {name}; there are: {}", known.join(", "));
+        }
+    }
+    let is_named = |case: &&Case| names.is_empty() || names.iter().any(|name| name == case.name);
+    Ok(CASES.iter().filter(is_named).collect())
+}
+
+/// A secret from where it is. The text is not repeated: it may be the secret itself.
+fn secret(place: &str) -> anyhow::Result<String> {
+    let found = match place.split_once(':') {
+        Some(("env", name)) => {
+            std::env::var(name).with_context(|| format!("the variable {name} is not set"))?
+        }
+        Some(("file", path)) => {
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?
+        }
+        _ => bail!("say where a secret is: env:NAME or file:/path"),
+    };
+    match found.trim() {
+        "" => bail!("a secret is empty"),
+        secret => Ok(secret.to_owned()),
+    }
+}
+
+/// What `hawser dev` wrote of itself into its folder.
+fn of_dev(data: &Path) -> anyhow::Result<Named> {
+    let read = |name: &str| -> anyhow::Result<Value> {
+        Ok(serde_json::from_slice(&std::fs::read(data.join(name))?)?)
+    };
+    let text = |value: &Value, what: &str| -> anyhow::Result<String> {
+        Ok(value
+            .as_str()
+            .with_context(|| format!("hawser dev says nothing of its {what}"))?
+            .to_owned())
+    };
+    let (dev, credentials) = (read("dev.json")?, read("credentials.json")?);
+    let key = &credentials["apps"][APP]["businesses"][BUSINESS]["key"];
+    Ok(Named {
+        control: text(&dev["control"], "control")?,
+        push: text(&dev["push"], "push API")?,
+        key: text(key, "business key")?,
+        client_secret: None,
+        trust: Some(text(&dev["ca"], "CA")?.into()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_case_is_told_with_those_that_there_are() {
+        let error = chosen(&["presence".to_owned(), "presense".to_owned()]).err().unwrap();
+        let text = error.to_string();
+        assert!(text.contains("presense") && text.contains("stored-offline"), "{text}");
+        assert_eq!(chosen(&["presence".to_owned()]).unwrap().len(), 1);
+        assert_eq!(chosen(&[]).unwrap().len(), CASES.len());
+    }
+
+    #[test]
+    fn names_of_cases_are_told_apart() {
+        for (index, case) in CASES.iter().enumerate() {
+            let again = CASES[..index].iter().any(|other| other.name == case.name);
+            assert!(!again, "{} is there twice", case.name);
+        }
+    }
+
+    #[test]
+    fn a_secret_in_place_of_its_name_is_not_repeated() {
+        let error = secret("hbk_very-secret").unwrap_err();
+        assert!(!format!("{error:#}").contains("very-secret"));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        std::fs::write(&path, " abc\n").unwrap();
+        assert_eq!(secret(&format!("file:{}", path.display())).unwrap(), "abc");
+        std::fs::write(&path, "\n").unwrap();
+        assert!(secret(&format!("file:{}", path.display())).is_err());
+    }
+}
