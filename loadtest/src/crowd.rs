@@ -61,6 +61,9 @@ pub(crate) struct Crowd {
     /// Access nodes over TCP, in turn; none: those that control names.
     #[arg(long, value_delimiter = ',')]
     pub(crate) nodes: Vec<SocketAddr>,
+    /// All of them dial the first of these, and the others only when they come back from there.
+    #[arg(long)]
+    pub(crate) one_node: bool,
     /// Dial from this address, and from those above it: one for 8,000 devices.
     #[arg(long)]
     pub(crate) source: Option<IpAddr>,
@@ -74,6 +77,9 @@ pub(crate) struct Crowd {
     pub(crate) under_way_max: u32,
     #[arg(long, default_value_t = 25_000)]
     pub(crate) heartbeat_ms: u64,
+    /// What came due is done at this interval and in one go, requests too; default: each at its time.
+    #[arg(long)]
+    pub(crate) tick_ms: Option<u64>,
     /// Join this group.
     #[arg(long)]
     pub(crate) group: Option<String>,
@@ -83,6 +89,9 @@ pub(crate) struct Crowd {
     /// Requests to the business, over all devices.
     #[arg(long, default_value_t = 0)]
     pub(crate) requests_per_second: u32,
+    /// Only while this file is there, which is looked for once a second.
+    #[arg(long)]
+    pub(crate) ask_while: Option<PathBuf>,
     /// Come back when the link is lost, within the window that was told.
     #[arg(long)]
     pub(crate) come_back: bool,
@@ -144,6 +153,7 @@ struct Loop {
     begun: u32,
     held_back: u32,
     asked: u64,
+    asks: bool,
     beaten: u64,
     /// Cuts of the plan that have been done.
     cuts_done: usize,
@@ -158,6 +168,7 @@ impl Loop {
         let (now, until) = (stamp::now(), |at: u64| Duration::from_nanos(at));
         let began = Instant::now() + until(plan.begins.saturating_sub(now));
         let began = began.checked_sub(until(now.saturating_sub(plan.begins))).unwrap_or(began);
+        let asks = plan.ask_while.is_none();
         Ok(Self {
             poll,
             member: Member::new(plan, registry)?,
@@ -169,6 +180,7 @@ impl Loop {
             begun: 0,
             held_back: 0,
             asked: 0,
+            asks,
             beaten: 0,
             cuts_done: 0,
         })
@@ -178,16 +190,29 @@ impl Loop {
         let mut events = Events::with_capacity(EVENTS_AT_ONCE);
         let mut scratch = vec![0; READ_BYTES];
         let mut told = Instant::now();
+        let tick = self.member.plan.tick_ms.map(Duration::from_millis);
+        let mut next = Instant::now();
         loop {
-            match self.poll.poll(&mut events, Some(self.until_due())) {
+            let wait = match tick {
+                Some(_) => next.saturating_duration_since(Instant::now()),
+                None => self.until_due(),
+            };
+            match self.poll.poll(&mut events, Some(wait)) {
                 Err(again) if again.kind() == std::io::ErrorKind::Interrupted => continue,
                 polled => polled?,
             }
             let turn = Instant::now();
             for event in &events {
                 let number = event.token().0 as u32;
-                self.member.on_event(number, &mut scratch, &mut self.tally);
+                let is_over = event.is_read_closed() || event.is_error();
+                self.member.on_event(number, is_over, &mut scratch, &mut self.tally);
                 self.follow(number);
+            }
+            if let Some(tick) = tick {
+                if turn < next {
+                    continue;
+                }
+                next = turn + tick;
             }
             self.begin()?;
             self.take_passes();
@@ -199,6 +224,7 @@ impl Loop {
             if told.elapsed() >= Duration::from_secs(1) {
                 told = Instant::now();
                 self.tally.tell(&self.member)?;
+                self.asks = self.member.plan.ask_while.as_ref().is_none_or(|it| it.exists());
             }
         }
     }
@@ -350,6 +376,10 @@ impl Loop {
     /// Requests that are due, each of some device that is online.
     fn ask(&mut self) {
         let now = self.now();
+        if !self.asks {
+            self.asked = self.member.plan.requests.due_by(now) as u64;
+            return;
+        }
         let due = self.member.plan.requests.due_by(now - BEHIND_MAX.as_secs_f64()) as u64;
         if due > self.asked {
             // A pause of this process is no load on whoever is asked after it.
@@ -360,7 +390,11 @@ impl Loop {
             && at <= now
         {
             self.asked += 1;
-            let late = Duration::from_secs_f64(now - at);
+            // Those that are meant to leave together are not late.
+            let late = match self.member.plan.tick_ms {
+                Some(_) => Duration::ZERO,
+                None => Duration::from_secs_f64(now - at),
+            };
             let Some(number) = self.someone() else {
                 self.tally.unasked += 1;
                 continue;

@@ -1,9 +1,15 @@
 //! As many devices as this machine carries: access and device processes by the dozen, one Redis, two
 //! routers; heartbeats, requests, unicasts, stored pushes and multicasts at work; and what each part costs.
 
+mod coming;
 mod held;
 mod kernel;
+mod limits;
 mod load;
+mod moment;
+mod office;
+mod report;
+mod wanted;
 
 use crate::crowd::Told;
 use crate::faults::cluster::{Cluster, Service, Shape, Timers};
@@ -11,111 +17,34 @@ use crate::faults::crowds::{Crowds, Wanted};
 use crate::process;
 use crate::system;
 use anyhow::Context;
-use comfy_table::Table;
+use hawser_loadtest::costs::{self, Measured, Window};
 use hawser_loadtest::redis::Redis;
+use hawser_loadtest::report::Machine;
 use held::Held;
-use kernel::{Kernel, Settings};
-use load::{Load, Rates};
-use std::path::PathBuf;
+use kernel::Settings;
+use limits::Limits;
+use load::{Counts, Load, Rates};
+use moment::Moment;
+use office::Office;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
+
+pub(crate) use wanted::Hold;
 
 const GROUP: &str = "all";
 /// Of the descriptors of a process these are for everything that is no device.
 const DESCRIPTORS_APART: u64 = 1_000;
+/// More that log in at once are served no sooner.
 const UNDER_WAY_MAX: usize = 2_000;
-
-/// What to hold.
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Hold {
-    /// Devices, over all processes.
-    #[arg(long, default_value_t = 200_000)]
-    devices: usize,
-    /// Devices of one process, access node or crowd, at the most; default: what its descriptors allow.
-    #[arg(long)]
-    per_process: Option<usize>,
-    #[arg(long, default_value_t = 1_500)]
-    logins_per_second: u32,
-    #[arg(long, default_value_t = 25_000)]
-    heartbeat_ms: u64,
-    /// Unicasts a second, volatile.
-    #[arg(long, default_value_t = 500)]
-    unicasts: u32,
-    /// Stored pushes a second.
-    #[arg(long, default_value_t = 200)]
-    stored: u32,
-    /// Multicasts a second, to every hundredth device.
-    #[arg(long, default_value_t = 1)]
-    multicasts: u32,
-    #[arg(long, default_value_t = 100)]
-    group_every: usize,
-    /// Requests a second, over all devices.
-    #[arg(long, default_value_t = 200)]
-    requests: u32,
-    /// Seconds for which they are held with everything at work.
-    #[arg(long, default_value_t = 120)]
-    seconds: u64,
-    /// The hawser binary; default: the one beside this program.
-    #[arg(long, env = "HAWSER_BIN")]
-    hawser: Option<PathBuf>,
-    /// Folder for logs.
-    #[arg(long)]
-    keep: Option<PathBuf>,
-    /// Do not touch the kernel's settings, also where they are too small.
-    #[arg(long)]
-    leave_kernel: bool,
-}
-
-/// Memory and CPU of one kind of process.
-#[derive(Clone, Copy, Debug, Default)]
-struct Part {
-    processes: usize,
-    resident: f64,
-    cpu: f64,
-}
-
-impl Part {
-    fn of(ids: impl IntoIterator<Item = u32>) -> Self {
-        let mut all = Self::default();
-        for id in ids {
-            all.processes += 1;
-            all.resident += process::resident_bytes(id).unwrap_or_default() as f64;
-            all.cpu += process::cpu_seconds(id).unwrap_or_default();
-        }
-        all
-    }
-}
-
-/// All parts at one time.
-struct Moment {
-    at: Instant,
-    access: Part,
-    routers: Part,
-    control: Part,
-    crowds: Part,
-    redis: f64,
-    redis_cpu: f64,
-    kernel: Kernel,
-}
-
-impl Moment {
-    fn of(cluster: &Cluster, redis: &Redis, crowds: Option<&Crowds>) -> anyhow::Result<Self> {
-        let ids = |wanted: fn(&Service) -> bool| -> Vec<u32> {
-            let of = cluster.services().filter(wanted);
-            of.filter_map(|service| Some(cluster.process(service)?.0)).collect()
-        };
-        Ok(Self {
-            at: Instant::now(),
-            access: Part::of(ids(|it| matches!(it, Service::Access(_)))),
-            routers: Part::of(ids(|it| matches!(it, Service::Router(_)))),
-            control: Part::of(ids(|it| matches!(it, Service::Control))),
-            crowds: Part::of(crowds.map(Crowds::ids).unwrap_or_default()),
-            redis: redis.memory_bytes()?,
-            redis_cpu: redis.cpu_seconds()?,
-            kernel: Kernel::now(),
-        })
-    }
-}
+/// Ahead of whoever has the usual priority, 0, or less.
+const FIRST: i32 = -10;
+/// Work runs for so long before it is measured, and what is under way at its end has so long.
+const SETTLING: Duration = Duration::from_secs(3);
+/// With nobody there, and with everybody and nothing but heartbeats.
+const EMPTY_FOR: Duration = Duration::from_secs(5);
+const QUIET_FOR: Duration = Duration::from_secs(30);
 
 /// Holds them, and prints what it took. Ends with 0 when all of them were held and none was lost.
 pub(crate) async fn run(wanted: &Hold) -> anyhow::Result<ExitCode> {
@@ -141,7 +70,7 @@ pub(crate) async fn run(wanted: &Hold) -> anyhow::Result<ExitCode> {
     std::fs::create_dir_all(&place)?;
     let held = tokio::select! {
         held = hold(wanted, &binary, &place, processes) => held,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("stopped")),
+        stopped = until_stopped() => stopped.and(Err(anyhow::anyhow!("stopped"))),
     };
     if wanted.keep.is_none() && held.is_ok() {
         std::fs::remove_dir_all(&place)?;
@@ -151,213 +80,189 @@ pub(crate) async fn run(wanted: &Hold) -> anyhow::Result<ExitCode> {
     Ok(if held? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Until someone wants this to end: what it started ends with its owners, not with a killed process.
+async fn until_stopped() -> anyhow::Result<()> {
+    let mut terminated = signal(SignalKind::terminate())?;
+    tokio::select! {
+        stopped = tokio::signal::ctrl_c() => stopped?,
+        _ = terminated.recv() => {}
+    }
+    Ok(())
+}
+
 async fn hold(
     wanted: &Hold,
-    binary: &std::path::Path,
-    place: &std::path::Path,
+    binary: &Path,
+    place: &Path,
     processes: usize,
 ) -> anyhow::Result<bool> {
     let persists = ["--appendonly", "yes", "--appendfsync", "everysec"];
     let redis = Redis::start(&place.join("redis"), &persists)?;
     let store = format!("redis://{}", redis.address);
-    let heartbeat = Duration::from_millis(wanted.heartbeat_ms);
-    let timers = Timers { heartbeat, idle: heartbeat * 7 / 5, ..Timers::FULL };
-    let mut shape = Shape::sized(&store, timers, 2, processes);
+    let timers = Timers { heartbeat: wanted.heartbeat(), idle: wanted.idle(), ..Timers::FULL };
+    let mut shape = Shape::sized(&store, timers, wanted.routers.max(1), processes);
     shape.accepts_per_second = wanted.logins_per_second.max(1_500);
-    let office = load::office(&mut shape, place).await?;
+    shape.workers = wanted.workers;
+    let office = Office::open().await?;
+    shape.endpoints = vec![office.endpoint.clone()];
     let cluster = Cluster::start(binary, place, shape).await?;
+    put_first(&cluster, &redis);
     load::create_group(&cluster, GROUP).await?;
+    let limits = Limits::now();
     // What is allocated once is not a connection's.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::time::sleep(SETTLING).await;
+    let begun = Moment::of(&cluster, &redis, None)?;
+    tokio::time::sleep(EMPTY_FOR).await;
     let empty = Moment::of(&cluster, &redis, None)?;
+    let mut windows = vec![begun.until(&empty, costs::EMPTY, costs::Work::default())];
 
+    let ask_while = place.join("devices-ask");
     let mut plan = Wanted::new(&cluster.control, "h", wanted.devices);
     plan.processes = processes;
     plan.logins_per_second = wanted.logins_per_second;
-    plan.heartbeat = heartbeat;
+    plan.heartbeat = wanted.heartbeat();
     plan.nodes = cluster.doors.iter().map(|door| door.tcp).collect();
     (plan.group, plan.group_every) = (Some(GROUP.to_owned()), wanted.group_every);
     plan.requests_per_second = wanted.requests;
+    plan.ask_while = Some(ask_while.clone());
+    plan.tick = wanted.tick_ms.map(Duration::from_millis);
+    // A process of devices for each node: what is sent together arrives together.
+    plan.one_node = true;
     plan.sources = true;
     (plan.come_back, plan.forget) = (true, true);
     // Filling it is not what is measured: a moment's slowness must not become a storm.
     plan.under_way_max = Some(UNDER_WAY_MAX);
-    let mut crowds = Crowds::start(plan)?;
-    let coming = come_in(wanted, &mut crowds).await?;
-    let idle_from = Moment::of(&cluster, &redis, Some(&crowds))?;
-    println!("all in; held quietly for 30 s, then with everything at work");
-    let quiet = crowds.during(Duration::from_secs(30)).await?;
-    let full = Moment::of(&cluster, &redis, Some(&crowds))?;
-
-    let rates = Rates {
-        devices: wanted.devices,
-        unicasts: wanted.unicasts,
-        stored: wanted.stored,
-        multicasts: wanted.multicasts,
-    };
-    let load = Load::start(&cluster, rates, GROUP)?;
-    let mut told = Told::default();
-    let (began, started) = (Moment::of(&cluster, &redis, Some(&crowds))?, Instant::now());
-    for _ in 0..wanted.seconds.div_ceil(10) {
-        let more = crowds.during(Duration::from_secs(10)).await?;
-        println!(
-            "  {} online, {} lost, {} pushes ({} stored), {} group pushes, {} pongs",
-            more.online, more.lost, more.pushes, more.stored, more.group_pushes, more.pongs
-        );
-        told.merge(&more);
-    }
-    let at_work = started.elapsed();
-    let counts = load.stop().await?;
-    told.merge(&crowds.during(Duration::from_secs(3)).await?);
-    let ended = Moment::of(&cluster, &redis, Some(&crowds))?;
-    let presence = load::presence(&cluster, wanted.devices).await?;
-    drop(office);
-    report(wanted, &coming, &empty, &full, &[(&idle_from, &full), (&began, &ended)]);
-    let mut whole = coming;
+    let mut site = Site { wanted, cluster, redis, crowds: Crowds::start(plan)?, ask_while };
+    let filling = site.moment()?;
+    let coming = coming::come_in(wanted, &mut site.crowds).await?;
+    let filled = site.moment()?;
+    windows.push(filling.until(&filled, costs::FILL, moment::work(&coming.told, 0)));
+    println!("{} are in; held quietly for {} s", coming.told.online, QUIET_FOR.as_secs());
+    let quiet = site.crowds.during(QUIET_FOR).await?;
+    let full = site.moment()?;
+    windows.push(filled.until(&full, costs::QUIET, moment::work(&quiet, 0)));
+    let mut whole = coming.told.clone();
     whole.merge(&quiet);
-    whole.merge(&told);
-    let held = Held { wanted, at_work, told, whole, counts, presence };
-    held.say();
-    let misses = held.misses();
+
+    let mut misses = coming.misses(wanted);
+    let mut delays = Vec::new();
     if misses.is_empty() {
+        for (name, rates) in wanted.apart() {
+            let phase = site.phase(name, rates, wanted.apart).await?;
+            whole.merge(&phase.told);
+            windows.push(phase.window);
+        }
+        let everything = site.phase(costs::EVERYTHING, wanted.rates(), wanted.seconds).await?;
+        whole.merge(&everything.told);
+        windows.push(everything.window);
+        let presence = load::presence(&site.cluster, wanted.devices).await?;
+        let (at_work, told, counts) = (everything.at_work, everything.told, everything.counts);
+        delays = report::delays(&whole, &told);
+        let held = Held { wanted, at_work, told, whole, counts, presence };
+        held.say();
+        misses = held.misses();
+    }
+    let ended = site.moment()?;
+    let mut stood =
+        limits::of_machine(ended.kernel.available, windows.last().map_or(0.0, |it| it.busy));
+    stood.extend(Limits::now().since(&limits));
+    drop(office);
+    let routers = wanted.routers.max(1) as u64;
+    let held = coming.told.online;
+    let per_device = 1.0 / held.max(1) as f64;
+    let measured = Measured {
+        unix_time: std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs(),
+        machine: Machine::here(),
+        wanted: wanted.devices as u64,
+        held,
+        access_nodes: processes as u64,
+        routers,
+        heartbeat_ms: wanted.heartbeat_ms,
+        base_bytes: empty.bytes(),
+        connection_bytes: (full.bytes() - empty.bytes()) * per_device,
+        kernel_bytes: full.kernel.bytes_since(&empty.kernel) * per_device,
+        windows,
+        delays: delays.into_iter().collect(),
+        misses,
+        limits: stood,
+    };
+    report::print(&measured, &empty, &full);
+    if let Some(folder) = &wanted.results {
+        hawser_loadtest::report::keep_as("hold", measured.unix_time, &measured, folder)?;
+    }
+    for limit in &measured.limits {
+        println!("in the way: {limit}");
+    }
+    if measured.misses.is_empty() {
         println!("held");
     } else {
-        println!("NOT held: {}", misses.join("; "));
+        println!("NOT held: {}", measured.misses.join("; "));
     }
-    Ok(misses.is_empty())
+    Ok(measured.misses.is_empty())
 }
 
-/// One part of a moment.
-type Pick = fn(&Moment) -> Part;
-
-/// Waits until all are online.
-async fn come_in(wanted: &Hold, crowds: &mut Crowds) -> anyhow::Result<Told> {
-    let started = Instant::now();
-    let seconds = wanted.devices as u64 / u64::from(wanted.logins_per_second.max(1));
-    let patience = Duration::from_secs(4 * seconds + 120);
-    let mut all = Told::default();
-    loop {
-        all.merge(&crowds.during(Duration::from_secs(5)).await?);
-        println!(
-            "  {:>4.0} s: {} online, {} members, login {}, lost {}, late {}, refused {:?}",
-            started.elapsed().as_secs_f64(),
-            all.online,
-            all.members,
-            all.login_delay,
-            all.lost,
-            all.late,
-            all.refused
-        );
-        if all.online == wanted.devices as u64 {
-            println!("{} logins in {:.0} s", all.logins, started.elapsed().as_secs_f64());
-            return Ok(all);
+/// What all nodes wait for goes first on cores that all share, as it would on machines of its own.
+fn put_first(cluster: &Cluster, redis: &Redis) {
+    let first = cluster.services().filter(|it| !matches!(it, Service::Access(_)));
+    let ids = first.filter_map(|it| Some(cluster.process(it)?.0)).chain(redis.id());
+    for id in ids {
+        if let Err(why) = process::prioritize(id, FIRST) {
+            println!("process {id} shares cores with all others, which may starve it: {why}");
         }
-        anyhow::ensure!(
-            started.elapsed() < patience && all.gone == 0,
-            "{} of {} are online after {:.0?}, {} are gone for good: what stands in the way is above",
-            all.online,
-            wanted.devices,
-            started.elapsed(),
-            all.gone
-        );
     }
 }
 
-fn report(
-    wanted: &Hold,
-    coming: &Told,
-    empty: &Moment,
-    full: &Moment,
-    windows: &[(&Moment, &Moment); 2],
-) {
-    let each = |before: f64, after: f64| (after - before) / wanted.devices as f64;
-    let [idle, busy] = windows;
-    let mut table = Table::new();
-    table.set_header([
-        "part",
-        "processes",
-        "bytes a connection",
-        "in all",
-        "cores idle",
-        "cores at work",
-    ]);
-    let cores = |window: &(&Moment, &Moment), cpu: fn(&Moment) -> f64| {
-        let time = window.1.at.duration_since(window.0.at).as_secs_f64();
-        format!("{:.2}", (cpu(window.1) - cpu(window.0)) / time)
-    };
-    let mebibytes = |bytes: f64| format!("{:.0} MiB", bytes / 1_048_576.0);
-    let mut sum = 0.0;
-    let parts: [(&str, Pick); 4] = [
-        ("access nodes", |it| it.access),
-        ("routers", |it| it.routers),
-        ("control", |it| it.control),
-        ("device processes", |it| it.crowds),
-    ];
-    for (name, part) in parts {
-        let of = part(full);
-        let bytes = each(part(empty).resident, of.resident);
-        sum += bytes;
-        let cpu = |window: &(&Moment, &Moment)| {
-            let time = window.1.at.duration_since(window.0.at).as_secs_f64();
-            format!("{:.2}", (part(window.1).cpu - part(window.0).cpu) / time)
-        };
-        table.add_row([
-            name.to_owned(),
-            of.processes.to_string(),
-            format!("{bytes:.0}"),
-            mebibytes(of.resident),
-            cpu(idle),
-            cpu(busy),
-        ]);
+/// Everything that runs.
+struct Site<'a> {
+    wanted: &'a Hold,
+    cluster: Cluster,
+    redis: Redis,
+    crowds: Crowds,
+    ask_while: PathBuf,
+}
+
+/// A time with one kind of work, or with all.
+struct Phase {
+    window: Window,
+    /// For so long backends were at it, and what came of it from first to last.
+    at_work: Duration,
+    counts: Counts,
+    told: Told,
+}
+
+impl Site<'_> {
+    fn moment(&self) -> anyhow::Result<Moment> {
+        Moment::of(&self.cluster, &self.redis, Some(&self.crowds))
     }
-    let redis = each(empty.redis, full.redis);
-    let slab = each(empty.kernel.slab, full.kernel.slab);
-    let buffers = each(empty.kernel.buffers, full.kernel.buffers);
-    sum += redis + slab + buffers;
-    for (name, bytes, all) in [
-        ("redis (its data)", redis, full.redis),
-        ("kernel, objects (both ends)", slab, full.kernel.slab),
-        ("kernel, TCP buffers", buffers, full.kernel.buffers),
-    ] {
-        let is_redis = name.starts_with("redis");
-        table.add_row([
-            name.to_owned(),
-            if is_redis { "1".to_owned() } else { "-".to_owned() },
-            format!("{bytes:.0}"),
-            mebibytes(all),
-            if is_redis { cores(idle, |it| it.redis_cpu) } else { "-".to_owned() },
-            if is_redis { cores(busy, |it| it.redis_cpu) } else { "-".to_owned() },
-        ]);
+
+    async fn phase(&mut self, name: &str, rates: Rates, seconds: u64) -> anyhow::Result<Phase> {
+        println!("{name}, for {seconds} s");
+        let started = Instant::now();
+        let load = Load::start(&self.cluster, rates, self.wanted.devices, GROUP, &self.ask_while)?;
+        let mut told = self.crowds.during(SETTLING).await?;
+        let (began, before) = (self.moment()?, load.counts());
+        let mut in_window = Told::default();
+        for step in 0..seconds.div_ceil(10) {
+            let left = seconds.saturating_sub(step * 10).min(10);
+            let more = self.crowds.during(Duration::from_secs(left)).await?;
+            println!(
+                "  {} online, {} lost, {} pushes ({} stored), {} group pushes, {} answers, {} pongs",
+                more.online,
+                more.lost,
+                more.pushes,
+                more.stored,
+                more.group_pushes,
+                more.answers,
+                more.pongs
+            );
+            in_window.merge(&more);
+        }
+        let (ended, after) = (self.moment()?, load.counts());
+        let work = moment::work(&in_window, after.multicasts - before.multicasts);
+        told.merge(&in_window);
+        let at_work = started.elapsed();
+        let counts = load.stop().await?;
+        told.merge(&self.crowds.during(SETTLING).await?);
+        Ok(Phase { window: began.until(&ended, name, work), at_work, counts, told })
     }
-    table.add_row([
-        "sum".to_owned(),
-        "-".to_owned(),
-        format!("{sum:.0}"),
-        String::new(),
-        String::new(),
-        String::new(),
-    ]);
-    println!("{table}");
-    println!(
-        "kernel objects and buffers count both ends of each connection, as both are on this machine: a node \
-         alone has about half of them"
-    );
-    println!(
-        "kernel objects by kind, bytes a connection: {}",
-        full.kernel.by_kind(&empty.kernel, wanted.devices)
-    );
-    let taken = empty.kernel.available - full.kernel.available;
-    println!(
-        "memory that was available: {} before, {} after: {:.0} bytes a connection, everything counted",
-        mebibytes(empty.kernel.available),
-        mebibytes(full.kernel.available),
-        taken / wanted.devices as f64
-    );
-    let room = full.kernel.available / (taken / wanted.devices as f64).max(1.0);
-    println!(
-        "what is left would hold {room:.0} more by memory; machine busy {:.0} % idle, {:.0} % at work",
-        full.kernel.busy(&idle.0.kernel) * 100.0,
-        busy.1.kernel.busy(&busy.0.kernel) * 100.0
-    );
-    println!("logins: {}, refused {:?}, late {}", coming.login_delay, coming.refused, coming.late);
 }

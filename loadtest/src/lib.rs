@@ -1,6 +1,7 @@
 //! What `hawser-loadtest` shares with tests and benches: the judge of histories, and what measuring takes.
 
 pub mod bare_store;
+pub mod costs;
 pub mod delays;
 pub mod judge;
 pub mod outcome;

@@ -75,7 +75,8 @@ enum Command {
     ///
     /// Starts Redis, control, two routers, and as many access and device processes as it takes.
     #[command(after_help = "Example:\n  cargo build --release --workspace --bins\n  \
-                      target/release/hawser-loadtest hold --devices 200000")]
+                      target/release/hawser-loadtest hold --devices 200000 --apart 20\n  \
+                      target/release/hawser-loadtest hold --million --results loadtest/results")]
     Hold(hold::Hold),
     /// Run a scenario against a deployment, or against a `hawser dev` that it starts, and judge it by its
     /// bounds.

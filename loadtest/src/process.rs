@@ -1,7 +1,7 @@
 //! What the kernel says of a process: CPU used, memory resident, descriptors open.
 
 use anyhow::Context;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, setpriority_process};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 /// CPU that a process has used so far, user and system, in seconds.
@@ -18,9 +18,18 @@ pub fn cpu_seconds(process: u32) -> anyhow::Result<f64> {
 
 /// Resident memory of a process, in bytes.
 pub fn resident_bytes(process: u32) -> anyhow::Result<u64> {
+    status_bytes(process, "VmRSS:")
+}
+
+/// Resident memory that is a process's own, in bytes: not what it maps of files.
+pub fn anonymous_bytes(process: u32) -> anyhow::Result<u64> {
+    status_bytes(process, "RssAnon:")
+}
+
+fn status_bytes(process: u32, name: &str) -> anyhow::Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
-    let kib: u64 = line.split_whitespace().nth(1).context("VmRSS has a value")?.parse()?;
+    let line = status.lines().find(|line| line.starts_with(name)).context("status is short")?;
+    let kib: u64 = line.split_whitespace().nth(1).context("a line without a value")?.parse()?;
     Ok(kib * 1024)
 }
 
@@ -33,6 +42,15 @@ pub fn is_stopped(id: u32) -> std::io::Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// Gives all threads of a process this priority, as `nice` counts it; those that they start will have it too.
+pub fn prioritize(process: u32, nice: i32) -> std::io::Result<()> {
+    for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        let id = thread?.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw);
+        setpriority_process(id, nice)?;
+    }
+    Ok(())
 }
 
 /// Descriptors that a process has open.

@@ -97,6 +97,11 @@ impl Redis {
         ask(self.address, command)
     }
 
+    /// Its process, unless it was killed.
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Guarded::id)
+    }
+
     /// CPU it has used, in seconds.
     pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
         self.process.as_ref().context("it was killed")?.cpu_seconds()

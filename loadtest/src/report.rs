@@ -221,11 +221,21 @@ pub fn print(rows: &[Row]) {
 
 /// Keeps the rows as JSON, named after the time.
 pub fn keep(rows: &[Row], folder: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(folder)?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
-    let path = folder.join(format!("bench-{now}.json"));
     let result = Kept { unix_time: now, machine: Machine::here(), rows: rows.to_vec() };
-    std::fs::write(&path, serde_json::to_string_pretty(&result)? + "\n")?;
+    keep_as("bench", now, &result, folder)
+}
+
+/// Keeps a result as JSON, named after its kind and time.
+pub fn keep_as<R: Serialize>(
+    kind: &str,
+    time: u64,
+    result: &R,
+    folder: &Path,
+) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let path = folder.join(format!("{kind}-{time}.json"));
+    std::fs::write(&path, serde_json::to_string_pretty(result)? + "\n")?;
     println!("kept in {}", path.display());
     Ok(())
 }

@@ -215,6 +215,7 @@ impl Asker {
             named(&answer, plan.protocol.of_access_point(), &self.names).await
         } else {
             let turn = (plan.first + number) as usize % plan.nodes.len();
+            let turn = if plan.one_node { 0 } else { turn };
             let (before, from) = plan.nodes.split_at(turn);
             let point = |at: &SocketAddr| Point { at: *at, name: self.names.of(NAME_ALONE) };
             from.iter().chain(before).map(point).collect()

@@ -23,6 +23,8 @@ pub(crate) struct Plan {
     pub(crate) protocol: Protocol,
     /// In place of those that control names.
     pub(crate) nodes: Vec<SocketAddr>,
+    /// All devices dial the first of them, and the others only when they come back from there.
+    pub(crate) one_node: bool,
     pub(crate) source: Option<IpAddr>,
     /// Certificate that is trusted; none: those of this machine.
     pub(crate) trust: Option<PathBuf>,
@@ -31,8 +33,12 @@ pub(crate) struct Plan {
     pub(crate) logins: Schedule,
     pub(crate) under_way_max: u32,
     pub(crate) heartbeat_ms: u64,
+    /// What came due is done at this interval and in one go, requests too; none: each at its time.
+    pub(crate) tick_ms: Option<u64>,
     pub(crate) groups: Vec<Groups>,
     pub(crate) requests: Schedule,
+    /// Only while this file is there.
+    pub(crate) ask_while: Option<PathBuf>,
     pub(crate) method: String,
     pub(crate) request_deadline_ms: u32,
     pub(crate) payloads: Payloads,
@@ -211,14 +217,17 @@ impl From<Crowd> for Plan {
             count: wanted.count,
             protocol: if wanted.trust.is_some() { Protocol::Tls } else { Protocol::Tcp },
             nodes: wanted.nodes,
+            one_node: wanted.one_node,
             source: wanted.source,
             trust: wanted.trust,
             begins: stamp::now(),
             logins: Schedule::steady(f64::from(wanted.logins_per_second)),
             under_way_max: wanted.under_way_max,
             heartbeat_ms: wanted.heartbeat_ms,
+            tick_ms: wanted.tick_ms,
             groups: groups.collect(),
             requests: Schedule::steady(f64::from(wanted.requests_per_second)),
+            ask_while: wanted.ask_while,
             method: "echo".to_owned(),
             request_deadline_ms: 10_000,
             payloads: Payloads(vec![(REQUEST_BYTES, 1.0)]),

@@ -243,6 +243,9 @@ impl Cluster {
         command.args([place.role, "--config"]).arg(&place.config);
         command.env("FAULTS_ADMIN_TOKEN", ADMIN_TOKEN).env("FAULTS_MASTER_KEY", "7".repeat(64));
         command.env("FAULTS_CLUSTER_SECRET", CLUSTER_SECRET).env_remove("RUST_LOG");
+        if let Some(workers) = self.shape.workers {
+            command.env("TOKIO_WORKER_THREADS", workers.to_string());
+        }
         command.envs(&place.environment);
         command.stdout(Stdio::null()).stderr(Stdio::from(log));
         place.process = Some(Guarded::start(&mut command)?);

@@ -23,10 +23,15 @@ pub(crate) struct Wanted {
     /// No new device begins while so many that have begun are not online.
     pub(crate) under_way_max: Option<usize>,
     pub(crate) nodes: Vec<SocketAddr>,
+    /// The devices of each process dial the next of them.
+    pub(crate) one_node: bool,
+    pub(crate) tick: Option<Duration>,
     pub(crate) business: usize,
     pub(crate) group: Option<String>,
     pub(crate) group_every: usize,
     pub(crate) requests_per_second: u32,
+    /// Only while this file is there.
+    pub(crate) ask_while: Option<PathBuf>,
     pub(crate) come_back: bool,
     pub(crate) forget: bool,
     pub(crate) stay: Option<Duration>,
@@ -48,10 +53,13 @@ impl Wanted {
             heartbeat: Duration::from_secs(20),
             under_way_max: None,
             nodes: Vec::new(),
+            one_node: false,
+            tick: None,
             business: 0,
             group: None,
             group_every: 1,
             requests_per_second: 0,
+            ask_while: None,
             come_back: false,
             forget: false,
             stay: None,
@@ -161,8 +169,15 @@ impl One {
             let share = (most / wanted.processes.max(1)).max(1);
             command.args(["--under-way-max", &share.to_string()]);
         }
+        if let Some(tick) = wanted.tick {
+            command.args(["--tick-ms", &tick.as_millis().to_string()]);
+        }
         if !wanted.nodes.is_empty() {
-            let nodes: Vec<String> = wanted.nodes.iter().map(ToString::to_string).collect();
+            let mut nodes: Vec<String> = wanted.nodes.iter().map(ToString::to_string).collect();
+            if wanted.one_node {
+                let turn = number % nodes.len();
+                nodes.rotate_left(turn);
+            }
             command.args(["--nodes", &nodes.join(",")]);
         }
         if let Some(group) = &wanted.group {
@@ -177,9 +192,13 @@ impl One {
         if let Some(trust) = &wanted.trust {
             command.arg("--trust").arg(trust);
         }
+        if let Some(file) = &wanted.ask_while {
+            command.arg("--ask-while").arg(file);
+        }
         for (flag, on) in [
             ("--come-back", wanted.come_back),
             ("--forget", wanted.forget),
+            ("--one-node", wanted.one_node),
             ("--deaf", wanted.deaf),
         ] {
             if on {

@@ -90,6 +90,8 @@ pub(super) struct Kernel {
     kinds: BTreeMap<String, f64>,
     /// Ticks of all cores: at work, and in all.
     ticks: (f64, f64),
+    /// Bytes and packets that went over loopback.
+    wire: (f64, f64),
 }
 
 impl Kernel {
@@ -112,7 +114,13 @@ impl Kernel {
             available: kib("MemAvailable"),
             kinds,
             ticks: ticks(&text("/proc/stat")),
+            wire: loopback(&text("/proc/net/dev")),
         }
+    }
+
+    /// Bytes of objects and buffers that came since then.
+    pub(super) fn bytes_since(&self, before: &Self) -> f64 {
+        self.slab + self.buffers - before.slab - before.buffers
     }
 
     /// What grew most since then.
@@ -131,6 +139,11 @@ impl Kernel {
             .join(", ")
     }
 
+    /// Bytes and packets over loopback from here to a later time.
+    pub(super) fn wire(&self, later: &Self) -> (f64, f64) {
+        (later.wire.0 - self.wire.0, later.wire.1 - self.wire.1)
+    }
+
     /// Share of all cores that was at work since then.
     pub(super) fn busy(&self, before: &Self) -> f64 {
         (self.ticks.0 - before.ticks.0) / (self.ticks.1 - before.ticks.1).max(1.0)
@@ -144,6 +157,14 @@ fn kind(line: &str) -> Option<(String, f64)> {
     let pages: f64 = fields.get(5)?.parse().ok()?;
     let slabs: f64 = slabdata.split_whitespace().nth(1)?.parse().ok()?;
     Some(((*fields.first()?).to_owned(), slabs * pages * PAGE))
+}
+
+/// Received on loopback, which is what was sent there.
+fn loopback(devices: &str) -> (f64, f64) {
+    let line = devices.lines().find_map(|line| line.trim_start().strip_prefix("lo:"));
+    let mut fields = line.unwrap_or_default().split_whitespace().map(|it| it.parse().ok());
+    let mut next = || fields.next().flatten().unwrap_or_default();
+    (next(), next())
 }
 
 fn ticks(stat: &str) -> (f64, f64) {

@@ -64,6 +64,8 @@ pub(crate) struct Shape {
     pub(crate) events: bool,
     /// Life of a token.
     pub(crate) token_life: Duration,
+    /// Threads of each service that run its tasks; none: one per core.
+    pub(crate) workers: Option<usize>,
 }
 
 impl Shape {
@@ -84,6 +86,7 @@ impl Shape {
             endpoints: Vec::new(),
             events: false,
             token_life: Duration::from_hours(1),
+            workers: None,
         }
     }
 
