@@ -1,6 +1,7 @@
 //! What a run measured, and what each kind of work costs by it: CPU by part, bytes by part.
 //!
-//! A run keeps what it saw as [`Measured`]; [`Costs::of`] is the arithmetic.
+//! A run keeps what it saw as [`Measured`]; [`Costs::of`] is the arithmetic, and whoever sizes a cluster takes
+//! it from there ([`crate::size`]).
 
 use crate::report::Machine;
 use serde::{Deserialize, Serialize};

@@ -81,7 +81,7 @@ pub(crate) async fn run(wanted: &Hold) -> anyhow::Result<ExitCode> {
 }
 
 /// Until someone wants this to end: what it started ends with its owners, not with a killed process.
-async fn until_stopped() -> anyhow::Result<()> {
+pub(crate) async fn until_stopped() -> anyhow::Result<()> {
     let mut terminated = signal(SignalKind::terminate())?;
     tokio::select! {
         stopped = tokio::signal::ctrl_c() => stopped?,

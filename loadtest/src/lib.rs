@@ -9,4 +9,5 @@ pub mod page;
 pub mod process;
 pub mod redis;
 pub mod report;
+pub mod size;
 pub mod stamp;

@@ -13,7 +13,9 @@ mod roots;
 mod run;
 mod scenario;
 mod schedule;
+mod sizing;
 mod system;
+mod tier;
 mod wire;
 
 use clap::{Parser, Subcommand};
@@ -85,6 +87,20 @@ enum Command {
     /// this machine was the limit, or there was nothing to reach, so that the run says nothing.
     #[command(after_help = run::AFTER_HELP)]
     Run(run::Run),
+    /// Fill the tables of real routers with up to ten million devices, and say what each look-up costs.
+    ///
+    /// Starts Redis, control and routers, and plays the access nodes.
+    #[command(
+        after_help = "Example:\n  target/release/hawser-loadtest tier --results loadtest/results"
+    )]
+    Tier(tier::Wanted),
+    /// Say how large a cluster has to be, from measured costs.
+    ///
+    /// Prints the arithmetic as a table of Markdown. Machines and prices are assumptions: give your own.
+    #[command(
+        after_help = "Example:\n  target/release/hawser-loadtest size --devices 2000000 --connects 500"
+    )]
+    Size(sizing::Sizing),
     /// A few devices with their cursors in files, and a history. Run by `faults`.
     #[command(hide = true)]
     Device(faults::device::Device),
@@ -207,6 +223,8 @@ async fn perform(command: Command) -> anyhow::Result<ExitCode> {
         Command::Faults(wanted) => return faults::run(&wanted).await,
         Command::Hold(wanted) => return hold::run(&wanted).await,
         Command::Run(wanted) => return run::run(&wanted).await,
+        Command::Tier(wanted) => return tier::run(&wanted).await,
+        Command::Size(wanted) => sizing::run(&wanted)?,
         Command::Device(wanted) => {
             leash::put_on()?;
             faults::device::run(wanted).await?;

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 pub(crate) const APP: &str = "shop";
 pub(crate) const BUSINESSES: [&str; 2] = ["chat", "mail"];
 pub(crate) const ADMIN_TOKEN: &str = "faults-admin-token-0123456789";
-const CLUSTER_SECRET: &str = "faults-cluster-secret-0123456789";
+pub(crate) const CLUSTER_SECRET: &str = "faults-cluster-secret-0123456789";
 const START_PATIENCE: Duration = Duration::from_secs(30);
 const METRICS_PATIENCE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(50);
@@ -84,6 +84,8 @@ pub(crate) struct Cluster {
     pub(crate) control: String,
     /// The push API of each router.
     pub(crate) push: Vec<String>,
+    /// The internal port of each router.
+    pub(crate) internal: Vec<SocketAddr>,
     /// Where devices come in, by access node.
     pub(crate) doors: Vec<Door>,
     pub(crate) operator: Operator,
@@ -145,6 +147,7 @@ impl Cluster {
             shape: shape.clone(),
             control: format!("http://{http}"),
             push: pushes.iter().map(|at| format!("http://{at}")).collect(),
+            internal: routers.clone(),
             doors: Vec::new(),
             operator: Operator::new(&format!("http://{http}")),
             keys: Vec::new(),
