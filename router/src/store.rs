@@ -478,8 +478,8 @@ pub trait Store: Send + Sync + 'static {
         max: usize,
     ) -> Result<Vec<String>, StoreError>;
 
-    /// Grows whenever the store may have lost or forgotten something: another incarnation, a connection
-    /// that broke. Whoever watches has access nodes sweep.
+    /// Grows whenever the store may have lost or forgotten something: another incarnation, other servers. Whoever
+    /// watches has access nodes sweep.
     fn changes(&self) -> watch::Receiver<u64>;
 
     /// Writes and syncs what is left, and ends the engine's threads and tasks.

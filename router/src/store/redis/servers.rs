@@ -130,8 +130,9 @@ struct Watcher {
     tasks: Tasks,
     shared: Arc<Shared>,
     publish: watch::Sender<Arc<Map>>,
-    /// Connection and incarnation last seen at each address.
-    lives: HashMap<String, (u64, u64)>,
+    /// Incarnation last seen at each address. Whether a connection broke says nothing: what was asked over it and
+    /// not answered is in doubt for whoever asked, and for nobody else.
+    lives: HashMap<String, u64>,
     /// Whose slots were whose, when last all were known.
     ranges: Option<Vec<Range>>,
     /// What was wrong with each server's settings, so that it is said once.
@@ -243,7 +244,7 @@ impl Watcher {
         let mut is_other = false;
         for (address, server) in &map.servers {
             let facts = server.facts.load();
-            let life = (server.number, facts.incarnation);
+            let life = facts.incarnation;
             is_other |= self.lives.insert(address.clone(), life).is_some_and(|last| last != life);
             let wrong = wrong_with(&self.place, address, &facts);
             if self.warned.get(address) != Some(&wrong) {

@@ -7,10 +7,12 @@ use super::house::{
 use crate::config::StoreConfig;
 use crate::inbox::Limits;
 use crate::key::Key;
+use crate::store::redis::Redis;
 use crate::store::{GroupChange, GroupChanged, GroupMeta, HistoryCaps, Store, StoreError};
 use futures_util::future::join_all;
 use hawser_chassis::secret::Secret;
 use hawser_proto::id::{AppId, Position};
+use prometheus::Registry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -100,6 +102,91 @@ async fn every_connection_cut_costs_no_call() {
         done.unwrap();
     }
     assert_eq!(read(&store, &device).await.len(), 20, "each once");
+}
+
+#[tokio::test]
+async fn a_connection_that_broke_is_no_loss() {
+    let Some(process) = Process::start(&[]).await else { return };
+    let store = open(&process.single()).await;
+    let device = device("a");
+    for n in 0..5 {
+        process.ask(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+        push_until_stored(&store, &device, &n.to_string()).await;
+    }
+    assert_eq!(*store.changes().borrow(), 0, "it is the one that it was");
+}
+
+#[tokio::test]
+async fn a_slow_server_is_no_other_one_and_is_not_connected_to_again() {
+    let Some(process) = Process::start(&[]).await else { return };
+    let (port, slow) = may_be_slow(process.port).await;
+    let url = Secret::new(&format!("redis://127.0.0.1:{port}/0"));
+    let registry = Registry::new();
+    let store = Redis::open(&StoreConfig::RedisSingle { url }, CALL, &registry).await;
+    let store = store.expect("it is there").expect("a place of Redis");
+    let device = device("a");
+    push_until_stored(&store, &device, "before").await;
+    let connects = || value(&registry, "hawser_router_redis_connects_total");
+    let before = connects();
+    slow.store(true, Relaxed);
+    // What it is takes longer to say than it is given; others are answered meanwhile.
+    let end = Instant::now() + 6 * CALL;
+    let pushers = (0..16).map(|pusher| {
+        let (store, device) = (&store, &device);
+        async move {
+            let mut stored = 0;
+            while Instant::now() < end {
+                let id = format!("{pusher}-{stored}");
+                stored += usize::from(push(store, device, &id, None).await.is_ok());
+            }
+            stored
+        }
+    });
+    let stored: usize = join_all(pushers).await.into_iter().sum();
+    assert!(stored > 0, "it answers");
+    assert_eq!((connects(), *store.changes().borrow()), (before, 0), "{stored} stored");
+    slow.store(false, Relaxed);
+    push_until_stored(&store, &device, "after").await;
+}
+
+fn value(registry: &Registry, name: &str) -> f64 {
+    let all = registry.gather();
+    let of = all.iter().find(|family| family.name() == name).expect("a metric");
+    of.get_metric()[0].get_counter().get_value()
+}
+
+/// One address in front of a server. While it is slow, answers come through at 8 KiB a second.
+async fn may_be_slow(server: u16) -> (u16, Arc<AtomicBool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let is_slow = Arc::new(AtomicBool::new(false));
+    let slow = is_slow.clone();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let slow = slow.clone();
+            tokio::spawn(async move {
+                let behind = TcpStream::connect(("127.0.0.1", server)).await?;
+                let ((mut asks, mut hears), (mut answers, mut takes)) =
+                    (client.into_split(), behind.into_split());
+                let asked = tokio::io::copy(&mut asks, &mut takes);
+                let answered = async {
+                    let mut part = vec![0; 409];
+                    loop {
+                        let read = answers.read(&mut part).await?;
+                        if read == 0 {
+                            return std::io::Result::Ok(());
+                        }
+                        if slow.load(Relaxed) {
+                            tokio::time::sleep(Duration::from_millis(50)).await;
+                        }
+                        hears.write_all(&part[..read]).await?;
+                    }
+                };
+                tokio::select! { done = asked => done.map(drop), done = answered => done }
+            });
+        }
+    });
+    (port, is_slow)
 }
 
 #[tokio::test]
