@@ -11,7 +11,6 @@ use crate::admin;
 use crate::bind;
 use crate::credentials::write_private;
 use crate::failure::{Failure, Outcome, chain};
-use crate::memory;
 use crate::output::Output;
 use crate::push_api::PushApi;
 use crate::role::store::{Store, StoreArg};
@@ -99,7 +98,6 @@ impl House {
         let endpoint = format!("http://{}", bind::address(&sockets.business)?);
         let (registry, readiness, tasks) =
             (telemetry::registry(), Readiness::default(), Tasks::new());
-        memory::give_back(&tasks);
         let admin_routes = routes(registry.clone(), readiness.clone());
         admin::serve(&tasks, "admin", sockets.admin, admin_routes);
         admin::serve(

@@ -10,7 +10,6 @@ pub(crate) mod store;
 use crate::admin;
 use crate::bind;
 use crate::failure::{Failure, Outcome, chain};
-use crate::memory;
 use crate::operate::router::RouterCommand;
 use crate::output::Output;
 use clap::{Args, Subcommand, ValueEnum};
@@ -259,7 +258,6 @@ impl Surroundings {
         let listener = bind::tcp(admin.listen, "the admin port", "admin.listen")?;
         let (registry, readiness) = (telemetry::registry(), Readiness::default());
         let tasks = Tasks::new();
-        memory::give_back(&tasks);
         admin::serve(&tasks, "admin", listener, routes(registry.clone(), readiness.clone()));
         Ok(Self { registry, readiness, tasks })
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 // As in the hawser binary.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Measures the stores beside what stands under them.
 #[derive(Parser)]
