@@ -23,9 +23,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// After a row has healed, everything must have arrived within this.
-const ARRIVAL_PATIENCE: Duration = Duration::from_mins(1);
-/// What is missing by then, and no less than before, is not on its way any more.
-const STANDSTILL: Duration = Duration::from_secs(15);
+const ARRIVAL_PATIENCE: Duration = Duration::from_secs(90);
+/// What is missing by then, and no less than before, is not on its way any more. Longer than a device needs to
+/// find out that its link is dead and to be back: nothing tells it over QUIC that its node is gone; it hears so
+/// little from it as from one that has nothing to say, until a heartbeat stays without an answer (25 s, and 10 s
+/// for the answer).
+const STANDSTILL: Duration = Duration::from_secs(45);
 /// How often it is looked whether a device process still runs, and whether all has arrived.
 const LOOK: Duration = Duration::from_millis(100);
 /// Device processes with more devices keep their cursors in memory that outlives them: a sync each would
