@@ -3,7 +3,8 @@
 use crate::process::Guarded;
 use anyhow::{Context, bail, ensure};
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -22,24 +23,36 @@ pub struct Redis {
     process: Option<Guarded>,
 }
 
-/// Ports that were handed out: the kernel may name one again before whoever got it listens there.
+/// Where services of a test listen: below the ports that the kernel takes for outgoing connections, one of which
+/// would be in the way of a service that is just starting again. Redis Cluster takes those 10,000 above, too.
+const PORTS: Range<u16> = 10_500..20_500;
+/// From a port of a cluster's server to that of its bus.
+const TO_BUS: u16 = 10_000;
+
+/// Ports that were handed out, to one service each.
 static HANDED_OUT: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 
-/// A port that was free a moment ago, and that nobody in this process was told of.
+/// A port that was free a moment ago, over TCP and UDP, and that nobody in this process was told of.
 pub fn free_port() -> anyhow::Result<u16> {
-    loop {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        if HANDED_OUT.lock().unwrap_or_else(PoisonError::into_inner).insert(port) {
+    let is_free = |port| {
+        TcpListener::bind(("0.0.0.0", port)).is_ok() && UdpSocket::bind(("0.0.0.0", port)).is_ok()
+    };
+    for _ in 0..PORTS.len() {
+        let port = rand::random_range(PORTS);
+        let mut handed_out = HANDED_OUT.lock().unwrap_or_else(PoisonError::into_inner);
+        if !handed_out.contains(&port) && is_free(port) {
+            handed_out.insert(port);
             return Ok(port);
         }
     }
+    bail!("no free port from {} to {}", PORTS.start, PORTS.end - 1)
 }
 
-/// A port that was free, and the one 10,000 above it, which Redis Cluster takes too.
+/// A port that was free, and the one above it that Redis Cluster takes too.
 fn free_cluster_port() -> anyhow::Result<u16> {
     for _ in 0..200 {
         let port = free_port()?;
-        if port < 55_000 && TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
+        if TcpListener::bind(("127.0.0.1", port + TO_BUS)).is_ok() {
             return Ok(port);
         }
     }
