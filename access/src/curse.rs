@@ -12,6 +12,8 @@ pub enum Part {
     Request,
     /// A lane, with all its connections.
     Lane,
+    /// What is heard of one socket.
+    Reactor,
 }
 
 impl Part {
@@ -20,6 +22,7 @@ impl Part {
             Self::Connection => "connection",
             Self::Request => "request",
             Self::Lane => "lane",
+            Self::Reactor => "reactor",
         }
     }
 }
@@ -31,7 +34,7 @@ type Strikes = dyn Fn(Part, &str) -> bool + Send + Sync;
 pub struct Curse(Option<Arc<Strikes>>);
 
 impl Curse {
-    /// Panics wherever `strikes` says so, given the part and what it is at: a method, a group.
+    /// Panics wherever `strikes` says so, given the part and what it is at: a method, a group, a slot.
     pub fn new(strikes: impl Fn(Part, &str) -> bool + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(strikes)))
     }
@@ -40,6 +43,13 @@ impl Curse {
     pub(crate) fn at(&self, part: Part, what: &str) {
         if let Some(strikes) = &self.0 {
             assert!(!strikes(part, what), "cursed on purpose");
+        }
+    }
+
+    /// The same where a part is at a slot.
+    pub(crate) fn at_slot(&self, part: Part, slot: u32) {
+        if self.0.is_some() {
+            self.at(part, &slot.to_string());
         }
     }
 }

@@ -4,13 +4,17 @@
 //! nothing but the kernel's part: an event names the slot, and the slot holds who is to be woken. TLS and
 //! QUIC links, which are far larger anyhow, are the runtime's.
 
+use crate::curse::Part;
 use crate::link::Readiness;
 use crate::node::Node;
+use crate::table::Signal;
+use hawser_proto::code::CloseCode;
 use hawser_proto::id::SlotRef;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
 use std::io;
 use std::os::fd::RawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::unix::AsyncFd;
@@ -46,6 +50,25 @@ impl Reactor {
     }
 }
 
+/// Tells a connection what was heard of its socket. One that panics over it is closed; the others are heard.
+fn hand_on(node: &Node, slot: u32, news: Readiness) {
+    let told = catch_unwind(AssertUnwindSafe(|| {
+        node.table.visit(slot, |_, connection| {
+            node.config.curse.at_slot(Part::Reactor, slot);
+            connection.hear(news);
+        });
+    }));
+    if told.is_err() {
+        node.metrics.panicked(Part::Reactor);
+        error!(slot, "hearing of a socket panicked: its connection is closed");
+        // Whatever is broken there: then its deadlines end it.
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            let order = Signal::Ordered(CloseCode::Internal, String::new());
+            node.table.visit(slot, |_, connection| connection.order(order));
+        }));
+    }
+}
+
 /// Hands on what is heard until the node stops.
 pub(crate) async fn run(node: Arc<Node>, Source(mut source): Source) {
     let stop = node.links.stop_signal();
@@ -77,8 +100,7 @@ pub(crate) async fn run(node: Arc<Node>, Source(mut source): Source) {
                 is_writable: event.is_writable() || event.is_write_closed() || event.is_error(),
                 is_ended: event.is_read_closed() || event.is_error(),
             };
-            let slot = event.token().0 as u32;
-            node.table.visit(slot, |_, connection| connection.hear(news));
+            hand_on(&node, event.token().0 as u32, news);
         }
         if !is_all {
             tokio::task::yield_now().await;

@@ -123,3 +123,26 @@ async fn a_request_that_panics_is_answered_and_the_next_one_is_served() {
     drop((device, other));
     house.ends_clean().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_over_what_one_socket_says_closes_that_one_and_no_other_is_deaf() {
+    let is_armed = Arc::new(AtomicBool::new(false));
+    let armed = is_armed.clone();
+    let curse = Curse::new(move |part, slot| {
+        part == Part::Reactor && slot == "0" && armed.swap(false, Ordering::Relaxed)
+    });
+    let house = House::start_with(|config| config.curse = curse).await;
+    // Two lanes: slots 0, 2 and 1.
+    let (mut a, mut b) = (house.device("a").await, house.device("b").await);
+    let mut c = house.device("c").await;
+    is_armed.store(true, Ordering::Relaxed);
+    a.ping(1).await;
+    let NodeFrame::Close(close) = a.frame().await else { panic!("wanted CLOSE") };
+    assert_eq!(close.code, u32::from(CloseCode::Internal.number()));
+    house.metric_is("hawser_access_panics_total", &[("part", "reactor")], 1).await;
+    for device in [&mut b, &mut c, &mut house.device("a").await] {
+        device.settle().await;
+    }
+    drop((a, b, c));
+    house.ends_clean().await;
+}
