@@ -12,7 +12,7 @@ mod queue;
 mod recovery;
 
 pub(crate) use history::{HistoryAnswer, Recovered, Whom};
-pub(crate) use queue::{Done, LaneHandle, Work, queue};
+pub(crate) use queue::{Done, LaneHandle, Queue, Work, queue};
 
 use crate::curse::Part;
 use crate::fanout::{Fanout, Tally};
@@ -21,7 +21,7 @@ use crate::groups::GroupKey;
 use crate::metrics::StaleReason;
 use crate::node::Node;
 use crate::outbox::SlowPolicy;
-use crate::table::{Check, Written};
+use crate::table::{Check, GATHER_MAX, Written};
 use crate::wheel::{self, Wheel};
 use broadcast::Broadcast;
 use futures_util::FutureExt as _;
@@ -35,7 +35,6 @@ use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::mpsc;
 
 /// Writes between two looks at what else the runtime has to do.
 const WRITES_PER_TURN: usize = 32;
@@ -48,7 +47,7 @@ async fn give_way() {
 }
 
 /// Runs lane `index` until the node stops. One that panics is buried, and another begins.
-pub(crate) async fn run(node: Arc<Node>, index: usize, mut queue: mpsc::Receiver<Work>) {
+pub(crate) async fn run(node: Arc<Node>, index: usize, mut queue: Queue) {
     let stop = node.links.stop_signal();
     loop {
         let mut lane = Lane::new(node.clone(), index);
@@ -65,7 +64,7 @@ pub(crate) async fn run(node: Arc<Node>, index: usize, mut queue: mpsc::Receiver
     }
 }
 
-async fn work(lane: &mut Lane, queue: &mut mpsc::Receiver<Work>) {
+async fn work(lane: &mut Lane, queue: &mut Queue) {
     // Not with the connections: those that finish a request still join, leave and time out.
     let stop = lane.node.links.stop_signal();
     let mut tick = tokio::time::interval(lane.node.config.wheel_tick);
@@ -75,7 +74,7 @@ async fn work(lane: &mut Lane, queue: &mut mpsc::Receiver<Work>) {
         // Unbiased: a busy queue must not hold back the wheel, nor the other way round.
         tokio::select! {
             work = queue.recv() => match work {
-                Some(work) => lane.perform(work).await,
+                Some(work) => lane.perform(work, queue).await,
                 None => return,
             },
             _ = tick.tick() => lane.turn_wheel().await,
@@ -137,7 +136,7 @@ impl Lane {
         }
     }
 
-    async fn perform(&mut self, work: Work) {
+    async fn perform(&mut self, work: Work, queue: &mut Queue) {
         match work {
             Work::Join { at, key, stay, last, done } => self.join(at, &key, stay, last, done),
             Work::Recover { at, key, after } => self.recover(at, &key, after),
@@ -151,7 +150,12 @@ impl Lane {
             Work::Ended { at } => self.ended(at),
             Work::DropGroup { key, seq } => self.drop_group(&key, seq),
             Work::Multicast { key, business, fanout } => {
-                self.multicast(&key, business, &fanout).await;
+                let mut pushes = vec![fanout];
+                while pushes[0].place.is_none() && pushes.len() < GATHER_MAX {
+                    let Some(one_more) = queue.one_more_push(&key, business) else { break };
+                    pushes.push(one_more);
+                }
+                self.multicast(&key, business, &pushes).await;
             }
             Work::Broadcast { app, business, per_second, newest, fanout } => {
                 self.start_broadcast(app, business, per_second, newest, fanout);
@@ -198,18 +202,20 @@ impl Lane {
 
     // === Fan-out: the one place that walks members ===
 
-    async fn multicast(&mut self, key: &GroupKey, business: BusinessNo, fanout: &Fanout) {
-        let mut tally = Tally::default();
+    /// Writes pushes that wait together to every member, to each in one write where its link takes that.
+    async fn multicast(&mut self, key: &GroupKey, business: BusinessNo, pushes: &[Arc<Fanout>]) {
+        let mut tallies = vec![Tally::default(); pushes.len()];
         let mut gone = Vec::new();
         // A router that has not learned yet that a group is gone, and its name another business's, must not
         // reach the members of that one.
         let found = self.by_key.get(key).copied();
         let index = found.filter(|&index| self.groups[index].business == business);
         if found.is_some() && index.is_none() {
-            self.node.metrics.stale(StaleReason::Business);
+            pushes.iter().for_each(|_| self.node.metrics.stale(StaleReason::Business));
         }
         if let Some(index) = index {
-            if let Some(place) = fanout.place
+            if let [fanout] = pushes
+                && let Some(place) = fanout.place
                 && self.groups[index].history.is_some()
             {
                 let tally = self.multicast_history(index, place, fanout).await;
@@ -221,17 +227,22 @@ impl Lane {
             let missed = |count| FrameOut::from(&missed(key, business, count));
             for turn in self.groups[index].members.chunks(WRITES_PER_TURN) {
                 for &at in turn {
-                    let written = table.write_group(at, &fanout.frame, number, fanout.slow, missed);
-                    if written == Written::Gone {
+                    let mut is_gone = false;
+                    table.write_group(at, pushes, number, missed, |push, written| {
+                        is_gone |= written == Written::Gone;
+                        tallies[push].count(written);
+                    });
+                    if is_gone {
                         gone.push(at);
                     }
-                    tally.count(written);
                 }
                 self.node.config.curse.at(Part::Lane, key.1.as_str());
                 give_way().await;
             }
         }
-        fanout.lane_done(tally);
+        for (fanout, tally) in pushes.iter().zip(tallies) {
+            fanout.lane_done(tally);
+        }
         // Their `Ended` comes too, or was lost to a full queue.
         for at in gone {
             if self.node.table.with(at, |_| ()).is_none() {

@@ -7,6 +7,7 @@
 
 use crate::clock::{Jump, WallClock};
 use crate::config::Guards;
+use crate::fanout::Fanout;
 use crate::frame_out::{Form, FrameOut, close_message};
 use crate::metrics::{Metrics, StaleReason};
 use crate::outbox::{Keep, SlowPolicy};
@@ -21,8 +22,10 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tracing::error;
 
+mod at_once;
 mod connection;
 
+pub(crate) use at_once::GATHER_MAX;
 pub use connection::Signal;
 pub(crate) use connection::{ClientFacts, Connection, Identity, Rights, Told, Written};
 
@@ -291,20 +294,35 @@ impl Table {
         self.look_by(at, self.now_ms().saturating_add(self.write_timeout_ms));
     }
 
-    /// Writes a push of a live group to a member, and before it `missed` of how many it missed.
+    /// Writes pushes of a live group to a member, in their order, and before each `missed` of how many it missed
+    /// until then. Says of each, by its place among them, what came of it.
     pub(crate) fn write_group(
         &self,
         at: SlotRef,
-        frame: &FrameOut,
+        pushes: &[Arc<Fanout>],
         group: u32,
-        slow: SlowPolicy,
         missed: impl Fn(u64) -> FrameOut,
-    ) -> Written {
+        mut came: impl FnMut(usize, Written),
+    ) {
         let now_ms = self.now_ms();
-        let written = self.with(at, |connection| {
-            connection.write_group(frame, group, slow, missed, now_ms, &self.metrics)
+        let mut is_queued = false;
+        let entered = self.with(at, |connection| {
+            let at_once = connection.write_at_once(pushes, group, now_ms, &self.metrics);
+            for (n, push) in pushes.iter().enumerate() {
+                let written = at_once.of(n).unwrap_or_else(|| {
+                    let Fanout { frame, slow, .. } = &**push;
+                    connection.write_group(frame, group, *slow, &missed, now_ms, &self.metrics)
+                });
+                is_queued |= written == Written::Queued;
+                came(n, written);
+            }
         });
-        self.watch_if_queued(at, written.unwrap_or(Written::Gone))
+        if entered.is_none() {
+            (0..pushes.len()).for_each(|n| came(n, Written::Gone));
+        }
+        if is_queued {
+            self.watch_queued(at);
+        }
     }
 
     /// Writes a push of a history group to a live member. `Overflow`: it has to recover it.

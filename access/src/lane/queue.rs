@@ -88,8 +88,46 @@ impl LaneHandle {
     }
 }
 
+/// Where a lane takes its work from.
+pub(crate) struct Queue {
+    receiver: mpsc::Receiver<Work>,
+    /// Taken off, and found to be something else than was looked for.
+    next: Option<Work>,
+}
+
+impl Queue {
+    /// The next work. Cancel-safe. `None`: there will be none.
+    pub(super) async fn recv(&mut self) -> Option<Work> {
+        match self.next.take() {
+            Some(next) => Some(next),
+            None => self.receiver.recv().await,
+        }
+    }
+
+    /// The next work, if it is there and is one more live push to the members of this group.
+    pub(super) fn one_more_push(
+        &mut self,
+        group: &GroupKey,
+        of: BusinessNo,
+    ) -> Option<Arc<Fanout>> {
+        debug_assert!(self.next.is_none(), "it is taken before anything is looked for");
+        match self.receiver.try_recv().ok()? {
+            Work::Multicast { key, business, fanout }
+                if key == *group && business == of && fanout.place.is_none() =>
+            {
+                Some(fanout)
+            }
+            other => {
+                self.next = Some(other);
+                None
+            }
+        }
+    }
+}
+
 /// A queue for a lane that is about to start.
-pub(crate) fn queue(bound: usize) -> (LaneHandle, mpsc::Receiver<Work>) {
+pub(crate) fn queue(bound: usize) -> (LaneHandle, Queue) {
     let (sender, receiver) = mpsc::channel(bound);
-    (LaneHandle { queue: sender, ended: Arc::default(), missed: Arc::default() }, receiver)
+    let handle = LaneHandle { queue: sender, ended: Arc::default(), missed: Arc::default() };
+    (handle, Queue { receiver, next: None })
 }

@@ -79,7 +79,7 @@ struct Place {
     lane: Lane,
     node: Arc<Node>,
     /// What is sent to the router, on stream 1.
-    words: mpsc::Receiver<What>,
+    words: tokio::sync::mpsc::Receiver<What>,
 }
 
 impl Place {

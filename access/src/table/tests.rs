@@ -1,10 +1,10 @@
 //! One slot and its connection, over a link that takes what it is told to take.
 
 use super::*;
-use crate::link::{Dialled, Link, Transport};
+use crate::link::{Dialled, Link, Readiness, Transport};
 use hawser_proto::id::{AppId, DeviceId, Epoch};
 use hawser_proto::params::Ping;
-use std::io;
+use std::io::{self, Read as _};
 use std::net::Ipv4Addr;
 use std::task::Waker;
 
@@ -272,4 +272,65 @@ fn connection_size() {
     assert!(size_of::<Connection>() <= 184, "{}", size_of::<Connection>());
     let downlink = size_of::<crate::downlink::Downlink>();
     assert!(downlink <= 80, "{downlink}");
+}
+
+/// However little the link takes at a time, what was said to be written or queued arrives, whole and in order.
+#[tokio::test]
+async fn pushes_that_wait_together_arrive_whole_and_in_order() {
+    let place = Place::with_session();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    peer.set_nonblocking(true).unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    socket2::SockRef::from(&stream).set_send_buffer_size(32_768).unwrap();
+    let link = Link::Tcp(crate::link::TcpLink::new(stream).unwrap());
+    place.table.with(place.at, |connection| connection.link = link);
+    let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()));
+    let (reports, _reports) = tokio::sync::mpsc::channel(1);
+    let push = |n: u8| {
+        let (frame, reports) =
+            (FrameOut::new(vec![n; 9_000 + usize::from(n)].into()), reports.clone());
+        Fanout::new(0, frame, SlowPolicy::DropNewest, None, 1, reports, metrics.clone())
+    };
+    let (mut sent, mut seen) = (Vec::new(), Vec::new());
+    let mut count = [0_usize; 3];
+    let read = |seen: &mut Vec<u8>, most: usize| {
+        let mut some = vec![0; most];
+        if let Ok(read) = (&peer).read(&mut some) {
+            seen.extend_from_slice(&some[..read]);
+        }
+        place.table.with(place.at, |connection| {
+            let heard = Readiness { is_writable: true, ..Readiness::default() };
+            connection.hear(heard);
+            let _ = connection.poll_drain(&mut Context::from_waker(Waker::noop()), 0);
+        });
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    for round in 0..120_usize {
+        let pushes: Vec<_> = (0..16).map(|n| push((round + n) as u8)).collect();
+        let no_word = |_| unreachable!("nothing was missed");
+        place.table.write_group(place.at, &pushes, 1, no_word, |n, written| {
+            count[written as usize] += 1;
+            match written {
+                Written::Taken | Written::Queued => {
+                    sent.extend_from_slice(pushes[n].frame.bytes(Form::Stream));
+                }
+                Written::Overflow => {}
+                Written::Gone => unreachable!("it is there"),
+            }
+        });
+        // By turns all of it, and less than comes.
+        if round % 4 == 0 {
+            while seen.len() < sent.len() && Instant::now() < deadline {
+                read(&mut seen, 400_000);
+            }
+        } else {
+            read(&mut seen, 5_000);
+        }
+    }
+    assert!(count.iter().all(|&count| count > 100), "each way was gone: {count:?}");
+    while seen.len() < sent.len() && Instant::now() < deadline {
+        read(&mut seen, 400_000);
+    }
+    assert!(seen == sent, "{} bytes of {} arrived", seen.len(), sent.len());
 }
