@@ -211,7 +211,9 @@ impl Lane {
         let found = self.by_key.get(key).copied();
         let index = found.filter(|&index| self.groups[index].business == business);
         if found.is_some() && index.is_none() {
-            pushes.iter().for_each(|_| self.node.metrics.stale(StaleReason::Business));
+            for _ in pushes {
+                self.node.metrics.stale(StaleReason::Business);
+            }
         }
         if let Some(index) = index {
             if let [fanout] = pushes
