@@ -170,16 +170,16 @@ async fn may_be_slow(server: u16) -> (u16, Arc<AtomicBool>) {
                     (client.into_split(), behind.into_split());
                 let asked = tokio::io::copy(&mut asks, &mut takes);
                 let answered = async {
-                    let mut part = vec![0; 409];
+                    let mut piece = vec![0; 409];
                     loop {
-                        let read = answers.read(&mut part).await?;
+                        let read = answers.read(&mut piece).await?;
                         if read == 0 {
                             return std::io::Result::Ok(());
                         }
                         if slow.load(Relaxed) {
                             tokio::time::sleep(Duration::from_millis(50)).await;
                         }
-                        hears.write_all(&part[..read]).await?;
+                        hears.write_all(&piece[..read]).await?;
                     }
                 };
                 tokio::select! { done = asked => done.map(drop), done = answered => done }
