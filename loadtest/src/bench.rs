@@ -18,12 +18,14 @@ pub(crate) use growth::{Devices, devices};
 use crate::fleet::link::Protocol;
 use crate::fleet::share_ms;
 use crate::report::{self, Bound, Repeats, Row};
+use crate::stop::{INTERRUPTED, Stop};
 use crate::system;
 use anyhow::Context;
 use clap::ValueEnum as _;
 use stage::{Measured, Stage};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 const PER_MILLION: &str = "CPU-s per million deliveries";
@@ -119,35 +121,48 @@ impl Bench {
 }
 
 /// Measures everything, prints the table and keeps the result.
-pub(crate) async fn run(wanted: Bench) -> anyhow::Result<()> {
+pub(crate) async fn run(wanted: Bench) -> anyhow::Result<ExitCode> {
     if wanted.list {
         for part in Part::value_variants() {
             let value = part.to_possible_value().context("a row without a name")?;
             println!("{:18} {}", value.get_name(), value.get_help().context("a row untold")?);
         }
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     if !wanted.table.is_empty() {
-        return table::print(&wanted.table);
+        table::print(&wanted.table)?;
+        return Ok(ExitCode::SUCCESS);
     }
     rlimit::increase_nofile_limit(u64::MAX).context("cannot raise the descriptor limit")?;
     let binary = system::binary(wanted.hawser.as_deref())?;
-    let mut rows = Vec::new();
+    let (mut stop, mut rows) = (Stop::listen()?, Vec::new());
+    let measured = stop.or(measure(&wanted, &binary, &mut rows)).await;
+    let is_interrupted = measured.is_none();
+    measured.transpose()?;
+    if is_interrupted {
+        let what = if rows.is_empty() { "nothing was measured" } else { "the rows above are whole" };
+        eprintln!("interrupted: {what}; those under way and after them are missing");
+    }
+    if let Some(folder) = wanted.results.as_ref().filter(|_| !rows.is_empty()) {
+        report::keep(&rows, folder)?;
+    }
+    Ok(if is_interrupted { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
+}
+
+/// Row by row, each printed once all its repeats are done.
+async fn measure(wanted: &Bench, binary: &Path, rows: &mut Vec<Row>) -> anyhow::Result<()> {
     for scene in SCENES {
         if scene.parts.iter().any(|part| wanted.wants(*part)) {
-            rows.extend(pushed(&wanted, &binary, scene).await?);
-            report::print(&rows);
+            rows.extend(pushed(wanted, binary, scene).await?);
+            report::print(rows);
         }
     }
     for part in Part::value_variants().iter().filter(|part| wanted.wants(**part)) {
-        let more = part.rows_apart(&wanted, &binary).await?;
+        let more = part.rows_apart(wanted, binary).await?;
         if !more.is_empty() {
             rows.extend(more);
-            report::print(&rows);
+            report::print(rows);
         }
-    }
-    if let Some(folder) = &wanted.results {
-        report::keep(&rows, folder)?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ mod dial;
 mod place;
 mod said;
 
+use crate::stop::{INTERRUPTED, Stop};
 use crate::system::{self, APP, BUSINESS, System};
 use anyhow::{Context, bail};
 use cases::{CASES, Case};
@@ -58,8 +59,8 @@ pub(crate) struct Check {
     /// Devices of the combined case.
     #[arg(long, default_value_t = 50)]
     devices: usize,
-    /// The hawser binary to start; default: the one beside this program.
-    #[arg(long, env = "HAWSER_BIN", conflicts_with = "control")]
+    /// The hawser binary to start, without --control; default: the one beside this program.
+    #[arg(long, env = "HAWSER_BIN")]
     hawser: Option<PathBuf>,
 }
 
@@ -72,6 +73,7 @@ pub(crate) async fn run(wanted: &Check) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    let mut stop = Stop::listen()?;
     // Runs as long as it is held.
     let mut system = None;
     let named = if let (Some(control), Some(push), Some(key)) =
@@ -86,25 +88,36 @@ pub(crate) async fn run(wanted: &Check) -> anyhow::Result<ExitCode> {
         }
     } else {
         let binary = system::binary(wanted.hawser.as_deref())?;
-        let started = system.insert(System::start(&binary).await?);
-        of_dev(started.data())?
+        let Some(started) = stop.or(System::start(&binary)).await else {
+            eprintln!("interrupted before the first case");
+            return Ok(ExitCode::from(INTERRUPTED));
+        };
+        of_dev(system.insert(started?).data())?
     };
     let place = Place::new(named, wanted)?;
     let mut lines = Vec::new();
-    for case in cases {
-        let line = judge(case, &place).await;
+    for case in &cases {
+        let Some(line) = stop.or(judge(case, &place)).await else { break };
         if !wanted.json {
             eprintln!("{} {} ({:.1} s)", line.name, line.said, line.seconds);
         }
         lines.push(line);
     }
-    let left = place.clean_up().await;
+    let is_interrupted = lines.len() < cases.len();
+    lines.extend(cases[lines.len()..].iter().map(|case| Line::of(case)));
+    // Somebody who wants an end once more does not wait for it.
+    let left = stop.or(place.clean_up()).await;
+    let left = left.unwrap_or_else(|| vec!["groups and inboxes of this run".to_owned()]);
     if wanted.json {
         println!("{:#}", said::to_json(&lines, &left));
     } else {
         print!("{}", said::to_table(&lines, &left));
     }
-    Ok(if said::has_passed(&lines) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(match (is_interrupted, said::has_passed(&lines)) {
+        (true, _) => ExitCode::from(INTERRUPTED),
+        (false, true) => ExitCode::SUCCESS,
+        (false, false) => ExitCode::FAILURE,
+    })
 }
 
 async fn judge(case: &'static Case, place: &Place) -> Line {
@@ -115,7 +128,7 @@ async fn judge(case: &'static Case, place: &Place) -> Line {
         Ok(Err(error)) => said::of_error(&error),
         Err(_) => Said::Failed(format!("not done in {CASE_PATIENCE:?}")),
     };
-    Line { name: case.name, about: case.about, said, seconds: begun.elapsed().as_secs_f64() }
+    Line { said, seconds: begun.elapsed().as_secs_f64(), ..Line::of(case) }
 }
 
 /// The cases of these names, in their own order.

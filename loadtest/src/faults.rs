@@ -28,6 +28,7 @@ mod scene;
 mod windows;
 
 use crate::Faults;
+use crate::stop::{INTERRUPTED, Stop};
 use crate::system;
 use anyhow::{Context, ensure};
 use comfy_table::{ContentArrangement, Table};
@@ -38,7 +39,6 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// No row takes this long: one that does hangs.
 const ROW_PATIENCE: Duration = Duration::from_mins(15);
@@ -96,18 +96,17 @@ pub(crate) async fn run(wanted: &Faults) -> anyhow::Result<ExitCode> {
     };
     let wanted = Faults { scaled: wanted.scaled || wanted.short, ..wanted.clone() };
     let mut reports = Vec::new();
-    let mut terminated = signal(SignalKind::terminate())?;
+    let mut stop = Stop::listen()?;
+    let mut is_interrupted = false;
     for row in rows {
         eprintln!("{}: {}", row.name(), row.about());
         // Whatever a row has started ends with it, also when it is dropped half done.
-        let report = tokio::select! {
-            report = one(row, &wanted, &binary, &place) => report?,
-            () = stopped(&mut terminated) => {
-                eprintln!("  stopped");
-                print(&reports);
-                return Ok(ExitCode::from(130));
-            }
+        let Some(report) = stop.or(one(row, &wanted, &binary, &place)).await else {
+            eprintln!("  interrupted");
+            is_interrupted = true;
+            break;
         };
+        let report = report?;
         eprintln!("  {} in {:.0} s: {}", report.outcome.shown(), report.seconds, report.figure);
         reports.push(report);
     }
@@ -123,15 +122,11 @@ pub(crate) async fn run(wanted: &Faults) -> anyhow::Result<ExitCode> {
     } else {
         println!("histories and logs: {}", place.display());
     }
-    Ok(if all_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Somebody wants it to end: at the terminal, or with SIGTERM as a time limit does.
-async fn stopped(terminated: &mut Signal) {
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminated.recv() => {}
-    }
+    Ok(match (is_interrupted, all_good) {
+        (true, _) => ExitCode::from(INTERRUPTED),
+        (false, true) => ExitCode::SUCCESS,
+        (false, false) => ExitCode::FAILURE,
+    })
 }
 
 fn named(wanted: &Faults) -> anyhow::Result<Vec<Row>> {

@@ -15,6 +15,7 @@ use crate::crowd::Told;
 use crate::faults::cluster::{Cluster, Service, Shape, Timers};
 use crate::faults::crowds::{Crowds, Wanted};
 use crate::process;
+use crate::stop::{INTERRUPTED, Stop};
 use crate::system;
 use anyhow::Context;
 use hawser_loadtest::costs::{self, Measured, Window};
@@ -29,7 +30,6 @@ use office::Office;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use tokio::signal::unix::{SignalKind, signal};
 
 pub(crate) use wanted::Hold;
 
@@ -68,26 +68,19 @@ pub(crate) async fn run(wanted: &Hold) -> anyhow::Result<ExitCode> {
         std::fs::remove_dir_all(&place)?;
     }
     std::fs::create_dir_all(&place)?;
-    let held = tokio::select! {
-        held = hold(wanted, &binary, &place, processes) => held,
-        stopped = until_stopped() => stopped.and(Err(anyhow::anyhow!("stopped"))),
-    };
-    if wanted.keep.is_none() && held.is_ok() {
+    let (mut stop, mut windows) = (Stop::listen()?, Vec::new());
+    let held = stop.or(hold(wanted, &binary, &place, processes, &mut windows)).await;
+    if wanted.keep.is_none() && !matches!(held, Some(Err(_))) {
         std::fs::remove_dir_all(&place)?;
     } else {
         println!("logs: {}", place.display());
     }
+    let Some(held) = held else {
+        report::cpu(&windows);
+        println!("interrupted: only these times were measured, and nothing is kept");
+        return Ok(ExitCode::from(INTERRUPTED));
+    };
     Ok(if held? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Until someone wants this to end: what it started ends with its owners, not with a killed process.
-pub(crate) async fn until_stopped() -> anyhow::Result<()> {
-    let mut terminated = signal(SignalKind::terminate())?;
-    tokio::select! {
-        stopped = tokio::signal::ctrl_c() => stopped?,
-        _ = terminated.recv() => {}
-    }
-    Ok(())
 }
 
 async fn hold(
@@ -95,6 +88,7 @@ async fn hold(
     binary: &Path,
     place: &Path,
     processes: usize,
+    windows: &mut Vec<Window>,
 ) -> anyhow::Result<bool> {
     let persists = ["--appendonly", "yes", "--appendfsync", "everysec"];
     let redis = Redis::start(&place.join("redis"), &persists)?;
@@ -114,7 +108,7 @@ async fn hold(
     let begun = Moment::of(&cluster, &redis, None)?;
     tokio::time::sleep(EMPTY_FOR).await;
     let empty = Moment::of(&cluster, &redis, None)?;
-    let mut windows = vec![begun.until(&empty, costs::EMPTY, costs::Work::default())];
+    windows.push(begun.until(&empty, costs::EMPTY, costs::Work::default()));
 
     let ask_while = place.join("devices-ask");
     let mut plan = Wanted::new(&cluster.control, "h", wanted.devices);
@@ -181,7 +175,7 @@ async fn hold(
         base_bytes: empty.bytes(),
         connection_bytes: (full.bytes() - empty.bytes()) * per_device,
         kernel_bytes: full.kernel.bytes_since(&empty.kernel) * per_device,
-        windows,
+        windows: std::mem::take(windows),
         delays: delays.into_iter().collect(),
         misses,
         limits: stood,

@@ -14,6 +14,7 @@ mod run;
 mod scenario;
 mod schedule;
 mod sizing;
+mod stop;
 mod system;
 mod tier;
 mod wire;
@@ -25,7 +26,12 @@ use std::process::ExitCode;
 
 /// Measures hawser beside the bare kernel.
 #[derive(Parser)]
-#[command(name = "hawser-loadtest", version)]
+#[command(
+    name = "hawser-loadtest",
+    version,
+    after_help = "ctrl-c or SIGTERM ends a command, everything that it started, and its folders; what was measured \
+                  until then is told as the part that it is, and the exit code is 130."
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -36,7 +42,7 @@ enum Command {
     /// Measure, print a table, and keep the result as JSON.
     ///
     /// Starts the services, each in a process of its own, and the bare loops, on loopback and free ports, and
-    /// stops them again.
+    /// stops them again. Interrupted (ctrl-c, SIGTERM), it keeps the rows that are whole, and ends with 130.
     #[command(
         after_help = "Example:\n  cargo build --release --workspace --bins\n  target/release/hawser-loadtest bench\n  \
                       target/release/hawser-loadtest bench --only multicast --only unicast --repeats 1"
@@ -56,7 +62,8 @@ enum Command {
     /// See whether a deployment works: small cases with real devices and a business's key, then all at once.
     ///
     /// Without addresses it starts `hawser dev` for it. It may run beside real users: whatever it makes has a
-    /// random name and is removed again. Ends with 0 when no case has failed.
+    /// random name and is removed again. Ends with 0 when no case has failed, with 1 when one has, and with
+    /// 130 when it was interrupted.
     #[command(after_help = "Examples:\n  hawser-loadtest check\n  \
                       KEY=.. hawser-loadtest check --control https://control.example.com \
                       --push https://push.example.com --app shop --business chat --key env:KEY")]
@@ -75,7 +82,8 @@ enum Command {
     Faults(Faults),
     /// Hold as many devices as this machine carries, with everything at work, and say what each costs.
     ///
-    /// Starts Redis, control, two routers, and as many access and device processes as it takes.
+    /// Starts Redis, control, two routers, and as many access and device processes as it takes. Interrupted
+    /// (ctrl-c, SIGTERM), it says what it has measured, keeps nothing, and ends with 130.
     #[command(after_help = "Example:\n  cargo build --release --workspace --bins\n  \
                       target/release/hawser-loadtest hold --devices 200000 --apart 20\n  \
                       target/release/hawser-loadtest hold --million --results loadtest/results")]
@@ -84,7 +92,8 @@ enum Command {
     /// bounds.
     ///
     /// Ends with 0: every bound was kept; 1: one was not; 2: the scenario is wrong; 3: the tool itself or
-    /// this machine was the limit, or there was nothing to reach, so that the run says nothing.
+    /// this machine was the limit, or there was nothing to reach, so that the run says nothing; 130: it was
+    /// interrupted (ctrl-c, SIGTERM), and what was measured until then is told, and kept with --results.
     #[command(after_help = run::AFTER_HELP)]
     Run(run::Run),
     /// Fill the tables of real routers with up to ten million devices, and say what each look-up costs.
@@ -216,7 +225,7 @@ fn main() -> anyhow::Result<ExitCode> {
 
 async fn perform(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Bench(wanted) => bench::run(wanted).await?,
+        Command::Bench(wanted) => return bench::run(wanted).await,
         Command::Judge(wanted) => return pass_judgement(&wanted),
         Command::Page(wanted) => page::run(&wanted)?,
         Command::Check(wanted) => return check::run(&wanted).await,

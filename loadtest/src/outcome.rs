@@ -34,12 +34,47 @@ pub struct Outcome {
     pub bounds: Vec<Bound>,
     /// What stood in the way of the load itself: the tool, descriptors, ports, the kernel. Empty: nothing.
     pub limits: Vec<String>,
+    /// Somebody ended it before its time: everything else is of the seconds until then.
+    #[serde(default)]
+    pub is_interrupted: bool,
+}
+
+/// The word on a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It was ended before its time.
+    Interrupted,
+    /// The tool or its machine was the limit, not what was under load.
+    SaysNothing,
+    /// A bound at least was broken.
+    NotKept,
+    /// Every bound was kept.
+    Kept,
 }
 
 impl Outcome {
     /// Whether all bounds were kept.
     pub fn has_passed(&self) -> bool {
         self.bounds.iter().all(|bound| bound.is_kept)
+    }
+
+    /// The word on it.
+    pub fn verdict(&self) -> Verdict {
+        if self.is_interrupted {
+            Verdict::Interrupted
+        } else if !self.limits.is_empty() {
+            Verdict::SaysNothing
+        } else if self.has_passed() {
+            Verdict::Kept
+        } else {
+            Verdict::NotKept
+        }
+    }
+
+    /// How long it was to take, in seconds.
+    pub fn planned(&self) -> f64 {
+        self.stages.last().map_or(0.0, |stage| stage.to)
     }
 }
 

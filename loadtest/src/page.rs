@@ -154,6 +154,11 @@ fn verdict(run: &Run<'_>) -> Markup {
     let bounds = &run.outcome.bounds;
     let broken = bounds.iter().filter(|it| !it.is_kept).count();
     let (class, word, rest) = match (bounds.len(), broken) {
+        _ if run.outcome.is_interrupted => {
+            let [seen, planned] = [run.outcome.seconds, run.outcome.planned()].map(axis::clock);
+            let rest = format!("after {seen} of {planned}; all of this is of that part of it");
+            ("none", "Interrupted", rest)
+        }
         (0, _) => ("none", "Not judged", "the scenario has no bounds".to_owned()),
         (1, 0) => ("good", "Passed", "the one bound was kept".to_owned()),
         (all, 0) => ("good", "Passed", format!("all {all} bounds were kept")),

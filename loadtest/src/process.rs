@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process, setpriority_process};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 /// CPU that a process has used so far, user and system, in seconds.
@@ -68,9 +69,11 @@ pub fn threads(process: u32) -> anyhow::Result<u64> {
 pub struct Guarded(Child);
 
 impl Guarded {
-    /// Starts it with its standard output readable.
+    /// Starts it with its standard output readable, and out of reach of a terminal's ctrl-c: its owner is told of
+    /// that, and ends it when it has what it needs of it.
     pub fn start(command: &mut Command) -> anyhow::Result<Self> {
-        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
+        let child = command.spawn();
         Ok(Self(
             child.with_context(|| format!("cannot start {}", command.get_program().display()))?,
         ))

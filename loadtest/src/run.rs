@@ -17,9 +17,11 @@ mod target;
 pub(crate) use count::TOTALS;
 
 use crate::scenario::{Changes, Scenario, Setting, Shipped, seconds};
+use crate::stop::{INTERRUPTED, Stop};
 use anyhow::{Context, anyhow};
 use count::Counts;
 use devices::Devices;
+use hawser_loadtest::outcome::{Outcome, Verdict};
 use limits::Limits;
 use metrics::Metrics;
 use pushes::Backends;
@@ -43,12 +45,13 @@ const PER_PROCESS: usize = 8_000;
 const HEAD_START: Duration = Duration::from_millis(500);
 /// What was sent at the very end may still arrive for so long.
 const SETTLE_MAX: Duration = Duration::from_secs(10);
+/// What was made for the run is removed again within this.
+const CLEAN_UP_MAX: Duration = Duration::from_secs(30);
 
 /// Exit codes beside 0, every bound kept.
 const NOT_KEPT: u8 = 1;
 const WRONG: u8 = 2;
 const SAYS_NOTHING: u8 = 3;
-const STOPPED: u8 = 130;
 
 /// What to run.
 #[derive(Clone, Debug, clap::Args)]
@@ -105,15 +108,12 @@ pub(crate) async fn run(wanted: &Run) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(WRONG));
         }
     };
-    let outcome = tokio::select! {
-        outcome = Box::pin(perform(&scenario, wanted)) => outcome,
-        _ = tokio::signal::ctrl_c() => {
-            eprintln!("stopped");
-            return Ok(ExitCode::from(STOPPED));
+    let outcome = match perform(&scenario, wanted).await {
+        Ok(Some(outcome)) => outcome,
+        Ok(None) => {
+            eprintln!("{}: interrupted before anything was measured", scenario.name);
+            return Ok(ExitCode::from(INTERRUPTED));
         }
-    };
-    let outcome = match outcome {
-        Ok(outcome) => outcome,
         Err(error) => {
             eprintln!("{}: {error:#}", scenario.name);
             return Ok(ExitCode::from(SAYS_NOTHING));
@@ -123,12 +123,11 @@ pub(crate) async fn run(wanted: &Run) -> anyhow::Result<ExitCode> {
     if let Some(folder) = &wanted.results {
         result::keep(&outcome, folder)?;
     }
-    Ok(if !outcome.limits.is_empty() {
-        ExitCode::from(SAYS_NOTHING)
-    } else if outcome.has_passed() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(NOT_KEPT)
+    Ok(match outcome.verdict() {
+        Verdict::Interrupted => ExitCode::from(INTERRUPTED),
+        Verdict::SaysNothing => ExitCode::from(SAYS_NOTHING),
+        Verdict::NotKept => ExitCode::from(NOT_KEPT),
+        Verdict::Kept => ExitCode::SUCCESS,
     })
 }
 
@@ -157,30 +156,49 @@ fn read(wanted: &Run) -> anyhow::Result<Read> {
     Ok(Read::Scenario(Box::new(changes.apply(&text).with_context(|| name.to_owned())?)))
 }
 
-async fn perform(
-    scenario: &Scenario,
-    wanted: &Run,
-) -> anyhow::Result<hawser_loadtest::outcome::Outcome> {
+/// `None`: somebody wanted an end before anything was measured.
+async fn perform(scenario: &Scenario, wanted: &Run) -> anyhow::Result<Option<Outcome>> {
     rlimit::increase_nofile_limit(u64::MAX).context("cannot raise the descriptor limit")?;
-    let unix_time = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let mut stop = Stop::listen()?;
     let mut metrics = match wanted.metrics {
         Some(at) => Some(Metrics::serve(at, &scenario.name).await?),
         None => None,
     };
-    let target = Target::reach(scenario, wanted.hawser.as_deref()).await?;
+    let Some(target) = stop.or(Target::reach(scenario, wanted.hawser.as_deref())).await else {
+        return Ok(None);
+    };
+    let target = target?;
     eprintln!("{}: {} for {:.0} s", scenario.name, target.about, scenario.seconds());
-    target.create_groups(scenario).await?;
+    let outcome = measure(scenario, wanted, &target, metrics.as_mut(), &mut stop).await;
+    // However it went, nothing of it stays; unless somebody wants an end once more.
+    let removed = tokio::time::timeout(CLEAN_UP_MAX, stop.or(target.delete_groups())).await;
+    if !matches!(removed, Ok(Some(()))) {
+        eprintln!("groups of this run are still there");
+    }
+    outcome
+}
+
+async fn measure(
+    scenario: &Scenario,
+    wanted: &Run,
+    target: &Target,
+    mut metrics: Option<&mut Metrics>,
+    stop: &mut Stop,
+) -> anyhow::Result<Option<Outcome>> {
+    let unix_time = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let Some(made) = stop.or(target.create_groups(scenario)).await else { return Ok(None) };
+    made?;
     let begins = hawser_loadtest::stamp::now() + HEAD_START.as_nanos() as u64;
-    let mut devices = Devices::start(scenario, &target, begins, wanted.per_process)?;
-    let backends = Backends::start(scenario, &target, begins)?;
+    let mut devices = Devices::start(scenario, target, begins, wanted.per_process)?;
+    let backends = Backends::start(scenario, target, begins)?;
     let mut counts = Counts::new(scenario);
     let mut limits = Limits::begin();
     let started = tokio::time::Instant::now() + HEAD_START;
     let mut pace =
         tokio::time::interval_at(started + Duration::from_secs(1), Duration::from_secs(1));
     let end = started + Duration::from_secs_f64(scenario.seconds());
-    loop {
-        let now = pace.tick().await;
+    let is_interrupted = loop {
+        let Some(now) = stop.or(pace.tick()).await else { break true };
         let at = started.elapsed().as_secs_f64();
         let seen = devices.take()?;
         limits.look(&seen, &devices, target.process());
@@ -192,10 +210,13 @@ async fn perform(
             metrics.set(&counts);
         }
         if now >= end && (counts.is_settled() || now >= end + SETTLE_MAX) {
-            break;
+            break false;
         }
-    }
+    };
     backends.stop();
-    target.delete_groups().await;
-    Ok(counts.outcome(scenario, &target.about, unix_time, limits.found(&counts)))
+    if counts.newest().is_none() {
+        return Ok(None);
+    }
+    let outcome = counts.outcome(scenario, &target.about, unix_time, limits.found(&counts));
+    Ok(Some(Outcome { is_interrupted, ..outcome }))
 }

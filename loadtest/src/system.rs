@@ -5,6 +5,7 @@ use crate::faults::certificate;
 use crate::faults::cluster::{self, Cluster, Service, Shape};
 use crate::fleet::Credential;
 use crate::fleet::link::Protocol;
+use crate::leash;
 use crate::process::{self, Guarded};
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -104,14 +105,10 @@ impl System {
     /// Starts it on this store.
     pub(crate) async fn start_on(binary: &Path, store: &str) -> anyhow::Result<Self> {
         let data = tempfile::tempdir()?;
-        let mut process = Guarded::start(
-            Command::new(binary)
-                .args(["dev", "--ports", "random", "--data-dir"])
-                .arg(data.path())
-                .env("HAWSER_STORE", store)
-                .env("RUST_LOG", "error")
-                .stderr(Stdio::inherit()),
-        )?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(leash::arguments(binary)).args(["dev", "--ports", "random", "--data-dir"]);
+        command.arg(data.path()).env("HAWSER_STORE", store).env("RUST_LOG", "error");
+        let mut process = Guarded::start(command.stderr(Stdio::inherit()))?;
         let started = tokio::time::Instant::now();
         let dev = loop {
             if let Ok(text) = std::fs::read(data.path().join("dev.json")) {

@@ -6,8 +6,8 @@ mod asked;
 mod played;
 
 use crate::faults::cluster::{APP, CLUSTER_SECRET, Cluster, Service, Shape, Timers};
-use crate::hold::until_stopped;
 use crate::process;
+use crate::stop::{INTERRUPTED, Stop};
 use crate::system;
 use anyhow::{Context, ensure};
 use asked::{Asked, Backend, Way};
@@ -73,12 +73,12 @@ struct Site<'a> {
     claimed: u64,
 }
 
-/// Fills, asks and prints, unless it is stopped.
+/// Fills, asks and prints, until it is done or somebody wants an end.
 pub(crate) async fn run(wanted: &Wanted) -> anyhow::Result<ExitCode> {
-    tokio::select! {
-        done = measure(wanted) => done,
-        stopped = until_stopped() => stopped.and(Err(anyhow::anyhow!("stopped"))),
-    }
+    Stop::listen()?.or(measure(wanted)).await.unwrap_or_else(|| {
+        eprintln!("interrupted: the table above is what was measured");
+        Ok(ExitCode::from(INTERRUPTED))
+    })
 }
 
 async fn measure(wanted: &Wanted) -> anyhow::Result<ExitCode> {

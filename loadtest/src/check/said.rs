@@ -1,5 +1,6 @@
 //! What a case came to, and how it is shown.
 
+use super::cases::Case;
 use comfy_table::{ContentArrangement, Table};
 use serde_json::{Value, json};
 use std::fmt;
@@ -19,6 +20,8 @@ pub(super) enum Said {
     Passed(String),
     Failed(String),
     NotJudged(String),
+    /// Somebody wanted an end before it was done.
+    NotRun,
 }
 
 impl Said {
@@ -27,12 +30,14 @@ impl Said {
             Self::Passed(_) => "passed",
             Self::Failed(_) => "FAILED",
             Self::NotJudged(_) => "not judged",
+            Self::NotRun => "not run",
         }
     }
 
     fn why(&self) -> &str {
         match self {
             Self::Passed(why) | Self::Failed(why) | Self::NotJudged(why) => why,
+            Self::NotRun => "interrupted",
         }
     }
 }
@@ -77,10 +82,17 @@ pub(super) struct Line {
     pub(super) seconds: f64,
 }
 
-/// Nothing failed, and something was seen to work.
+impl Line {
+    /// Of a case on which nothing is known yet.
+    pub(super) fn of(case: &Case) -> Self {
+        Self { name: case.name, about: case.about, said: Said::NotRun, seconds: 0.0 }
+    }
+}
+
+/// Nothing failed, nothing was left out by an interruption, and something was seen to work.
 pub(super) fn has_passed(lines: &[Line]) -> bool {
     let any = |is: fn(&Said) -> bool| lines.iter().any(|line| is(&line.said));
-    !any(|said| matches!(said, Said::Failed(_))) && any(|said| matches!(said, Said::Passed(_)))
+    !any(|said| matches!(said, Said::Failed(_) | Said::NotRun)) && any(|said| matches!(said, Said::Passed(_)))
 }
 
 /// For people. `left`: what could not be removed again.
@@ -93,9 +105,13 @@ pub(super) fn to_table(lines: &[Line], left: &[String]) -> String {
         table.add_row([(*name).to_owned(), (*about).to_owned(), said.to_string(), seconds]);
     }
     let count = |word| lines.iter().filter(|line| line.said.word() == word).count();
+    let not_run = match count(Said::NotRun.word()) {
+        0 => String::new(),
+        some => format!(", {some} not run: interrupted"),
+    };
     let left: Vec<String> = left.iter().map(|what| format!("left behind: {what}\n")).collect();
     format!(
-        "{table}\n{} passed, {} failed, {} not judged\n{}",
+        "{table}\n{} passed, {} failed, {} not judged{not_run}\n{}",
         count("passed"),
         count("FAILED"),
         count("not judged"),
@@ -136,6 +152,7 @@ mod tests {
             has_passed(&said.iter().map(|it| line((*it).clone())).collect::<Vec<_>>())
         };
         assert!(passed(&[&good]) && passed(&[&good, &unknown]));
+        assert!(!passed(&[&good, &Said::NotRun]), "a part of the cases is not all of them");
         assert!(!passed(&[&good, &bad]) && !passed(&[&unknown]) && !passed(&[]));
     }
 

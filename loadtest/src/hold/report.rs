@@ -3,7 +3,7 @@
 use super::moment::Moment;
 use crate::crowd::Told;
 use comfy_table::Table;
-use hawser_loadtest::costs::{Costs, Measured, Parts};
+use hawser_loadtest::costs::{Costs, Measured, Parts, Window};
 
 const MEBIBYTE: f64 = 1_048_576.0;
 
@@ -22,7 +22,7 @@ pub(super) fn delays(whole: &Told, told: &Told) -> Vec<(String, String)> {
 /// Prints memory, CPU by window, and what each kind of work costs.
 pub(super) fn print(measured: &Measured, empty: &Moment, full: &Moment) {
     memory(measured, empty, full);
-    cpu(measured);
+    cpu(&measured.windows);
     work(measured);
 }
 
@@ -76,7 +76,8 @@ fn memory(measured: &Measured, empty: &Moment, full: &Moment) {
     );
 }
 
-fn cpu(measured: &Measured) {
+/// Prints who used how much of the processors, and when.
+pub(super) fn cpu(windows: &[Window]) {
     let mut table = Table::new();
     table.set_header([
         "cores",
@@ -90,7 +91,7 @@ fn cpu(measured: &Measured) {
         "busy",
         "work a second",
     ]);
-    for window in &measured.windows {
+    for window in windows {
         let cores = window.cpu * (1.0 / window.seconds.max(1e-9));
         let rate = |count: f64| count / window.seconds.max(1e-9);
         let work = &window.work;

@@ -81,6 +81,13 @@ fn a_broken_bound_and_a_limit_stand_out() {
 }
 
 #[test]
+fn a_run_that_was_interrupted_has_not_passed() {
+    let page = render(&Outcome { seconds: 2.0, is_interrupted: true, ..outcome() }).unwrap();
+    assert!(page.contains("Interrupted") && page.contains("after 0:02 of 0:04"), "{page}");
+    assert!(!page.contains("Passed"));
+}
+
+#[test]
 fn a_run_without_anything_still_makes_a_page() {
     let page = render(&Outcome::default()).unwrap();
     for part in

@@ -282,6 +282,7 @@ impl Counts {
             delays: self.measured(),
             bounds: scenario.bounds.iter().map(|bound| self.judge(bound)).collect(),
             limits,
+            is_interrupted: false,
         }
     }
 }

@@ -4,6 +4,8 @@
 use super::count::Counts;
 use anyhow::Context;
 use bytes::Bytes;
+use http::HeaderValue;
+use http::header::CONTENT_TYPE;
 use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -111,7 +113,11 @@ async fn accept(listener: TcpListener, registry: Registry) {
                     let answer = service_fn(move |_| {
                         let text = TextEncoder::new().encode_to_string(&registry.gather());
                         let body = Full::new(Bytes::from(text.unwrap_or_default()));
-                        async move { Ok::<_, Infallible>(http::Response::new(body)) }
+                        let mut answer = http::Response::new(body);
+                        // Prometheus takes nothing whose form it is not told.
+                        let form = HeaderValue::from_static(prometheus::TEXT_FORMAT);
+                        answer.headers_mut().insert(CONTENT_TYPE, form);
+                        async move { Ok::<_, Infallible>(answer) }
                     });
                     // Whoever scrapes sees an error itself.
                     let serving = Builder::new(TokioExecutor::new());

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use comfy_table::presets::ASCII_FULL_CONDENSED;
 use comfy_table::{ContentArrangement, Table};
-use hawser_loadtest::outcome::{Outcome, Sample};
+use hawser_loadtest::outcome::{Outcome, Sample, Verdict};
 use hawser_loadtest::page;
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
@@ -88,27 +88,36 @@ pub(super) fn print(outcome: &Outcome) {
     println!("Delays count from when something was due by the scenario, not from when it left.");
     if !outcome.bounds.is_empty() {
         let mut bounds = table(&["bound", "seen", "kept"]);
+        let broken = if outcome.is_interrupted { "not so far" } else { "NO" };
         for bound in &outcome.bounds {
-            let kept = if bound.is_kept { "yes" } else { "NO" };
+            let kept = if bound.is_kept { "yes" } else { broken };
             bounds.add_row([bound.wanted.as_str(), &bound.seen, kept]);
         }
         println!("{bounds}");
     }
-    if outcome.limits.is_empty() {
-        let verdict =
-            if outcome.has_passed() { "every bound was kept" } else { "NOT every bound was kept" };
-        println!("{}: {verdict}", outcome.scenario);
-    } else {
-        println!("{}: the run says nothing, since the tool was the limit:", outcome.scenario);
-        outcome.limits.iter().for_each(|limit| println!("  - {limit}"));
-    }
+    let verdict = match outcome.verdict() {
+        Verdict::Interrupted => format!(
+            "interrupted after {:.0} of {:.0} s: this is of that part of it, in which what was on its way counts \
+             as not arrived",
+            outcome.seconds,
+            outcome.planned()
+        ),
+        Verdict::SaysNothing => "the run says nothing, since the tool was the limit:".to_owned(),
+        Verdict::NotKept => "NOT every bound was kept".to_owned(),
+        Verdict::Kept => "every bound was kept".to_owned(),
+    };
+    println!("{}: {verdict}", outcome.scenario);
+    outcome.limits.iter().for_each(|limit| println!("  - {limit}"));
 }
 
 /// Writes the files.
 pub(super) fn keep(outcome: &Outcome, folder: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let path = folder.join(format!("{}-{}.json", outcome.scenario, outcome.unix_time));
-    std::fs::write(&path, serde_json::to_string_pretty(outcome)? + "\n")
+    let mut json = serde_json::to_value(outcome)?;
+    // It follows from the rest: whoever reads the file need not know how.
+    json["verdict"] = serde_json::to_value(outcome.verdict())?;
+    std::fs::write(&path, format!("{json:#}\n"))
         .with_context(|| format!("cannot write {}", path.display()))?;
     let page = path.with_extension("html");
     std::fs::write(&page, page::render(outcome)?)

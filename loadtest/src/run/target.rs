@@ -215,8 +215,12 @@ impl Target {
         Ok(())
     }
 
-    /// Deletes what [`Self::create_groups`] made. What cannot be deleted stays.
+    /// Deletes what [`Self::create_groups`] made. What cannot be deleted stays, and so does what is in a system
+    /// of this run's own, which goes with it.
     pub(super) async fn delete_groups(&self) {
+        if self.dev.is_some() {
+            return;
+        }
         let made = std::mem::take(
             &mut *self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
         );

@@ -1,20 +1,11 @@
 //! `hawser-loadtest check`, against a `hawser dev` of its own. Needs a built hawser: beside this program, or
 //! where HAWSER_BIN says.
 
-use serde_json::Value;
-use std::path::PathBuf;
-use std::process::{Command, Output};
+mod hawser;
 
-/// The hawser binary, if one was built. Without it there is nothing to check, and a word says so.
-fn hawser() -> Option<PathBuf> {
-    let named = std::env::var_os("HAWSER_BIN").map(PathBuf::from);
-    let beside = PathBuf::from(env!("CARGO_BIN_EXE_hawser-loadtest")).with_file_name("hawser");
-    let found = named.or_else(|| beside.exists().then_some(beside));
-    if found.is_none() {
-        println!("no hawser beside hawser-loadtest: build it with `cargo build --bin hawser`");
-    }
-    found
-}
+use hawser::hawser;
+use serde_json::Value;
+use std::process::{Command, Output};
 
 fn check(arguments: &[&str]) -> std::io::Result<Output> {
     let program = env!("CARGO_BIN_EXE_hawser-loadtest");

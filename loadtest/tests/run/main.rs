@@ -1,6 +1,9 @@
 //! Small scenarios from end to end: the tool as a process of its own, against a deployment in this one.
 
+#[path = "../check/hawser.rs"]
+mod hawser;
 mod house;
+mod stopped;
 
 use hawser_loadtest::outcome::Outcome;
 use house::{APP, BUSINESS, House};
