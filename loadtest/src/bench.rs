@@ -140,7 +140,8 @@ pub(crate) async fn run(wanted: Bench) -> anyhow::Result<ExitCode> {
     let is_interrupted = measured.is_none();
     measured.transpose()?;
     if is_interrupted {
-        let what = if rows.is_empty() { "nothing was measured" } else { "the rows above are whole" };
+        let what =
+            if rows.is_empty() { "nothing was measured" } else { "the rows above are whole" };
         eprintln!("interrupted: {what}; those under way and after them are missing");
     }
     if let Some(folder) = wanted.results.as_ref().filter(|_| !rows.is_empty()) {

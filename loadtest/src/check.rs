@@ -3,18 +3,18 @@
 //! has a random name and is removed again, so that it may run beside real users.
 
 mod cases;
-mod dial;
 mod place;
 mod said;
 
+use crate::dev::{APP, BUSINESS, Dev};
+use crate::secret;
 use crate::stop::{INTERRUPTED, Stop};
-use crate::system::{self, APP, BUSINESS, System};
-use anyhow::{Context, bail};
+use crate::system;
+use anyhow::bail;
 use cases::{CASES, Case};
 use place::{Named, Place};
 use said::{Found, Line, Said};
-use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -50,8 +50,8 @@ pub(crate) struct Check {
     /// Where the app's client secret is, likewise; none: the app lets devices in without a proof.
     #[arg(long, value_name = "WHERE", requires = "control")]
     client_secret: Option<String>,
-    /// Trust the CAs of this PEM file and no others; none: those of this machine.
-    #[arg(long, value_name = "FILE", requires = "control")]
+    /// PEM file of the CAs that devices trust in place of those of this machine, and control and push beside them.
+    #[arg(long, visible_alias = "ca", value_name = "FILE", requires = "control")]
     trust: Option<PathBuf>,
     /// Method of the business that answers any request with its body.
     #[arg(long, default_value = "echo")]
@@ -75,24 +75,31 @@ pub(crate) async fn run(wanted: &Check) -> anyhow::Result<ExitCode> {
     }
     let mut stop = Stop::listen()?;
     // Runs as long as it is held.
-    let mut system = None;
+    let mut dev = None;
     let named = if let (Some(control), Some(push), Some(key)) =
         (&wanted.control, &wanted.push, &wanted.key)
     {
         Named {
             control: control.clone(),
             push: push.clone(),
-            key: secret(key)?,
-            client_secret: wanted.client_secret.as_deref().map(secret).transpose()?,
+            key: secret::read(key)?,
+            client_secret: wanted.client_secret.as_deref().map(secret::read).transpose()?,
             trust: wanted.trust.clone(),
         }
     } else {
         let binary = system::binary(wanted.hawser.as_deref())?;
-        let Some(started) = stop.or(System::start(&binary)).await else {
+        let Some(started) = stop.or(Dev::start(&binary, "embedded")).await else {
             eprintln!("interrupted before the first case");
             return Ok(ExitCode::from(INTERRUPTED));
         };
-        of_dev(system.insert(started?).data())?
+        let dev = dev.insert(started?);
+        Named {
+            control: dev.control.clone(),
+            push: dev.push.clone(),
+            key: dev.key.clone(),
+            client_secret: None,
+            trust: Some(dev.trust.clone()),
+        }
     };
     let place = Place::new(named, wanted)?;
     let mut lines = Vec::new();
@@ -143,45 +150,6 @@ fn chosen(names: &[String]) -> anyhow::Result<Vec<&'static Case>> {
     Ok(CASES.iter().filter(is_named).collect())
 }
 
-/// A secret from where it is. The text is not repeated: it may be the secret itself.
-fn secret(place: &str) -> anyhow::Result<String> {
-    let found = match place.split_once(':') {
-        Some(("env", name)) => {
-            std::env::var(name).with_context(|| format!("the variable {name} is not set"))?
-        }
-        Some(("file", path)) => {
-            std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?
-        }
-        _ => bail!("say where a secret is: env:NAME or file:/path"),
-    };
-    match found.trim() {
-        "" => bail!("a secret is empty"),
-        secret => Ok(secret.to_owned()),
-    }
-}
-
-/// What `hawser dev` wrote of itself into its folder.
-fn of_dev(data: &Path) -> anyhow::Result<Named> {
-    let read = |name: &str| -> anyhow::Result<Value> {
-        Ok(serde_json::from_slice(&std::fs::read(data.join(name))?)?)
-    };
-    let text = |value: &Value, what: &str| -> anyhow::Result<String> {
-        Ok(value
-            .as_str()
-            .with_context(|| format!("hawser dev says nothing of its {what}"))?
-            .to_owned())
-    };
-    let (dev, credentials) = (read("dev.json")?, read("credentials.json")?);
-    let key = &credentials["apps"][APP]["businesses"][BUSINESS]["key"];
-    Ok(Named {
-        control: text(&dev["control"], "control")?,
-        push: text(&dev["push"], "push API")?,
-        key: text(key, "business key")?,
-        client_secret: None,
-        trust: Some(text(&dev["ca"], "CA")?.into()),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,17 +169,5 @@ mod tests {
             let again = CASES[..index].iter().any(|other| other.name == case.name);
             assert!(!again, "{} is there twice", case.name);
         }
-    }
-
-    #[test]
-    fn a_secret_in_place_of_its_name_is_not_repeated() {
-        let error = secret("hbk_very-secret").unwrap_err();
-        assert!(!format!("{error:#}").contains("very-secret"));
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("key");
-        std::fs::write(&path, " abc\n").unwrap();
-        assert_eq!(secret(&format!("file:{}", path.display())).unwrap(), "abc");
-        std::fs::write(&path, "\n").unwrap();
-        assert!(secret(&format!("file:{}", path.display())).is_err());
     }
 }

@@ -6,7 +6,6 @@
 mod business;
 mod count;
 mod devices;
-mod http;
 mod limits;
 mod machine;
 mod metrics;

@@ -57,11 +57,11 @@ pub(crate) struct Target {
     pub(crate) app: Option<String>,
     /// The business that populations and pushes which name none are of.
     pub(crate) business: Option<String>,
-    /// Its key: `env:NAME`.
+    /// Its key: `env:NAME` or `file:/path`.
     pub(crate) key: Option<String>,
-    /// The app's client secret, where devices have to show it: `env:NAME`; none: the app is open to all.
+    /// The app's client secret, where devices have to show it, likewise; none: the app is open to all.
     pub(crate) client_secret: Option<String>,
-    /// PEM file of the certificate that devices trust; none: those of this machine.
+    /// PEM file of the CAs that devices trust in place of this machine's, and control and push beside them.
     pub(crate) trust: Option<PathBuf>,
 }
 

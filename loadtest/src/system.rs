@@ -1,34 +1,29 @@
 //! The system under measurement, driven over its public APIs: control, router and access node, each in a
 //! process of its own, so that one sees what each of them costs; or `hawser dev`, all in one.
 
+use crate::control::{Control, token};
+use crate::dev::Dev;
 use crate::faults::certificate;
 use crate::faults::cluster::{self, Cluster, Service, Shape};
 use crate::fleet::Credential;
 use crate::fleet::link::Protocol;
-use crate::leash;
-use crate::process::{self, Guarded};
+use crate::process;
+use crate::push_api;
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use hawser_proto::rpc::push::push_client::PushClient;
 use hawser_proto::rpc::push::{CreateGroupRequest, Message, MulticastRequest, MulticastResponse};
-use http_body_util::{BodyExt, Full};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
 
-pub(crate) const APP: &str = "demo";
-pub(crate) const BUSINESS: &str = "chat";
-const START_PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) use crate::dev::{APP, BUSINESS};
 /// Of calls that are not about stored pushes.
 pub(crate) const CALL_PATIENCE: Duration = Duration::from_secs(10);
 /// Calls to control under way at once.
@@ -39,19 +34,17 @@ pub(crate) type Parts = BTreeMap<&'static str, f64>;
 
 /// A running hawser; ended with its owner.
 pub(crate) struct System {
-    /// Before the folder: its processes end before that goes.
     house: House,
     app: &'static str,
-    control: String,
+    control: Control,
     push: PushClient<Channel>,
     key: MetadataValue<Ascii>,
-    http: Client<HttpConnector, Full<Bytes>>,
-    data: tempfile::TempDir,
 }
 
 enum House {
-    Dev(Guarded),
-    Apart(Box<Cluster>),
+    Dev(Dev),
+    /// Before its folder: its processes end before that goes.
+    Apart(Box<Cluster>, tempfile::TempDir),
 }
 
 /// The binary beside this program, unless another is named.
@@ -85,15 +78,12 @@ impl System {
     pub(crate) async fn apart(binary: &Path, shape: Shape) -> anyhow::Result<Self> {
         let data = tempfile::tempdir()?;
         let cluster = Box::new(Cluster::start(binary, data.path(), shape).await?);
-        let push = Channel::from_shared(cluster.push[0].clone())?.connect().await?;
         Ok(Self {
             app: cluster::APP,
-            control: cluster.control.clone(),
-            push: PushClient::new(push),
-            key: format!("Bearer {}", cluster.keys[0]).parse()?,
-            http: Client::builder(TokioExecutor::new()).build_http(),
-            house: House::Apart(cluster),
-            data,
+            control: Control::new(&cluster.control, None)?,
+            push: PushClient::new(push_api::endpoint(&cluster.push[0], None)?.connect().await?),
+            key: push_api::bearer(&cluster.keys[0])?,
+            house: House::Apart(cluster, data),
         })
     }
 
@@ -104,44 +94,21 @@ impl System {
 
     /// Starts it on this store.
     pub(crate) async fn start_on(binary: &Path, store: &str) -> anyhow::Result<Self> {
-        let data = tempfile::tempdir()?;
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(leash::arguments(binary)).args(["dev", "--ports", "random", "--data-dir"]);
-        command.arg(data.path()).env("HAWSER_STORE", store).env("RUST_LOG", "error");
-        let mut process = Guarded::start(command.stderr(Stdio::inherit()))?;
-        let started = tokio::time::Instant::now();
-        let dev = loop {
-            if let Ok(text) = std::fs::read(data.path().join("dev.json")) {
-                break serde_json::from_slice::<Value>(&text)?;
-            }
-            if process.has_ended() || started.elapsed() > START_PATIENCE {
-                bail!("hawser dev did not start");
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        };
-        let text = |value: &Value, name: &str| -> anyhow::Result<String> {
-            Ok(value[name].as_str().with_context(|| format!("no {name}"))?.to_owned())
-        };
-        let credentials: Value =
-            serde_json::from_slice(&std::fs::read(data.path().join("credentials.json"))?)?;
-        let key = text(&credentials["apps"][APP]["businesses"][BUSINESS], "key")?;
-        let push = Channel::from_shared(text(&dev, "push")?)?.connect().await?;
+        let dev = Dev::start(binary, store).await?;
         Ok(Self {
-            house: House::Dev(process),
             app: APP,
-            control: text(&dev, "control")?,
-            push: PushClient::new(push),
-            key: format!("Bearer {key}").parse()?,
-            http: Client::builder(TokioExecutor::new()).build_http(),
-            data,
+            control: Control::new(&dev.control, None)?,
+            push: PushClient::new(push_api::endpoint(&dev.push, None)?.connect().await?),
+            key: push_api::bearer(&dev.key)?,
+            house: House::Dev(dev),
         })
     }
 
     /// The services by what they are, with their process ids.
     fn processes(&self) -> Vec<(&'static str, u32)> {
         match &self.house {
-            House::Dev(process) => vec![("all", process.id())],
-            House::Apart(cluster) => cluster
+            House::Dev(dev) => vec![("all", dev.id())],
+            House::Apart(cluster, _) => cluster
                 .services()
                 .filter_map(|service| {
                     let name = match service {
@@ -167,7 +134,7 @@ impl System {
 
     /// Where devices come in, by control's word: one address for each access node.
     pub(crate) async fn doors(&self, protocol: Protocol) -> anyhow::Result<Vec<SocketAddr>> {
-        let answer = self.access("door").await?;
+        let answer = self.control.access(self.app, "door", None).await?;
         let points = answer["access_points"].as_array().context("no access points")?;
         let named = points.iter().filter(|point| point["protocol"] == protocol.name());
         let address = |point: &Value| -> Option<SocketAddr> {
@@ -183,13 +150,13 @@ impl System {
     pub(crate) fn tcp_doors(&self) -> anyhow::Result<Vec<SocketAddr>> {
         match &self.house {
             House::Dev(_) => bail!("it is all in one"),
-            House::Apart(cluster) => Ok(cluster.doors.iter().map(|door| door.tcp).collect()),
+            House::Apart(cluster, _) => Ok(cluster.doors.iter().map(|door| door.tcp).collect()),
         }
     }
 
     /// The business expects so many requests a second; that sizes its pools.
     pub(crate) async fn expect_requests(&self, per_second: u32) -> anyhow::Result<()> {
-        let House::Apart(cluster) = &self.house else { bail!("it is all in one") };
+        let House::Apart(cluster, _) = &self.house else { bail!("it is all in one") };
         let path = format!("/v1/apps/{}/businesses/{BUSINESS}", self.app);
         let body = json!({"expected_requests_per_second": per_second});
         cluster.operator.call(http::Method::PATCH, &path, body).await?;
@@ -198,7 +165,7 @@ impl System {
 
     /// What devices are to trust.
     pub(crate) fn authority(&self) -> PathBuf {
-        certificate::authority(self.data.path())
+        certificate::authority(self.data())
     }
 
     /// Tokens for `count` devices, each from control's public API; the devices are numbered from 0.
@@ -209,8 +176,8 @@ impl System {
 
     async fn credential(&self, number: usize) -> anyhow::Result<Credential> {
         let device = device(number);
-        let answer = self.access(&device).await?;
-        let token = answer["token"].as_str().context("an answer without a token")?.to_owned();
+        let answer = self.control.access(self.app, &device, None).await?;
+        let token = token(&answer)?.to_owned();
         Ok(Credential {
             app: self.app.to_owned(),
             device,
@@ -221,28 +188,17 @@ impl System {
         })
     }
 
-    async fn access(&self, device: &str) -> anyhow::Result<Value> {
-        let body = json!({"app": self.app, "device": device, "proof": {"type": "open"}});
-        let request = http::Request::post(format!("{}/v1/access", self.control))
-            .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(body.to_string())))?;
-        let response = self.http.request(request).await?;
-        let status = response.status();
-        let body = response.into_body().collect().await?.to_bytes();
-        if !status.is_success() {
-            bail!("control answers {status}: {}", String::from_utf8_lossy(&body));
-        }
-        Ok(serde_json::from_slice(&body)?)
-    }
-
     /// Where its data lies.
     pub(crate) fn data(&self) -> &Path {
-        self.data.path()
+        match &self.house {
+            House::Dev(dev) => dev.data(),
+            House::Apart(_, folder) => folder.path(),
+        }
     }
 
     /// Control's address.
     pub(crate) fn control(&self) -> &str {
-        &self.control
+        self.control.address()
     }
 
     /// A client of the push API; see [`System::call`].
@@ -252,10 +208,7 @@ impl System {
 
     /// A request with the business's key.
     pub(crate) fn call<T>(&self, message: T, patience: Duration) -> Request<T> {
-        let mut request = Request::new(message);
-        request.metadata_mut().insert("authorization", self.key.clone());
-        request.set_timeout(patience);
-        request
+        push_api::request(message, &self.key, patience)
     }
 
     pub(crate) async fn create_group(&self, group: &str) -> anyhow::Result<()> {

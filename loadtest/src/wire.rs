@@ -1,6 +1,7 @@
 //! One device on the bare wire, for what must be seen frame by frame: who wins of two logins, what comes
 //! late, what is written to whom.
 
+use crate::control::{Control, token};
 use anyhow::{Context, bail};
 use bytes::{Bytes, BytesMut};
 use hawser_loadtest::stamp;
@@ -8,14 +9,14 @@ use hawser_proto::codec;
 use hawser_proto::frame::{DeviceFrame, NodeFrame, ability};
 use hawser_proto::limits::FRAME_BYTES_MAX;
 use hawser_proto::params::{Ack, Close, InboxPosition, Login, LoginOk, Ping, Request};
-use http_body_util::{BodyExt, Full};
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
-use serde_json::{Value, json};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -30,26 +31,10 @@ pub(crate) struct Credential {
 impl Credential {
     /// A token from control's public API.
     pub(crate) async fn get(control: &str, app: &str, device: &str) -> anyhow::Result<Self> {
-        let answer = access(control, app, device).await?;
-        let token = answer["token"].as_str().context("an answer without a token")?.to_owned();
-        Ok(Self { app: app.to_owned(), device: device.to_owned(), token })
+        let answer = Control::new(control, None)?.access(app, device, None).await?;
+        let (app, device) = (app.to_owned(), device.to_owned());
+        Ok(Self { app, device, token: token(&answer)?.to_owned() })
     }
-}
-
-/// What control says to a device that wants in.
-pub(crate) async fn access(control: &str, app: &str, device: &str) -> anyhow::Result<Value> {
-    let body = json!({"app": app, "device": device, "proof": {"type": "open"}}).to_string();
-    let request = http::Request::post(format!("{control}/v1/access"))
-        .header("content-type", "application/json")
-        .body(Full::new(Bytes::from(body)))?;
-    let http = Client::builder(TokioExecutor::new()).build_http();
-    let answer = tokio::time::timeout(STEP_TIMEOUT, http.request(request)).await??;
-    let status = answer.status();
-    let body = answer.into_body().collect().await?.to_bytes();
-    if !status.is_success() {
-        bail!("control answers {status}: {}", String::from_utf8_lossy(&body));
-    }
-    Ok(serde_json::from_slice(&body)?)
 }
 
 /// What frames travel on: a socket, or TLS on one.
@@ -92,8 +77,29 @@ impl Wire {
         Ok(Self::over(Box::new(stream)))
     }
 
+    /// Dials a host; `tls`: over TLS, as whom the certificate has to name it.
+    pub(crate) async fn dial_host(
+        (host, port): (&str, u16),
+        tls: Option<(String, ClientConfig)>,
+    ) -> anyhow::Result<Self> {
+        let dialled = tokio::time::timeout(STEP_TIMEOUT, async {
+            let stream = TcpStream::connect((host, port)).await?;
+            stream.set_nodelay(true)?;
+            anyhow::Ok(match tls {
+                Some((name, config)) => {
+                    let connector = TlsConnector::from(Arc::new(config));
+                    let name = ServerName::try_from(name)?;
+                    Self::over(Box::new(connector.connect(name, stream).await?))
+                }
+                None => Self::over(Box::new(stream)),
+            })
+        });
+        let link = dialled.await.context("the dial was not answered")?;
+        link.with_context(|| format!("cannot reach {host}:{port}"))
+    }
+
     /// Over a link that stands.
-    pub(crate) fn over(stream: Box<dyn Io>) -> Self {
+    fn over(stream: Box<dyn Io>) -> Self {
         Self { stream, buffer: BytesMut::new(), business: 0 }
     }
 

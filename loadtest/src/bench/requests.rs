@@ -5,50 +5,21 @@ use super::idle::Bare;
 use super::stage::shape;
 use crate::fleet::at_once;
 use crate::fleet::link::{Dialer, Link, Protocol};
+use crate::office::{Echo, Office};
 use crate::report::{Repeats, Row};
 use crate::system::{BUSINESS, Parts, System};
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use bytes::Bytes;
 use hawser_proto::frame::{DeviceFrame, NodeFrame};
 use hawser_proto::params::Request;
-use hawser_proto::rpc::business::business_server::{Business, BusinessServer};
-use hawser_proto::rpc::business::{
-    ConnectionEvents, ConnectionsHeard, HandleRequest, HandleResponse,
-};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
-use tonic::{Response, Status};
 
 /// Devices, each with one request under way.
 const DEVICES: usize = 64;
 /// What the business says it expects: its pool has room for all devices.
 const EXPECTED: u32 = 20_000;
-
-/// Answers at once, with what it was given.
-struct Echo;
-
-#[tonic::async_trait]
-impl Business for Echo {
-    async fn handle(
-        &self,
-        request: tonic::Request<HandleRequest>,
-    ) -> Result<Response<HandleResponse>, Status> {
-        let body = request.into_inner().body;
-        Ok(Response::new(HandleResponse { body, ..HandleResponse::default() }))
-    }
-
-    async fn connections(
-        &self,
-        _: tonic::Request<ConnectionEvents>,
-    ) -> Result<Response<ConnectionsHeard>, Status> {
-        Ok(Response::new(ConnectionsHeard {}))
-    }
-}
 
 /// CPU of the access node beside that of the bare echo.
 pub(super) async fn row(wanted: &Bench, binary: &Path) -> anyhow::Result<Row> {
@@ -76,14 +47,9 @@ pub(super) async fn row(wanted: &Bench, binary: &Path) -> anyhow::Result<Row> {
 }
 
 async fn of_hawser(wanted: &Bench, binary: &Path) -> anyhow::Result<(Parts, f64)> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let office = Office::open(None, Echo).await?;
     let mut shape = shape(1);
-    shape.endpoints = vec![format!("http://{}", listener.local_addr()?)];
-    let mut office = JoinSet::new();
-    office.spawn(async move {
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        Server::builder().add_service(BusinessServer::new(Echo)).serve_with_incoming(incoming).await
-    });
+    shape.endpoints = vec![office.endpoint()];
     let system = System::apart(binary, shape).await?;
     system.expect_requests(EXPECTED).await?;
     let (dialer, door) = (Dialer::new(None)?, system.doors(Protocol::Tcp).await?[0]);
@@ -119,7 +85,7 @@ async fn of_hawser(wanted: &Bench, binary: &Path) -> anyhow::Result<(Parts, f64)
     for (part, used) in &mut cpu {
         *used = (*used - before[part]) * 1e6 / done;
     }
-    ensure!(office.try_join_next().is_none(), "the business ended");
+    drop(office);
     Ok((cpu, done / took))
 }
 

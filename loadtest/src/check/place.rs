@@ -1,12 +1,13 @@
 //! The deployment under check, as cases see it: devices to play, the push API, and a list of what has to be
 //! removed again. Names begin with a random prefix, so that nothing of anyone else is touched.
 
-use super::dial::Ways;
 use super::said;
 use super::{Check, said::Found};
+use crate::control::{ClientSecret, Control, token};
+use crate::push_api;
+use crate::roots;
 use crate::wire::{Credential, Wire};
 use anyhow::{Context, bail, ensure};
-use aws_lc_rs::hmac;
 use bytes::Bytes;
 use hawser_proto::rpc::push::push_client::PushClient;
 use hawser_proto::rpc::push::{
@@ -17,11 +18,11 @@ use hawser_proto::rpc::push::{
 use hawser_sdk::{
     AccessPoint, Builder, Business, Client, DeviceKey, Dialer, Proof, Protocol, Push, Pushes, State,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
@@ -49,11 +50,11 @@ pub(super) struct Place {
     pub(super) method: String,
     /// Devices of the combined case.
     pub(super) devices: usize,
-    control: String,
-    ways: Ways,
+    control: Control,
+    trust: Option<PathBuf>,
     push: PushClient<Channel>,
     key: MetadataValue<Ascii>,
-    client_secret: Option<String>,
+    client_secret: Option<ClientSecret>,
     proof: Proof,
     dialer: Dialer,
     prefix: String,
@@ -71,7 +72,7 @@ struct Made {
 
 impl Place {
     pub(super) fn new(named: Named, wanted: &Check) -> anyhow::Result<Self> {
-        let ways = Ways::new(named.trust.as_deref())?;
+        let trust = named.trust.as_deref();
         let dialer = match &named.trust {
             Some(path) => Dialer::with_pem(&std::fs::read(path)?)?,
             None => Dialer::new(),
@@ -86,11 +87,11 @@ impl Place {
             business: wanted.business.clone(),
             method: wanted.method.clone(),
             devices: wanted.devices.max(1),
-            control: named.control,
-            push: PushClient::new(ways.push(&named.push)?),
-            ways,
-            key: format!("Bearer {}", named.key).parse().context("no business key")?,
-            client_secret: named.client_secret,
+            control: Control::new(&named.control, trust)?,
+            push: PushClient::new(push_api::endpoint(&named.push, trust)?.connect_lazy()),
+            key: push_api::bearer(&named.key)?,
+            client_secret: named.client_secret.as_deref().map(ClientSecret::new),
+            trust: named.trust,
             proof,
             dialer,
             prefix: format!("check-{:08x}", rand::random::<u32>()),
@@ -118,12 +119,7 @@ impl Place {
 
     /// Control's answer to this device.
     pub(super) async fn access(&self, device: &str) -> anyhow::Result<Value> {
-        let proof = match &self.client_secret {
-            Some(secret) => signed(secret, &self.app, device)?,
-            None => json!({"type": "open"}),
-        };
-        let ask = json!({"app": self.app, "device": device, "proof": proof});
-        self.ways.post(&self.control, "/v1/access", &ask).await
+        self.control.access(&self.app, device, self.client_secret.as_ref()).await
     }
 
     /// The protocols of the access points that control names, each once, in its order.
@@ -148,16 +144,23 @@ impl Place {
         let points = points(&answer)?;
         let over = |protocol| points.iter().find(|point| point.protocol == protocol);
         let Some(point) = over(Protocol::Tcp).or(over(Protocol::Tls)) else { return Ok(None) };
-        let tls = (point.protocol == Protocol::Tls).then(|| point.tls_name());
-        let link = self.ways.to_point(&point.host, point.port, tls).await?;
-        let token = answer["token"].as_str().context("an answer without a token")?.to_owned();
+        let tls = match point.protocol {
+            Protocol::Tls => {
+                let trusted = roots::of_devices(self.trust.as_deref())?;
+                let config = roots::client(trusted, &[b"hawser/1"])?;
+                Some((point.tls_name().to_owned(), config))
+            }
+            _ => None,
+        };
+        let wire = Wire::dial_host((&point.host, point.port), tls).await?;
+        let token = token(&answer)?.to_owned();
         let credential = Credential { app: self.app.clone(), device: device.to_owned(), token };
-        Ok(Some((Wire::over(link), credential)))
+        Ok(Some((wire, credential)))
     }
 
     /// A device of this name, to be described further.
     pub(super) fn builder(&self, device: &str) -> Builder {
-        Client::builder(&self.control, &self.app, device)
+        Client::builder(self.control.address(), &self.app, device)
             .proof(self.proof.clone())
             .dialer(self.dialer.clone())
             .business(&self.business)
@@ -211,10 +214,7 @@ impl Place {
 
     /// A call with the business's key.
     pub(super) fn call<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
-        request.metadata_mut().insert("authorization", self.key.clone());
-        request.set_timeout(PATIENCE);
-        request
+        push_api::request(message, &self.key, PATIENCE)
     }
 
     /// Pushes to one device. A stored one is remembered, so that its inbox is emptied in the end.
@@ -382,16 +382,6 @@ fn points(answer: &Value) -> anyhow::Result<Vec<AccessPoint>> {
         Ok(AccessPoint { server_name, node: it["node"].as_str().map(str::to_owned), ..point })
     };
     all.iter().map(point).collect()
-}
-
-/// The proof of an app's client secret.
-fn signed(secret: &str, app: &str, device: &str) -> anyhow::Result<Value> {
-    let time = SystemTime::UNIX_EPOCH.elapsed()?.as_secs();
-    let nonce = format!("{:032x}", rand::random::<u128>());
-    let text = format!("hawser-access-v1\n{app}\n{device}\n{time}\n{nonce}\n");
-    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
-    let signature = hex::encode(hmac::sign(&key, text.as_bytes()));
-    Ok(json!({"type": "hmac", "time": time, "nonce": nonce, "signature": signature}))
 }
 
 /// It cannot be tried without an access point of this protocol.

@@ -92,7 +92,8 @@ impl Line {
 /// Nothing failed, nothing was left out by an interruption, and something was seen to work.
 pub(super) fn has_passed(lines: &[Line]) -> bool {
     let any = |is: fn(&Said) -> bool| lines.iter().any(|line| is(&line.said));
-    !any(|said| matches!(said, Said::Failed(_) | Said::NotRun)) && any(|said| matches!(said, Said::Passed(_)))
+    !any(|said| matches!(said, Said::Failed(_) | Said::NotRun))
+        && any(|said| matches!(said, Said::Passed(_)))
 }
 
 /// For people. `left`: what could not be removed again.

@@ -11,7 +11,7 @@ use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::{ClientConfig, ClientConnection};
 use socket2::{Domain, Socket, Type};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -299,11 +299,7 @@ fn taken(read: std::io::Result<usize>) -> Taken {
 
 /// TLS 1.3 that trusts this certificate alone, or those of this machine.
 fn tls(trust: Option<&Path>, alpn: &[u8]) -> anyhow::Result<Arc<ClientConfig>> {
-    let roots = match trust {
-        Some(trust) => roots::add(RootCertStore::empty(), trust)?,
-        None => roots::machine(),
-    };
-    let mut config = roots::client(roots, &[alpn])?;
+    let mut config = roots::client(roots::of_devices(trust)?, &[alpn])?;
     // Each login is a device of its own: no session of another is its to resume.
     config.resumption = rustls::client::Resumption::disabled();
     Ok(Arc::new(config))

@@ -2,31 +2,22 @@
 //! number at once, so that the crowd's loop never waits.
 
 use super::plan::{CLIENT_SECRET, Plan};
-use crate::roots;
+use crate::control::{ClientSecret, Control, token};
 use anyhow::{Context, bail};
-use aws_lc_rs::hmac;
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
-use rustls::RootCertStore;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc as sync;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 /// Calls to control under way, and askers that wait for one.
 const ASKED_MAX: usize = 32;
 const WAITING_MAX: usize = 1_024;
-const CALL_PATIENCE: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_secs(1);
 /// Of nodes that were named by their address alone.
 const NAME_ALONE: &str = "localhost";
@@ -114,14 +105,12 @@ async fn ask(
                 calls.spawn(async move {
                     // Control may be down, or busy: a device asks until it has an answer.
                     loop {
-                        let call = tokio::time::timeout(CALL_PATIENCE, desk.one(number)).await;
-                        match call {
-                            Ok(Ok(pass)) => {
+                        match desk.one(number).await {
+                            Ok(pass) => {
                                 desk.has_answered.store(true, Relaxed);
                                 return (number, pass);
                             }
-                            Ok(Err(error)) => desk.complain(&error),
-                            Err(_) => {}
+                            Err(error) => desk.complain(&error),
                         }
                         tokio::time::sleep(AGAIN).await;
                     }
@@ -142,9 +131,9 @@ async fn ask(
 /// Who asks control for the devices.
 struct Asker {
     plan: Plan,
-    http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    control: Control,
     /// Of the app, when its devices sign.
-    secret: Option<hmac::Key>,
+    secret: Option<ClientSecret>,
     names: Names,
     /// Or its first refusal was told.
     has_answered: AtomicBool,
@@ -152,26 +141,14 @@ struct Asker {
 
 impl Asker {
     fn new(plan: &Plan) -> anyhow::Result<Self> {
-        let roots = if plan.control.starts_with("https://") {
-            roots::beside_machine(plan.trust.as_deref())?
-        } else {
-            RootCertStore::empty()
-        };
-        let tls = roots::client(roots, &[])?;
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http1()
-            .build();
         let secret = if plan.signs {
-            let secret = std::env::var(CLIENT_SECRET).context("no client secret")?;
-            Some(hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()))
+            Some(ClientSecret::new(&std::env::var(CLIENT_SECRET).context("no client secret")?))
         } else {
             None
         };
         Ok(Self {
             plan: plan.clone(),
-            http: Client::builder(TokioExecutor::new()).build(connector),
+            control: Control::new(&plan.control, plan.trust.as_deref())?,
             secret,
             names: Names::default(),
             has_answered: AtomicBool::new(false),
@@ -185,32 +162,11 @@ impl Asker {
         }
     }
 
-    /// What a device shows: nothing, or a signature with the app's client secret (WIRE.md, "Proofs").
-    fn proof(&self, device: &str) -> anyhow::Result<Value> {
-        let Some(secret) = &self.secret else { return Ok(json!({"type": "open"})) };
-        let time = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-        let nonce = hex::encode(rand::random::<[u8; 16]>());
-        let text = format!("hawser-access-v1\n{}\n{device}\n{time}\n{nonce}\n", self.plan.app);
-        let signature = hex::encode(hmac::sign(secret, text.as_bytes()));
-        Ok(json!({"type": "hmac", "time": time, "nonce": nonce, "signature": signature}))
-    }
-
     async fn one(&self, number: u32) -> anyhow::Result<Pass> {
         let plan = &self.plan;
         let device = format!("{}-{}", plan.name, plan.first + number);
-        let proof = self.proof(&device)?;
-        let body = json!({"app": plan.app, "device": device, "proof": proof});
-        let request = http::Request::post(format!("{}/v1/access", plan.control))
-            .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(body.to_string())))?;
-        let answer = self.http.request(request).await?;
-        let status = answer.status();
-        let body = answer.into_body().collect().await?.to_bytes();
-        if !status.is_success() {
-            bail!("control answers {status}: {}", String::from_utf8_lossy(&body));
-        }
-        let answer: Value = serde_json::from_slice(&body)?;
-        let token = answer["token"].as_str().context("an answer without a token")?;
+        let answer = self.control.access(&plan.app, &device, self.secret.as_ref()).await?;
+        let token = token(&answer)?;
         let points = if plan.nodes.is_empty() {
             named(&answer, plan.protocol.of_access_point(), &self.names).await
         } else {

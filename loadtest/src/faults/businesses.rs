@@ -4,20 +4,17 @@
 use super::cluster::{APP, BUSINESSES};
 use super::history::History;
 use super::proxy::{Proxy, Way};
+use crate::office::{Office, echo};
 use hawser_loadtest::judge::{Event, Kind};
-use hawser_proto::rpc::business::business_server::{Business, BusinessServer};
+use hawser_proto::rpc::business::business_server::Business;
 use hawser_proto::rpc::business::connection_event;
 use hawser_proto::rpc::business::{
     ConnectionEvents, ConnectionsHeard, HandleRequest, HandleResponse,
 };
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 /// How a business does its work.
@@ -34,30 +31,20 @@ pub(crate) enum Mood {
 }
 
 /// One business's server, behind a proxy, so that it can die as a host does.
-pub(crate) struct Office {
+pub(crate) struct Branch {
     front: Proxy,
-    at: SocketAddr,
+    office: Office,
     mood: watch::Sender<Mood>,
-    /// Aborted with it.
-    _task: JoinSet<()>,
 }
 
-impl Office {
+impl Branch {
     /// Opens the business with this number on a free port.
     pub(crate) async fn open(number: usize, history: Arc<History>) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let at = listener.local_addr()?;
-        let front = Proxy::start_on(IpAddr::V4(Ipv4Addr::UNSPECIFIED), Way::To(at)).await?;
         let (mood, seen) = watch::channel(Mood::Well);
         let desk = Desk { name: BUSINESSES[number], mood: seen, history };
-        let mut task = JoinSet::new();
-        task.spawn(async move {
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            // It ends with its owner; a listener that breaks is seen as a business that is gone.
-            let service = BusinessServer::new(desk);
-            let _ = Server::builder().add_service(service).serve_with_incoming(incoming).await;
-        });
-        Ok(Self { front, at, mood, _task: task })
+        let office = Office::open(None, desk).await?;
+        let front = Proxy::start_on(IpAddr::V4(Ipv4Addr::UNSPECIFIED), Way::To(office.at)).await?;
+        Ok(Self { front, office, mood })
     }
 
     /// Where it answers; `apart`: for callers in namespaces, as a pattern for the harness's address.
@@ -78,7 +65,7 @@ impl Office {
 
     /// Back where it was.
     pub(crate) fn come_back(&self) {
-        self.front.set(Way::To(self.at));
+        self.front.set(Way::To(self.office.at));
     }
 }
 
@@ -109,8 +96,7 @@ impl Business for Desk {
         request: Request<HandleRequest>,
     ) -> Result<Response<HandleResponse>, Status> {
         self.work().await;
-        let body = request.into_inner().body;
-        Ok(Response::new(HandleResponse { body, ..HandleResponse::default() }))
+        Ok(echo(request))
     }
 
     async fn connections(

@@ -149,7 +149,7 @@ impl Cluster {
             push: pushes.iter().map(|at| format!("http://{at}")).collect(),
             internal: routers.clone(),
             doors: Vec::new(),
-            operator: Operator::new(&format!("http://{http}")),
+            operator: Operator::new(&format!("http://{http}"))?,
             keys: Vec::new(),
             http: Client::builder(TokioExecutor::new()).build_http(),
             _bridge: bridge,

@@ -2,7 +2,7 @@
 
 use super::datagrams::{Datagrams, Weather};
 use super::proxy::{Proxy, Way};
-use crate::wire;
+use crate::control::{Control, token};
 use anyhow::Context;
 use hawser_sdk::{AccessPoint, Protocol};
 use rand::rngs::SmallRng;
@@ -79,8 +79,8 @@ impl Road {
         device: &str,
         seed: u64,
     ) -> anyhow::Result<(String, Self)> {
-        let answer = wire::access(control, app, device).await?;
-        let token = answer["token"].as_str().context("control gave no token")?.to_owned();
+        let answer = Control::new(control, None)?.access(app, device, None).await?;
+        let token = token(&answer)?.to_owned();
         let mut lanes = Vec::new();
         for point in answer["access_points"].as_array().context("no access points")? {
             let protocol: Protocol = point["protocol"].as_str().unwrap_or_default().parse()?;

@@ -2,7 +2,7 @@
 //! their histories; and how it ends.
 
 use super::arrivals::Arrivals;
-use super::businesses::Office;
+use super::businesses::Branch;
 use super::certificate;
 use super::cluster::{BUSINESSES, Cluster, Shape};
 use super::devices::{Keeper, Plan, Point};
@@ -62,7 +62,7 @@ pub(super) struct Staging {
 pub(super) struct Scene {
     pub(super) cluster: Cluster,
     pub(super) faults: Arc<History>,
-    pub(super) offices: Vec<Office>,
+    pub(super) offices: Vec<Branch>,
     pub(super) devices: Vec<String>,
     /// When the warm-up was over.
     pub(super) begun: u64,
@@ -115,7 +115,7 @@ impl Scene {
         let faults = Arc::new(History::open(&folder.join("harness.jsonl"))?);
         let mut offices = Vec::new();
         for number in 0..BUSINESSES.len() {
-            offices.push(Office::open(number, faults.clone()).await?);
+            offices.push(Branch::open(number, faults.clone()).await?);
         }
         let mut shape = staging.shape.clone();
         let apart = shape.apart;

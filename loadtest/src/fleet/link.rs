@@ -1,6 +1,7 @@
 //! One device's link while it is set up: dialled over any transport, logged in, joined.
 
 use super::Credential;
+use crate::roots;
 use anyhow::{Context, bail, ensure};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use hawser_proto::codec;
@@ -8,9 +9,7 @@ use hawser_proto::frame::{DeviceFrame, NodeFrame, ability};
 use hawser_proto::limits::FRAME_BYTES_MAX;
 use hawser_proto::params::{Join, Login, LoginOk};
 use quinn::crypto::rustls::QuicClientConfig;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -104,14 +103,7 @@ impl Dialer {
 }
 
 fn secure(trust: &Path) -> anyhow::Result<(TlsConnector, quinn::Endpoint)> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(trust)?)?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"hawser/1".to_vec()];
+    let mut config = roots::client(roots::of_devices(Some(trust))?, &[b"hawser/1"])?;
     config.resumption = rustls::client::Resumption::disabled();
     let quic = QuicClientConfig::try_from(config.clone())?;
     let connector = TlsConnector::from(Arc::new(config));

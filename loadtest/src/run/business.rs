@@ -2,61 +2,32 @@
 //! never answers.
 
 use crate::crowd::plan::Spread;
+use crate::office::{Office, echo};
 use crate::scenario::Business as Wanted;
 use anyhow::Context;
-use hawser_proto::rpc::business::business_server::{Business, BusinessServer};
+use hawser_proto::rpc::business::business_server::Business;
 use hawser_proto::rpc::business::{
     ConnectionEvents, ConnectionsHeard, HandleRequest, HandleResponse,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 /// Whoever asks gives up long before.
 const STALL: Duration = Duration::from_mins(2);
 
-/// One business's server.
-pub(super) struct Office {
-    at: SocketAddr,
-    /// Aborted with it.
-    _task: JoinSet<()>,
-}
-
-impl Office {
-    /// Opens it where the scenario says, else on a free port of loopback.
-    pub(super) async fn open(wanted: &Wanted, seed: u64) -> anyhow::Result<Self> {
-        let at = wanted.listen.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 0).into());
-        let listener = TcpListener::bind(at)
-            .await
-            .with_context(|| format!("business {} cannot listen on {at}", wanted.name))?;
-        let at = listener.local_addr()?;
-        let desk = Desk {
-            delay: wanted.delay(),
-            stalls: wanted.stalls,
-            fails: wanted.fails,
-            dice: Mutex::new(SmallRng::seed_from_u64(seed)),
-        };
-        let mut task = JoinSet::new();
-        task.spawn(async move {
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            // It ends with its owner; a listener that breaks is seen as a business that is gone.
-            let service = BusinessServer::new(desk);
-            let _ = Server::builder().add_service(service).serve_with_incoming(incoming).await;
-        });
-        Ok(Self { at, _task: task })
-    }
-
-    /// Where it answers.
-    pub(super) fn endpoint(&self) -> String {
-        format!("http://{}", self.at)
-    }
+/// Opens it where the scenario says, else on a free port of loopback.
+pub(super) async fn open(wanted: &Wanted, seed: u64) -> anyhow::Result<Office> {
+    let desk = Desk {
+        delay: wanted.delay(),
+        stalls: wanted.stalls,
+        fails: wanted.fails,
+        dice: Mutex::new(SmallRng::seed_from_u64(seed)),
+    };
+    let office = Office::open(wanted.listen, desk).await;
+    office.with_context(|| format!("businesses: {}", wanted.name))
 }
 
 struct Desk {
@@ -90,8 +61,7 @@ impl Business for Desk {
         if fate < self.stalls + self.fails {
             return Err(Status::internal("as the scenario says"));
         }
-        let body = request.into_inner().body;
-        Ok(Response::new(HandleResponse { body, ..HandleResponse::default() }))
+        Ok(echo(request))
     }
 
     async fn connections(

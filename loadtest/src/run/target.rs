@@ -1,27 +1,27 @@
 //! What is under load: a `hawser dev` that is started here, or a deployment that is there already.
 
-use super::business::Office;
-use super::http::Control;
-use crate::leash;
-use crate::process::Guarded;
-use crate::roots;
+use super::business;
+use crate::control::{ClientSecret, Control};
+use crate::dev::{APP, BUSINESS, Dev};
+use crate::office::Office;
+use crate::push_api::{self, bearer};
 use crate::scenario::{Business, Scenario};
+use crate::secret;
 use crate::system;
 use anyhow::{Context, bail, ensure};
 use hawser_proto::rpc::push::push_client::PushClient;
 use hawser_proto::rpc::push::{CreateGroupRequest, DeleteGroupRequest};
-use serde_json::{Value, json};
+use http::Method;
+use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, ClientTlsConfig};
+use tonic::transport::Channel;
 use tonic::{Code, Request};
 
-const START_PATIENCE: Duration = Duration::from_secs(30);
 /// A new key takes so long to be known everywhere.
 const KEY_PATIENCE: Duration = Duration::from_secs(15);
 const AGAIN: Duration = Duration::from_millis(50);
@@ -45,22 +45,16 @@ pub(super) struct Target {
     _offices: Vec<Office>,
 }
 
-/// A `hawser dev` of this run.
-struct Dev {
-    process: Guarded,
-    _data: tempfile::TempDir,
-}
-
 impl Target {
     /// Starts it, or finds it.
     pub(super) async fn reach(scenario: &Scenario, hawser: Option<&Path>) -> anyhow::Result<Self> {
         let mut offices = Vec::new();
         for business in &scenario.businesses {
-            offices.push(Office::open(business, scenario.seed).await?);
+            offices.push(business::open(business, scenario.seed).await?);
         }
         match &scenario.target.control {
             None => Self::start(scenario, hawser, offices).await,
-            Some(control) => Self::find(scenario, control, offices),
+            Some(control) => Self::find(scenario, control, offices).await,
         }
     }
 
@@ -69,86 +63,70 @@ impl Target {
         hawser: Option<&Path>,
         offices: Vec<Office>,
     ) -> anyhow::Result<Self> {
-        let binary = system::binary(hawser)?;
-        let data = tempfile::tempdir()?;
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(leash::arguments(&binary)).args(["dev", "--ports", "random", "--data-dir"]);
-        command.arg(data.path()).env("RUST_LOG", "error").stderr(Stdio::inherit());
-        let mut process = Guarded::start(&mut command)?;
-        let started = Instant::now();
-        let dev: Value = loop {
-            if let Ok(text) = std::fs::read(data.path().join("dev.json"))
-                && let Ok(dev) = serde_json::from_slice(&text)
-            {
-                break dev;
-            }
-            if process.has_ended() || started.elapsed() > START_PATIENCE {
-                bail!("hawser dev did not start");
-            }
-            tokio::time::sleep(AGAIN).await;
-        };
-        let text = |value: &Value, name: &str| -> anyhow::Result<String> {
-            Ok(value[name]
-                .as_str()
-                .with_context(|| format!("hawser dev tells no {name}"))?
-                .to_owned())
-        };
-        let credentials = std::fs::read(data.path().join("credentials.json"))?;
-        let credentials: Value = serde_json::from_slice(&credentials)?;
-        let (app, business) = (system::APP.to_owned(), system::BUSINESS.to_owned());
-        let key = text(&credentials["apps"][&app]["businesses"][&business], "key")?;
-        let control = text(&dev, "control")?;
-        let operator = Control::new(&control, &text(&credentials, "admin_token")?);
-        let mut keys = BTreeMap::from([(business.clone(), bearer(&key)?)]);
+        let dev = Dev::start(&system::binary(hawser)?, "embedded").await?;
+        let operator = Control::new(&dev.control, None)?.with_key(&dev.admin_token)?;
+        let mut keys = BTreeMap::from([(BUSINESS.to_owned(), bearer(&dev.key)?)]);
         for (office, wanted) in offices.iter().zip(&scenario.businesses) {
-            let key = register(&operator, &app, &business, wanted, &office.endpoint()).await?;
+            let key = register(&operator, wanted, &office.endpoint()).await?;
             if let Some(key) = key {
                 keys.insert(wanted.name.clone(), bearer(&key)?);
             }
         }
         Ok(Self {
             about: "hawser dev, started for this run".to_owned(),
-            control,
-            app,
-            business,
-            trust: Some(text(&dev, "ca")?.into()),
+            control: dev.control.clone(),
+            app: APP.to_owned(),
+            business: BUSINESS.to_owned(),
+            trust: Some(dev.trust.clone()),
             client_secret: None,
-            push: vec![channel(&text(&dev, "push")?, None)?],
+            push: vec![push_api::endpoint(&dev.push, None)?.connect().await?],
             keys,
             made: std::sync::Mutex::default(),
-            dev: Some(Dev { process, _data: data }),
+            dev: Some(dev),
             _offices: offices,
         })
     }
 
-    fn find(scenario: &Scenario, control: &str, offices: Vec<Office>) -> anyhow::Result<Self> {
+    async fn find(
+        scenario: &Scenario,
+        control: &str,
+        offices: Vec<Office>,
+    ) -> anyhow::Result<Self> {
         let wanted = &scenario.target;
         let mut keys = BTreeMap::new();
         let business = wanted.business.clone().context("target.business: missing")?;
         if let Some(key) = &wanted.key {
-            keys.insert(business.clone(), bearer(&secret("target.key", key)?)?);
+            keys.insert(business.clone(), bearer(&secret::read(key).context("target.key")?)?);
         }
         for one in &scenario.businesses {
             if let Some(key) = &one.key {
-                let key = bearer(&secret("businesses.key", key)?)?;
+                let key = bearer(&secret::read(key).context("businesses.key")?)?;
                 keys.insert(one.name.clone(), key);
             }
         }
+        let client_secret = wanted.client_secret.as_deref().map(secret::read).transpose();
+        let client_secret = client_secret.context("target.client_secret")?;
+        let app = wanted.app.clone().context("target.app: missing")?;
+        let trust = wanted.trust.as_deref();
+        // Whoever cannot get in learns why from this one, and not from thousands that try for ever.
+        let first = scenario.populations.first().context("populations: there is none")?;
+        let signs = client_secret.as_deref().map(ClientSecret::new);
+        let door = Control::new(control, trust).context("target.trust")?;
+        let asked = door.access(&app, &format!("{}-0", first.name), signs.as_ref()).await;
+        asked.with_context(|| format!("target.control: {control} lets no device in"))?;
+        let mut push = Vec::new();
+        for url in &wanted.push {
+            let router = push_api::endpoint(url, trust).context("target.push")?.connect().await;
+            push.push(router.with_context(|| format!("target.push: {url} cannot be reached"))?);
+        }
         Ok(Self {
             about: control.to_owned(),
-            control: control.trim_end_matches('/').to_owned(),
-            app: wanted.app.clone().context("target.app: missing")?,
+            control: door.address().to_owned(),
+            app,
             business,
             trust: wanted.trust.clone(),
-            client_secret: match &wanted.client_secret {
-                Some(written) => Some(secret("target.client_secret", written)?),
-                None => None,
-            },
-            push: wanted
-                .push
-                .iter()
-                .map(|url| channel(url, wanted.trust.as_deref()))
-                .collect::<Result<_, _>>()?,
+            client_secret,
+            push,
             keys,
             made: std::sync::Mutex::default(),
             dev: None,
@@ -158,7 +136,7 @@ impl Target {
 
     /// The process that was started, if one was.
     pub(super) fn process(&self) -> Option<u32> {
-        self.dev.as_ref().map(|dev| dev.process.id())
+        self.dev.as_ref().map(Dev::id)
     }
 
     /// Whether devices reach it over loopback, and may come from any address of it.
@@ -237,53 +215,26 @@ impl Target {
 
 /// A call with a business's key.
 pub(super) fn request<T>(message: T, key: &MetadataValue<Ascii>) -> Request<T> {
-    let mut request = Request::new(message);
-    request.metadata_mut().insert("authorization", key.clone());
-    request.set_timeout(CALL_PATIENCE);
-    request
+    push_api::request(message, key, CALL_PATIENCE)
 }
 
 /// Makes a business of the dev system, or points the one that is there here. The key of a new one.
 async fn register(
     operator: &Control,
-    app: &str,
-    there: &str,
     wanted: &Business,
     endpoint: &str,
 ) -> anyhow::Result<Option<String>> {
-    let businesses = format!("/v1/apps/{app}/businesses");
+    let businesses = format!("/v1/apps/{APP}/businesses");
     let endpoints = json!({"endpoints": [endpoint]});
-    if wanted.name == there {
-        operator.call("PATCH", &format!("{businesses}/{there}"), &endpoints).await?;
+    if wanted.name == BUSINESS {
+        operator.call(Method::PATCH, &format!("{businesses}/{BUSINESS}"), &endpoints).await?;
         return Ok(None);
     }
     let body = json!({"business": wanted.name, "endpoints": [endpoint]});
-    operator.call("POST", &businesses, &body).await?;
+    operator.call(Method::POST, &businesses, &body).await?;
     let scopes = json!({"scopes": ["push", "group", "presence", "admin"]});
-    let made =
-        operator.call("POST", &format!("{businesses}/{}/keys", wanted.name), &scopes).await?;
+    let keys = format!("{businesses}/{}/keys", wanted.name);
+    let made = operator.call(Method::POST, &keys, &scopes).await?;
     let key = made["key"].as_str().context("control gives no key")?;
     Ok(Some(key.to_owned()))
-}
-
-fn channel(address: &str, trust: Option<&Path>) -> anyhow::Result<Channel> {
-    let mut endpoint = Channel::from_shared(address.to_owned())
-        .with_context(|| format!("target.push: {address} is no address"))?;
-    if address.starts_with("https://") {
-        let trusted = roots::beside_machine(trust)?.roots;
-        endpoint = endpoint.tls_config(ClientTlsConfig::new().trust_anchors(trusted))?;
-    }
-    Ok(endpoint.connect_timeout(CALL_PATIENCE).tcp_nodelay(true).connect_lazy())
-}
-
-fn bearer(key: &str) -> anyhow::Result<MetadataValue<Ascii>> {
-    let mut bearer: MetadataValue<Ascii> = format!("Bearer {key}").parse().context("an odd key")?;
-    bearer.set_sensitive(true);
-    Ok(bearer)
-}
-
-/// What `env:NAME` stands for.
-pub(super) fn secret(at: &str, written: &str) -> anyhow::Result<String> {
-    let name = written.strip_prefix("env:").with_context(|| format!("{at}: must be env:NAME"))?;
-    std::env::var(name).with_context(|| format!("{at}: the environment has no {name}"))
 }

@@ -27,7 +27,12 @@ pub(crate) struct House {
     pub(crate) control: String,
     pub(crate) push: String,
     pub(crate) key: String,
+    /// Of its certificate, and it with its key.
     pub(crate) trust: PathBuf,
+    pub(crate) chain: PathBuf,
+    pub(crate) chain_key: PathBuf,
+    /// Of the app.
+    pub(crate) client_secret: String,
     http: Client<HttpConnector, Full<bytes::Bytes>>,
     _control: hawser_control::Running,
     _router: hawser_router::Running,
@@ -95,6 +100,9 @@ impl House {
             push: format!("http://{push}"),
             key: String::new(),
             trust: tls.ca,
+            chain: tls.chain,
+            chain_key: tls.key,
+            client_secret: String::new(),
             http: Client::builder(TokioExecutor::new()).build_http(),
             _control: running,
             _router: router,
@@ -112,7 +120,9 @@ impl House {
 
     async fn furnish(&mut self, business: SocketAddr) {
         let proof = json!({"hmac": true, "jwt": false, "open": true});
-        self.post("/v1/apps", &json!({"app": APP, "proof": proof})).await.expect("an app");
+        let app = self.post("/v1/apps", &json!({"app": APP, "proof": proof})).await;
+        let app = app.expect("an app");
+        app["client_secret"].as_str().expect("shown once").clone_into(&mut self.client_secret);
         let businesses = format!("/v1/apps/{APP}/businesses");
         let endpoints = [format!("http://{business}")];
         let body = json!({"business": BUSINESS, "endpoints": endpoints});
@@ -129,8 +139,21 @@ impl House {
         }
     }
 
+    /// From now on no device comes in without a signature.
+    pub(crate) async fn close_to_strangers(&self) {
+        let proof = json!({"proof": {"hmac": true, "jwt": false, "open": false}});
+        let closed = self.call("PATCH", &format!("/v1/apps/{APP}"), &proof).await;
+        closed.expect("it is changed");
+    }
+
     async fn post(&self, path: &str, body: &Value) -> Result<Value, String> {
-        let request = http::Request::post(format!("{}{path}", self.control))
+        self.call("POST", path, body).await
+    }
+
+    async fn call(&self, method: &str, path: &str, body: &Value) -> Result<Value, String> {
+        let request = http::Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.control))
             .header("content-type", "application/json")
             .header("authorization", format!("Bearer {ADMIN}"))
             .body(Full::new(body.to_string().into()))

@@ -1,5 +1,7 @@
 //! Small scenarios from end to end: the tool as a process of its own, against a deployment in this one.
 
+mod front;
+mod guarded;
 #[path = "../check/hawser.rs"]
 mod hawser;
 mod house;

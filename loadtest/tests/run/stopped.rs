@@ -153,7 +153,7 @@ async fn an_interrupted_run_tells_what_it_measured_and_leaves_nothing_at_its_tar
 
     let outcome = result(house.folder());
     assert!(outcome.is_interrupted && outcome.totals["logins"] == 40, "{:?}", outcome.totals);
-    assert!(outcome.seconds < 600.0 && outcome.samples.len() > 1, "{}", outcome.seconds);
+    assert!(outcome.seconds < 600.0 && !outcome.samples.is_empty(), "{}", outcome.seconds);
     let key = format!("Bearer {}", house.key).parse().expect("a key");
     let mut describe = Request::new(DescribeGroupRequest { group: "room".to_owned() });
     describe.metadata_mut().insert("authorization", key);
@@ -195,8 +195,16 @@ async fn a_bench_that_is_ended_leaves_no_service() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hold_that_is_ended_shows_its_times_and_leaves_no_cluster() {
-    let arguments =
-        ["hold", "--devices", "40", "--routers", "1", "--logins-per-second", "100", "--leave-kernel"];
+    let arguments = [
+        "hold",
+        "--devices",
+        "40",
+        "--routers",
+        "1",
+        "--logins-per-second",
+        "100",
+        "--leave-kernel",
+    ];
     let said = terminated(&arguments, "are in; held quietly").await;
     assert!(said.is_empty() || said.contains("interrupted: only these times"), "{said}");
 }

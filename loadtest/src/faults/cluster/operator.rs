@@ -3,29 +3,18 @@
 
 use super::shape::Shape;
 use super::{ADMIN_TOKEN, APP, BUSINESSES};
-use anyhow::{Context, ensure};
-use bytes::Bytes;
+use crate::control::Control;
+use anyhow::Context;
 use http::Method;
-use http_body_util::{BodyExt, Full};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
-use std::time::Duration;
 
-const CALL_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Control, as seen from outside.
+/// Control, as its operator sees it from outside.
 #[derive(Clone)]
-pub(crate) struct Operator {
-    control: String,
-    http: Client<HttpConnector, Full<Bytes>>,
-}
+pub(crate) struct Operator(Control);
 
 impl Operator {
-    pub(crate) fn new(control: &str) -> Self {
-        let http = Client::builder(TokioExecutor::new()).build_http();
-        Self { control: control.to_owned(), http }
+    pub(crate) fn new(control: &str) -> anyhow::Result<Self> {
+        Ok(Self(Control::new(control, None)?.with_key(ADMIN_TOKEN)?))
     }
 
     /// Makes the app and its businesses. Returns a key of each business, in the order of [`BUSINESSES`].
@@ -68,20 +57,6 @@ impl Operator {
         path: &str,
         body: Value,
     ) -> anyhow::Result<Value> {
-        let body = if body.is_null() { String::new() } else { body.to_string() };
-        let request = http::Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.control))
-            .header("content-type", "application/json")
-            .header("authorization", format!("Bearer {ADMIN_TOKEN}"))
-            .body(Full::new(Bytes::from(body)))?;
-        let answer = tokio::time::timeout(CALL_PATIENCE, self.http.request(request)).await??;
-        let status = answer.status();
-        let body = answer.into_body().collect().await?.to_bytes();
-        ensure!(status.is_success(), "{path}: {status} {}", String::from_utf8_lossy(&body));
-        if body.is_empty() {
-            return Ok(Value::Null);
-        }
-        Ok(serde_json::from_slice(&body)?)
+        self.0.call(method, path, &body).await
     }
 }

@@ -3,12 +3,13 @@
 //! jumped is shown by the word of the service that lives by it, or the row has shown nothing.
 
 use super::Stage;
+use crate::control::Control;
 use crate::faults::CannotRun;
 use crate::faults::cluster::{APP, BUSINESSES, Service};
 use crate::faults::done::Done;
 use crate::faults::presence;
 use crate::faults::scene::Scene;
-use crate::wire::{self, Answer, Credential, Wire};
+use crate::wire::{Answer, Credential, Wire};
 use anyhow::Context;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -198,7 +199,8 @@ impl Clock {
                 }
             }
             Service::Control => {
-                let answer = wire::access(&scene.cluster.control, APP, "clock").await?;
+                let control = Control::new(&scene.cluster.control, None)?;
+                let answer = control.access(APP, "clock", None).await?;
                 let issued = answer["issued_at_ms"].as_i64();
                 issued.map(|issued| issued / 1_000 - seconds_now())
             }
