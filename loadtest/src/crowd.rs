@@ -152,6 +152,8 @@ struct Loop {
     /// Devices that have begun so far; and that would have, but for those that are under way.
     begun: u32,
     held_back: u32,
+    /// Devices that will not come again.
+    gone: u32,
     asked: u64,
     asks: bool,
     beaten: u64,
@@ -179,6 +181,7 @@ impl Loop {
             began,
             begun: 0,
             held_back: 0,
+            gone: 0,
             asked: 0,
             asks,
             beaten: 0,
@@ -272,6 +275,7 @@ impl Loop {
         }
         if !plan.come_back && device.behaviour != Behaviour::Flapping {
             device.phase = Phase::Gone;
+            self.gone += 1;
             return;
         }
         device.phase = Phase::Waiting;
@@ -284,7 +288,7 @@ impl Loop {
         let by_now = self.member.plan.logins.due_by(self.now()) as u32;
         let wanted = by_now.saturating_sub(self.held_back).min(self.member.plan.count);
         while self.begun < wanted {
-            let under_way = self.begun.saturating_sub(self.member.online);
+            let under_way = self.begun.saturating_sub(self.member.online + self.gone);
             if under_way >= self.member.plan.under_way_max || !self.passes.ask(self.begun) {
                 // The rate is kept from here on, and what was missed is not made up for in a burst.
                 self.held_back += wanted - self.begun;
@@ -431,5 +435,38 @@ impl Loop {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Arguments {
+        #[command(flatten)]
+        crowd: Crowd,
+    }
+
+    #[test]
+    fn whoever_is_gone_for_good_makes_room_for_the_next() {
+        // Nobody answers there, so that nothing happens but what is done here.
+        let words = "crowd --control http://127.0.0.1:9 --app a --business b --count 10 --under-way-max 2 \
+                     --logins-per-second 1000000";
+        let crowd = Arguments::parse_from(words.split_whitespace()).crowd;
+        let mut plan = Plan::from(crowd);
+        plan.begins = stamp::now() - 1_000_000_000;
+        let mut all = Loop::new(plan).unwrap();
+        all.begin().unwrap();
+        assert_eq!(all.begun, 2, "so many may be under way");
+        for number in 0..2 {
+            all.member.devices[number as usize].phase = Phase::Lost;
+            all.follow(number);
+        }
+        // Those that were held back are not made up for: the rate goes on from here.
+        all.held_back = 0;
+        all.begin().unwrap();
+        assert_eq!(all.begun, 4, "two are gone, and two are under way");
     }
 }
