@@ -17,13 +17,12 @@ pub(crate) use growth::{Devices, devices};
 
 use crate::fleet::link::Protocol;
 use crate::fleet::share_ms;
-use crate::report::{self, Bound, Repeats, Row};
+use crate::report::{self, Beside, Bound, Row};
 use crate::stop::{INTERRUPTED, Stop};
 use crate::system;
 use anyhow::Context;
 use clap::ValueEnum as _;
 use stage::{Measured, Stage};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -189,37 +188,23 @@ const SCENES: &[Scene] = &[
 /// What the repeats of one row came to.
 #[derive(Default)]
 struct Figures {
-    hawser: Repeats,
-    bare: Repeats,
-    ratio: Repeats,
-    parts: BTreeMap<String, Repeats>,
-    late: Repeats,
-    bare_late: Repeats,
-    late_ratio: Repeats,
+    cpu: Beside,
+    late: Beside,
 }
 
 impl Figures {
     fn add(&mut self, bare: &Measured, hawser: &Measured) {
-        self.hawser.add(hawser.all());
-        self.bare.add(bare.all());
-        self.ratio.add(hawser.all() / bare.all());
-        for (part, used) in &hawser.cpu {
-            self.parts.entry((*part).to_owned()).or_default().add(*used);
-        }
-        let [theirs, ours] = [bare, hawser].map(|side| share_ms(&side.delays, 0.99));
-        self.late.add(ours);
-        self.bare_late.add(theirs);
-        self.late_ratio.add(ours / theirs);
+        self.cpu.add(hawser.all(), bare.all());
+        self.cpu.add_parts(&hawser.cpu);
+        let [ours, theirs] = [hawser, bare].map(|side| share_ms(&side.delays, 0.99));
+        self.late.add(ours, theirs);
     }
 
     /// The row of the CPU, and that of the delay.
     fn rows(self, what: &str, bound: Bound, record: &str) -> [Row; 2] {
-        let unit = PER_MILLION;
-        let mut cpu = Row::beside(what.to_owned(), unit, self.hawser, self.bare, self.ratio);
-        cpu.parts = self.parts;
         let late = format!("{what}: p99, from when it was due to the device's read");
-        let late = Row::beside(late, "ms", self.late, self.bare_late, self.late_ratio);
-        [cpu.to_reach(bound, record), late]
+        let cpu = self.cpu.row(what.to_owned(), PER_MILLION);
+        [cpu.to_reach(bound, record), self.late.row(late, "ms")]
     }
 }
 

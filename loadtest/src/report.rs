@@ -50,6 +50,37 @@ impl FromIterator<f64> for Repeats {
     }
 }
 
+/// One figure of both sides, repeat by repeat.
+#[derive(Clone, Debug, Default)]
+pub struct Beside {
+    hawser: Repeats,
+    bare: Repeats,
+    ratio: Repeats,
+    parts: BTreeMap<String, Repeats>,
+}
+
+impl Beside {
+    /// One more repeat: ours, and of whoever stands beside us.
+    pub fn add(&mut self, hawser: f64, bare: f64) {
+        self.hawser.add(hawser);
+        self.bare.add(bare);
+        self.ratio.add(hawser / bare);
+    }
+
+    /// What our parts had in that repeat.
+    pub fn add_parts(&mut self, parts: &BTreeMap<&'static str, f64>) {
+        for (part, value) in parts {
+            self.parts.entry((*part).to_owned()).or_default().add(*value);
+        }
+    }
+
+    /// What the repeats came to.
+    pub fn row(self, what: String, unit: &'static str) -> Row {
+        let Self { hawser, bare, ratio, parts } = self;
+        Row { parts, ..Row::beside(what, unit, hawser, bare, ratio) }
+    }
+}
+
 /// What a figure is to reach.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

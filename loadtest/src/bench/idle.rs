@@ -5,9 +5,8 @@ use super::stage::{bare, shape};
 use crate::faults::certificate;
 use crate::fleet::link::{Dialer, Link, Protocol};
 use crate::fleet::{Fleet, Framing, Manners, at_once};
-use crate::report::{Repeats, Row};
+use crate::report::{Beside, Row};
 use crate::system::{BUSINESS, Parts, System};
-use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Connections before the count begins: what is allocated once is not a connection's.
@@ -22,8 +21,7 @@ pub(super) async fn row(wanted: &Bench, binary: &Path, protocol: Protocol) -> an
         // Their handshakes take their time, and what they hold is large enough to be seen.
         Protocol::Tls | Protocol::Quic => wanted.idle / 3,
     };
-    let (mut all, mut theirs, mut ratio) = <(Repeats, Repeats, Repeats)>::default();
-    let mut by_part = BTreeMap::<String, Repeats>::new();
+    let mut figures = Beside::default();
     for repeat in 1..=wanted.repeats {
         let loops = of_bare(protocol, count).await?;
         let parts = of_hawser(binary, protocol, count).await?;
@@ -33,17 +31,11 @@ pub(super) async fn row(wanted: &Bench, binary: &Path, protocol: Protocol) -> an
             protocol.name(),
             wanted.repeats
         );
-        all.add(sum);
-        theirs.add(loops);
-        ratio.add(sum / loops);
-        for (part, bytes) in parts {
-            by_part.entry(part.to_owned()).or_default().add(bytes);
-        }
+        figures.add(sum, loops);
+        figures.add_parts(&parts);
     }
     let what = format!("memory of {count} idle, logged-in connections over {}", protocol.name());
-    let mut row = Row::beside(what, "bytes a connection", all, theirs, ratio);
-    row.parts = by_part;
-    Ok(row)
+    Ok(figures.row(what, "bytes a connection"))
 }
 
 async fn of_hawser(binary: &Path, protocol: Protocol, count: usize) -> anyhow::Result<Parts> {

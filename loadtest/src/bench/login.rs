@@ -6,10 +6,9 @@ use super::idle::Bare;
 use super::stage::shape;
 use crate::fleet::at_once;
 use crate::fleet::link::{Dialer, Link, Protocol};
-use crate::report::{Repeats, Row};
+use crate::report::{Beside, Row};
 use crate::system::{BUSINESS, Parts, System};
 use anyhow::ensure;
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -36,34 +35,21 @@ impl Logins {
 
 #[derive(Default)]
 struct Figures {
-    hawser: Repeats,
-    bare: Repeats,
-    ratio: Repeats,
-    parts: BTreeMap<String, Repeats>,
-    rate: Repeats,
-    bare_rate: Repeats,
-    rate_ratio: Repeats,
+    cpu: Beside,
+    rate: Beside,
 }
 
 impl Figures {
     fn add(&mut self, bare: &Logins, hawser: &Logins) {
-        self.hawser.add(hawser.all());
-        self.bare.add(bare.all());
-        self.ratio.add(hawser.all() / bare.all());
-        for (part, used) in &hawser.cpu {
-            self.parts.entry((*part).to_owned()).or_default().add(*used);
-        }
-        self.rate.add(hawser.per_second);
-        self.bare_rate.add(bare.per_second);
-        self.rate_ratio.add(hawser.per_second / bare.per_second);
+        self.cpu.add(hawser.all(), bare.all());
+        self.cpu.add_parts(&hawser.cpu);
+        self.rate.add(hawser.per_second, bare.per_second);
     }
 
     fn rows(self, what: &str) -> [Row; 2] {
-        let unit = "CPU-s per 10,000 logins";
-        let mut cpu = Row::beside(what.to_owned(), unit, self.hawser, self.bare, self.ratio);
-        cpu.parts = self.parts;
         let rate = format!("{what}: rate, clients on the same cores");
-        [cpu, Row::beside(rate, "logins a second", self.rate, self.bare_rate, self.rate_ratio)]
+        let cpu = self.cpu.row(what.to_owned(), "CPU-s per 10,000 logins");
+        [cpu, self.rate.row(rate, "logins a second")]
     }
 }
 

@@ -6,13 +6,12 @@ use super::stage::shape;
 use crate::fleet::at_once;
 use crate::fleet::link::{Dialer, Link, Protocol};
 use crate::office::{Echo, Office};
-use crate::report::{Repeats, Row};
+use crate::report::{Beside, Row};
 use crate::system::{BUSINESS, Parts, System};
 use anyhow::Context;
 use bytes::Bytes;
 use hawser_proto::frame::{DeviceFrame, NodeFrame};
 use hawser_proto::params::Request;
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -23,8 +22,7 @@ const EXPECTED: u32 = 20_000;
 
 /// CPU of the access node beside that of the bare echo.
 pub(super) async fn row(wanted: &Bench, binary: &Path) -> anyhow::Result<Row> {
-    let (mut access, mut theirs, mut ratio) = <(Repeats, Repeats, Repeats)>::default();
-    let mut parts = BTreeMap::<String, Repeats>::new();
+    let mut figures = Beside::default();
     for repeat in 1..=wanted.repeats {
         let (echo, echo_rate) = of_bare(wanted).await?;
         let (cpu, rate) = of_hawser(wanted, binary).await?;
@@ -33,17 +31,11 @@ pub(super) async fn row(wanted: &Bench, binary: &Path) -> anyhow::Result<Row> {
              {echo_rate:.0}/s",
             wanted.repeats
         );
-        access.add(cpu["access"]);
-        theirs.add(echo);
-        ratio.add(cpu["access"] / echo);
-        for (part, used) in cpu {
-            parts.entry(part.to_owned()).or_default().add(used);
-        }
+        figures.add(cpu["access"], echo);
+        figures.add_parts(&cpu);
     }
     let what = format!("request to a business and back, {DEVICES} under way: the access node");
-    let mut row = Row::beside(what, "CPU-s per million requests", access, theirs, ratio);
-    row.parts = parts;
-    Ok(row)
+    Ok(figures.row(what, "CPU-s per million requests"))
 }
 
 async fn of_hawser(wanted: &Bench, binary: &Path) -> anyhow::Result<(Parts, f64)> {

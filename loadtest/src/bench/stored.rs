@@ -3,7 +3,7 @@
 
 use super::Bench;
 use super::driven::{self, Watch};
-use crate::report::{Bound, Repeats, Row};
+use crate::report::{Beside, Bound, Repeats, Row};
 use crate::system::{APP, BUSINESS, System};
 use anyhow::{Context, ensure};
 use bytes::Bytes;
@@ -58,7 +58,7 @@ async fn throughput(
     durability: Durability,
     name: &str,
 ) -> anyhow::Result<Vec<Row>> {
-    let (mut rate, mut theirs, mut ratio) = <(Repeats, Repeats, Repeats)>::default();
+    let mut rate = Beside::default();
     let (mut cpu, mut bytes) = <(Repeats, Repeats)>::default();
     for repeat in 1..=wanted.repeats {
         let loop_rate = bare(wanted, durability).await?;
@@ -68,16 +68,14 @@ async fn throughput(
             "stored, {name}, {repeat}/{}: {:.0}/s, {:.1} CPU-s per million; bare loop {loop_rate:.0}/s",
             wanted.repeats, ours.per_second, ours.cpu_per_million
         );
-        rate.add(ours.per_second);
-        theirs.add(loop_rate);
-        ratio.add(ours.per_second / loop_rate);
+        rate.add(ours.per_second, loop_rate);
         cpu.add(ours.cpu_per_million);
         bytes.add(folder_bytes(&system.data().join("router"))? as f64 / PUSHES as f64);
     }
     let what =
         |what: &str| format!("stored pushes, embedded, {name}, {} bytes: {what}", wanted.payload);
     let beside = what("rate, beside the engine's own append loop");
-    let mut rate = Row::beside(beside, "pushes a second", rate, theirs, ratio);
+    let mut rate = rate.row(beside, "pushes a second");
     if durability == Durability::Disk {
         rate = rate.to_reach(Bound::RatioAtLeast(0.5), "");
     }
@@ -220,9 +218,8 @@ async fn delay(
 
 /// The same on one Redis with an append-only file, synced each second, beside the script alone.
 async fn redis(wanted: &Bench, binary: &Path) -> anyhow::Result<Vec<Row>> {
-    let (mut rate, mut driven, mut ratio) = <(Repeats, Repeats, Repeats)>::default();
+    let (mut rate, mut redis_cpu) = <(Beside, Beside)>::default();
     let (mut cpu, mut bytes) = <(Repeats, Repeats)>::default();
-    let (mut redis_cpu, mut driven_cpu, mut cpu_ratio) = <(Repeats, Repeats, Repeats)>::default();
     for repeat in 1..=wanted.repeats {
         let folder = tempfile::tempdir()?;
         let server =
@@ -242,22 +239,17 @@ async fn redis(wanted: &Bench, binary: &Path) -> anyhow::Result<Vec<Row>> {
              redis-benchmark {:.0}/s, {:.1} in Redis",
             wanted.repeats, ours.per_second, ours.cpu_per_million, theirs.0, theirs.1
         );
-        rate.add(ours.per_second);
-        driven.add(theirs.0);
-        ratio.add(ours.per_second / theirs.0);
+        rate.add(ours.per_second, theirs.0);
         cpu.add(ours.cpu_per_million);
-        redis_cpu.add(redis);
-        driven_cpu.add(theirs.1);
-        cpu_ratio.add(redis / theirs.1);
+        redis_cpu.add(redis, theirs.1);
     }
     let what =
         |what: &str| format!("stored pushes, Redis, memory, {} bytes: {what}", wanted.payload);
     let beside = "rate, beside the same script from redis-benchmark";
     let in_redis = "CPU of Redis, beside the same";
     Ok(vec![
-        Row::beside(what(beside), "pushes a second", rate, driven, ratio)
-            .to_reach(Bound::RatioAtLeast(0.7), ""),
-        Row::beside(what(in_redis), "CPU-s per million", redis_cpu, driven_cpu, cpu_ratio),
+        rate.row(what(beside), "pushes a second").to_reach(Bound::RatioAtLeast(0.7), ""),
+        redis_cpu.row(what(in_redis), "CPU-s per million"),
         Row::alone(what("CPU of hawser"), "CPU-s per million", cpu),
         Row::alone(what("memory of Redis, push ids of 10 minutes included"), "bytes a push", bytes),
     ])
