@@ -164,8 +164,7 @@ async fn stored_and_volatile_pushes_of_several_routers_do_not_harm_each_other() 
         pushing.push(tokio::spawn(async move {
             for n in 0..EACH {
                 // Each wakes for what it has stored itself; in whatever order they come.
-                let place = router.store_push(APP, "d", CHAT, b"stored");
-                router.hint(router.wake_up(&route, CHAT, place)).await;
+                router.hint(router.store_to_wake(&route, CHAT, b"stored")).await;
                 let report =
                     router.deliver(push_to(std::slice::from_ref(&route), &n.to_be_bytes())).await;
                 assert_eq!(report.written, 1);

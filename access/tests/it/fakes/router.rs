@@ -3,6 +3,7 @@
 use super::store::{self, Answering, Store};
 use super::{listen, secret};
 use crate::eventually;
+use bytes::Bytes;
 use hawser_chassis::grpc::{self, RequireBearer};
 use hawser_proto::code::{CloseCode, ErrorCode};
 use hawser_proto::id::Position;
@@ -379,6 +380,30 @@ impl Router {
         let name = (route.app.clone(), route.device.clone(), business);
         let at = Position::new(place.term, place.seq);
         let frame = self.store.lock().inboxes[&name].entries[&at].frame.clone();
+        self.wake_up_with(route, business, place, frame)
+    }
+
+    /// Stores a push for this session's device, and makes its wake-up: whoever reads it meanwhile for another reason,
+    /// and acknowledges it, takes nothing from that.
+    pub fn store_to_wake(&self, route: &Route, business: u32, body: &[u8]) -> wire::Delivery {
+        let name = (route.app.clone(), route.device.clone(), business);
+        let (place, frame) = {
+            let mut store = self.store.lock();
+            let inbox = store.inboxes.entry(name).or_default();
+            let place = inbox.append(|place| store::push(business, place, body.to_vec()));
+            let at = Position::new(place.term, place.seq);
+            (place, inbox.entries[&at].frame.clone())
+        };
+        self.wake_up_with(route, business, place, frame)
+    }
+
+    fn wake_up_with(
+        &self,
+        route: &Route,
+        business: u32,
+        place: wire::Place,
+        frame: Bytes,
+    ) -> wire::Delivery {
         let mut state = self.state.lock();
         let wake = state.wakes.entry(route.boot).or_default();
         *wake += 1;
