@@ -235,7 +235,7 @@ impl Loop {
     /// Until something is due, a tick at most. The poll wakes up to a millisecond later.
     fn until_due(&self) -> Duration {
         let now = self.now();
-        let request = self.member.plan.requests.at(self.asked);
+        let request = if self.asks { self.member.plan.requests.at(self.asked) } else { None };
         let request = request.map(|at| Duration::from_secs_f64((at - now).clamp(0.0, 1.0)));
         let other =
             self.due.peek().map(|Reverse((at, ..))| at.saturating_duration_since(Instant::now()));
@@ -468,5 +468,19 @@ mod tests {
         all.held_back = 0;
         all.begin().unwrap();
         assert_eq!(all.begun, 4, "two are gone, and two are under way");
+    }
+
+    #[test]
+    fn requests_that_are_not_to_be_sent_yet_wake_nobody() {
+        let words = "crowd --control http://127.0.0.1:9 --app a --business b --count 0 \
+                     --requests-per-second 100000 --ask-while /nowhere/it/is";
+        let crowd = Arguments::parse_from(words.split_whitespace()).crowd;
+        let mut plan = Plan::from(crowd);
+        plan.begins = stamp::now() - 1_000_000_000;
+        let mut all = Loop::new(plan).unwrap();
+        all.ask();
+        assert_eq!(all.until_due(), TICK, "nothing is due");
+        all.asks = true;
+        assert!(all.until_due() < TICK, "the next request is");
     }
 }
