@@ -171,7 +171,8 @@ impl Metrics {
             ),
             panics: register.counters(
                 "hawser_access_panics_total",
-                "Grows when a connection, a request or a lane panicked; nothing else ended with it.",
+                "Grows when a connection, a request, a lane, or the hearing of a socket panicked; nothing else ended \
+                 with it.",
                 &["part"],
             ),
             missed: register.counter(

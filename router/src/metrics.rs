@@ -215,8 +215,8 @@ impl StoreMetrics {
             )?,
             changes: make.counter(
                 "hawser_router_store_changes_total",
-                "Grows when the store may have lost something: another incarnation, or a connection that \
-                 broke; nodes are told to ask for everything.",
+                "Grows when the store may have lost something: another incarnation, or other servers; nodes \
+                 are told to ask for everything.",
             )?,
         })
     }
@@ -518,8 +518,8 @@ impl RedisMetrics {
             )?,
             changes: make.counter(
                 "hawser_router_redis_changes_total",
-                "Grows when the store may have lost something: a primary started, was promoted, took \
-                 slots over, or its connection broke.",
+                "Grows when the store may have lost something: a primary started, was promoted, or took \
+                 slots over.",
             )?,
             misconfigured: make.gauge(
                 "hawser_router_redis_misconfigured",

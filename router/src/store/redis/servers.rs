@@ -244,8 +244,8 @@ impl Watcher {
         let mut is_other = false;
         for (address, server) in &map.servers {
             let facts = server.facts.load();
-            let life = facts.incarnation;
-            is_other |= self.lives.insert(address.clone(), life).is_some_and(|last| last != life);
+            let last = self.lives.insert(address.clone(), facts.incarnation);
+            is_other |= last.is_some_and(|last| last != facts.incarnation);
             let wrong = wrong_with(&self.place, address, &facts);
             if self.warned.get(address) != Some(&wrong) {
                 if let Some(wrong) = &wrong {
