@@ -45,10 +45,14 @@ impl Connection {
         now_ms: u64,
         metrics: &Metrics,
     ) -> AtOnce {
+        // Nearly always there is one, and then nothing is to be looked at here.
+        if pushes.len() < 2 {
+            return AtOnce::default();
+        }
         let owes_word =
             self.downlink.as_ref().is_some_and(|downlink| downlink.missed_of(group).is_some());
         let is_open = self.is_admitted && !self.is_closing && self.outbox.is_empty() && !owes_word;
-        if pushes.len() < 2 || !is_open || !matches!(self.link, Link::Tcp(_)) {
+        if !is_open || !matches!(self.link, Link::Tcp(_)) {
             return AtOnce::default();
         }
         let (form, most) = (self.form, self.frame_bytes_max as usize);
