@@ -144,7 +144,7 @@ pub(crate) async fn run(wanted: Bench) -> anyhow::Result<ExitCode> {
         eprintln!("interrupted: {what}; those under way and after them are missing");
     }
     if let Some(folder) = wanted.results.as_ref().filter(|_| !rows.is_empty()) {
-        report::keep(&rows, folder)?;
+        report::keep(&rows, Some(stage::WORKERS), folder)?;
     }
     Ok(if is_interrupted { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
 }

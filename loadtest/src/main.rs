@@ -46,8 +46,9 @@ struct Arguments {
 enum Command {
     /// Measure, print a table, and keep the result as JSON.
     ///
-    /// Starts the services, each in a process of its own, and the bare loops, on loopback and free ports, and
-    /// stops them again. Interrupted (ctrl-c, SIGTERM), it keeps the rows that are whole, and ends with 130.
+    /// Starts the services, each in a process of its own with one thread for its tasks, and the bare loops, on
+    /// loopback and free ports, and stops them again. Interrupted (ctrl-c, SIGTERM), it keeps the rows that are
+    /// whole, and ends with 130.
     #[command(
         after_help = "Example:\n  cargo build --release --workspace --bins\n  target/release/hawser-loadtest bench\n  \
                       target/release/hawser-loadtest bench --only multicast --only unicast --repeats 1"

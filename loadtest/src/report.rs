@@ -175,6 +175,9 @@ pub struct Kept {
     pub unix_time: u64,
     /// On what.
     pub machine: Machine,
+    /// Threads of each service that ran its tasks; `None`: as many as cores.
+    #[serde(default)]
+    pub workers: Option<usize>,
     /// What came out.
     pub rows: Vec<Row>,
 }
@@ -251,9 +254,10 @@ pub fn print(rows: &[Row]) {
 }
 
 /// Keeps the rows as JSON, named after the time.
-pub fn keep(rows: &[Row], folder: &Path) -> anyhow::Result<()> {
+pub fn keep(rows: &[Row], workers: Option<usize>, folder: &Path) -> anyhow::Result<()> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
-    let result = Kept { unix_time: now, machine: Machine::here(), rows: rows.to_vec() };
+    let machine = Machine::here();
+    let result = Kept { unix_time: now, machine, workers, rows: rows.to_vec() };
     keep_as("bench", now, &result, folder)
 }
 
@@ -295,7 +299,7 @@ mod tests {
         let mut row =
             Row::alone("memory".into(), "bytes", hawser).to_reach(Bound::AtMost(2.0), "x");
         row.parts.insert("access".into(), [1.0].into_iter().collect());
-        keep(&[row], folder.path()).unwrap();
+        keep(&[row], None, folder.path()).unwrap();
         let file = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap();
         let read = Kept::read(&file.path()).unwrap();
         assert_eq!(read.rows[0].is_met(), Some(false));

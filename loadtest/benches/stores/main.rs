@@ -78,7 +78,7 @@ async fn main() -> anyhow::Result<()> {
         report::print(&rows);
     }
     if let Some(folder) = &wanted.results {
-        report::keep(&rows, folder)?;
+        report::keep(&rows, None, folder)?;
     }
     Ok(())
 }

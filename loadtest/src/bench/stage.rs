@@ -29,10 +29,15 @@ const QUIET: Timers = Timers {
     idle: Duration::from_mins(100),
 };
 
+/// Threads of each service that run its tasks. Services, bare loops and devices share the cores, and whoever has
+/// several threads there spends time on waking them; the bare loops have one, too.
+pub(super) const WORKERS: usize = 1;
+
 /// One router on the embedded store, and so many access nodes.
 pub(super) fn shape(access: usize) -> Shape {
     let mut shape = Shape::sized("embedded", QUIET, 1, access);
     shape.secure_doors = true;
+    shape.workers = Some(WORKERS);
     shape
 }
 

@@ -93,7 +93,12 @@ mod tests {
             Row::beside("push".into(), "CPU-s", of(&[12_345.0]), of(&[1.0]), of(&[ratio, 9.0]))
                 .to_reach(Bound::RatioAtMost(9.0), "redis 1.14")
         };
-        let kept = |row| Kept { unix_time: 0, machine: Machine::default(), rows: vec![row] };
+        let kept = |row| Kept {
+            unix_time: 0,
+            machine: Machine::default(),
+            workers: None,
+            rows: vec![row],
+        };
         let text = markdown(&[kept(row(10.0)), kept(row(2.0))]);
         assert_eq!(text.matches("| push").count(), 1);
         assert!(
