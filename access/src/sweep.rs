@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 const BATCH: usize = 64;
 /// Slots looked at for one batch: where few sessions take stored pushes, a step is bounded all the same.
 const SLOTS_PER_BATCH: u32 = 4 * BATCH as u32;
+/// Batches that may be unanswered when a circle goes on: the store is asked no faster than it answers, and what a
+/// circle costs leaves room for logins. Then it takes longer than it should.
+const UNANSWERED_MAX: usize = 2;
 const TICK: Duration = Duration::from_millis(100);
 /// How often a circle may begin anew while wake-ups are lost.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -78,7 +81,8 @@ impl Sweeps {
         }
     }
 
-    /// What this session has acknowledged may not have reached the store.
+    /// What this session has acknowledged may not have reached the store, or it may not have been told of what
+    /// waits for it.
     pub(crate) fn once(&self, at: SlotRef) {
         self.once.lock().insert(at);
     }
@@ -133,7 +137,8 @@ fn step(node: &Node) {
         let urgent = f64::from(slots) / (ticks(node.config.sweep_within) * 0.8);
         round.slow += f64::from(slots) / ticks(node.config.sweep_interval);
         let budget = if round.slots_left > 0 {
-            (urgent.ceil() as u32).max(SLOTS_PER_BATCH).min(round.slots_left)
+            let step = (urgent.ceil() as u32).max(BATCH as u32).min(round.slots_left);
+            if node.asks.sweeps() < UNANSWERED_MAX { step } else { 0 }
         } else if round.slow >= f64::from(SLOTS_PER_BATCH.min(slots)) && slots > 0 {
             round.slow = 0.0;
             SLOTS_PER_BATCH.min(slots)

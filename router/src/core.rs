@@ -54,6 +54,8 @@ pub(crate) struct Core {
     pub(crate) group_writer: GroupWriter,
     /// Room for questions about devices that have no route here.
     pub(crate) route_asks: Semaphore,
+    /// Room for sessions of sweeps that the store is asked about.
+    pub(crate) sweeping: Semaphore,
     /// Room for pushes on their way into the store, in KiB.
     pub(crate) storing_kib: Arc<Semaphore>,
     pub(crate) metrics: Metrics,

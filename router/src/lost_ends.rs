@@ -24,7 +24,7 @@ use crate::store::{KeyBytes, Registered, WalkMark};
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use futures_util::stream;
-use hawser_proto::id::{AppId, BootId, NodeId};
+use hawser_proto::id::{AppId, BootId, NodeId, SlotRef};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -186,29 +186,31 @@ async fn session_of(
 
 /// Ends those that nobody has told of still.
 async fn end_all(core: &Arc<Core>, due: Vec<(KeyBytes, Session)>) {
-    let mut ended = HashMap::<(NodeId, BootId), u64>::new();
+    let mut ended = HashMap::<(NodeId, BootId), Vec<SlotRef>>::new();
     for batch in due.chunks(BATCH) {
         let batch: Vec<_> =
             batch.iter().map(|(device, session)| end(core, device, session)).collect();
         let mut done = stream::iter(batch).buffer_unordered(TOGETHER);
         while let Some(of) = done.next().await {
-            if let Some(of) = of {
-                *ended.entry(of).or_default() += 1;
+            if let Some(Owner { node, boot, at }) = of {
+                ended.entry((node, boot)).or_default().push(at);
             }
         }
         tokio::time::sleep(BATCHES_APART).await;
     }
     let now = core.clock.steady_ms();
     for ((node, boot), ended) in ended {
-        info!(%node, %boot, ended, "sessions ended that their node has no more");
+        info!(%node, %boot, ended = ended.len(), "sessions ended that their node has no more");
         if let Some(life) = core.nodes.find(&node, boot, now) {
-            life.want_sweep(now);
+            for at in ended {
+                life.want_sweep_of(at, now);
+            }
         }
     }
 }
 
 /// Ends one. Returns where it was, if it was there.
-async fn end(core: &Core, device: &[u8], session: &Session) -> Option<(NodeId, BootId)> {
+async fn end(core: &Core, device: &[u8], session: &Session) -> Option<Owner> {
     let key = self::device(device)?;
     let Owner { node, boot, .. } = &session.owner;
     let life = core.nodes.find(node, *boot, core.clock.steady_ms())?;
@@ -220,7 +222,7 @@ async fn end(core: &Core, device: &[u8], session: &Session) -> Option<(NodeId, B
         Ok(true) => {
             core.metrics.lost_ends.inc();
             core.events.wake(&key);
-            Some((node.clone(), *boot))
+            Some(session.owner.clone())
         }
         Ok(false) => None,
         Err(source) => {

@@ -113,7 +113,7 @@ impl Nodes {
             control: ArcSwapOption::empty(),
             deliver: ArcSwapOption::empty(),
             routes: Mutex::default(),
-            sweep_due: AtomicBool::new(false),
+            sweep_due: Mutex::default(),
             swept_at: AtomicU64::new(0),
         });
         self.lives.rcu(|lives| {

@@ -14,7 +14,7 @@ use crate::key::Key;
 use crate::lost_ends;
 use crate::lost_sessions;
 use crate::metrics::{Metrics, StoreMetrics};
-use crate::node::NodeService;
+use crate::node::{NodeService, asks};
 use crate::node_leases;
 use crate::nodes::Nodes;
 use crate::orphans;
@@ -214,6 +214,7 @@ pub async fn start_on(
         events: Events::new(config.callbacks),
         group_writer,
         route_asks: Semaphore::new(whereabouts::ASKED_MAX),
+        sweeping: Semaphore::new(asks::SWEPT_MAX),
         storing_kib: Arc::new(Semaphore::new(STORING_KIB_MAX)),
         metrics,
         push_tasks: push_tasks.clone(),

@@ -289,9 +289,9 @@ fn count(core: &Core, app: &AppId, life: &Life, fresh: bool, replaced: Option<(O
 fn doubt(core: &Core, key: &Key) {
     let steady_ms = core.clock.steady_ms();
     let view = core.nodes.view(steady_ms);
-    let known = core.table.look(key, |owner, _| owner);
-    if let Some(life) = known.and_then(|owner| view.life(owner.life)) {
-        life.want_sweep(steady_ms);
+    let Some(owner) = core.table.look(key, |owner, _| owner) else { return };
+    if let Some(life) = view.life(owner.life) {
+        life.want_sweep_of(owner.at, steady_ms);
     }
 }
 

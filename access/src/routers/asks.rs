@@ -144,6 +144,12 @@ impl Asks {
             && self.count.load(Ordering::Relaxed) < IN_FLIGHT_MAX
     }
 
+    /// Sweeps of sessions that are not answered yet.
+    pub(crate) fn sweeps(&self) -> usize {
+        let in_flight = self.in_flight.lock();
+        in_flight.values().filter(|asked| matches!(asked.waits, Waits::Sweep { .. })).count()
+    }
+
     /// Remembers a session that wants to ask. It gets its turn when a call has been answered. False: too
     /// many wait; the sweep that follows a stream's return finds who wanted something.
     pub(crate) fn wait(&self, at: SlotRef) -> bool {

@@ -41,7 +41,17 @@ pub(super) async fn obey(node: &Arc<Node>, up: &Arc<Up>, order: down::What) {
             let counted = wire::GroupCounted { call: asked.call, members };
             answer(node, up, up::What::GroupCounted(counted));
         }
-        down::What::Sweep(wire::SweepNow {}) => node.sweeps.request(),
+        down::What::Sweep(wire::SweepNow { sessions }) if sessions.is_empty() => {
+            node.sweeps.request();
+        }
+        down::What::Sweep(wire::SweepNow { sessions }) => {
+            for wire::SessionSlot { slot, generation } in sessions {
+                let at = SlotRef { slot, generation };
+                if node.table.with(at, |_| ()).is_some() {
+                    node.sweeps.once(at);
+                }
+            }
+        }
         down::What::Leaving(wire::Leaving {}) => up.router.leaves(),
         down::What::DropGroup(dropped) => {
             if let Some(key) = group_key(&dropped.app, &dropped.group)

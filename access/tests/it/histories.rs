@@ -123,7 +123,7 @@ async fn a_push_that_never_came_is_pulled_for_all_before_the_next() {
     }
     // The last of all, which no other follows: a sweep finds it.
     append(&house, 83, 84);
-    house.router.tell(house.node.boot().0, down::What::Sweep(SweepNow {}));
+    house.router.tell(house.node.boot().0, down::What::Sweep(SweepNow::default()));
     for member in &mut members {
         reads(member, 83, 84).await;
     }

@@ -16,6 +16,7 @@ use hawser_proto::rpc::control::{self as control, SlowPolicy, change::Entity};
 use hawser_proto::rpc::node::bind_result::Status as BindStatus;
 use hawser_proto::rpc::node::{self as wire, DeliverDown, answer::Status, down, up};
 use hawser_proto::rpc::push::Outcome;
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 const START: Position = Position::START;
@@ -155,7 +156,7 @@ async fn a_lost_wake_up_is_found_by_the_next_by_its_number_or_by_a_sweep() {
     house.metric_is("hawser_downlink_wakes_lost_total", &[], 1).await;
     // The router says so.
     store_all(&house, "b", 2, 2);
-    house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow {}));
+    house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow::default()));
     reads(&mut b, 2, 2).await;
     for device in [&mut a, &mut b] {
         device.settle().await;
@@ -249,7 +250,7 @@ async fn a_device_without_the_ability_gets_none_and_what_comes_stays() {
     device.settle().await;
     holds(&house, "d", 4).await;
     // And it is not named in sweeps.
-    house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow {}));
+    house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow::default()));
     house.metric_is("hawser_downlink_sweeps_total", &[], 2).await;
     device.settle().await;
     assert!(house.router.store.lock().asked.is_empty());
@@ -322,13 +323,11 @@ async fn a_sweep_asks_for_every_session_in_batches() {
     for n in 0..150 {
         store_all(&house, &format!("d-{n}"), 1, 2);
     }
-    house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow {}));
+    house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow::default()));
     for device in &mut devices {
         reads(device, 1, 2).await;
     }
-    let asked = house.router.store.lock().asked.clone();
-    let sweeps = asked.iter().filter(|what| matches!(what, wire::ask::What::Sweep(_)));
-    assert!(sweeps.count() >= 3, "64 in one, at the most");
+    assert!(asked_sweeps(&house).len() >= 3, "64 in one, at the most");
     drop(devices);
     house.metric_is("hawser_downlink_unacked", &[], 0).await;
     house.ends_clean().await;
@@ -530,7 +529,7 @@ async fn a_session_that_was_taken_for_over_goes_on_under_its_new_epoch() {
         (store.raises, store.answering) = (500, Answering::Truly);
         store.owners.clear();
     }
-    house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow {}));
+    house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow::default()));
     assert_eq!(announced(&house, 1).await.epoch, before.epoch);
     reads(&mut device, 2, 4).await;
     let now = house.route("d");
@@ -579,7 +578,7 @@ async fn a_refusal_of_the_epoch_of_before_does_not_end_a_session() {
     house.router.binds(Binding::Hold);
     let forget = || {
         house.router.store.lock().owners.clear();
-        house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow {}));
+        house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow::default()));
     };
     // Two are on their way: the first one's answer raises the epoch, the second one's is of before.
     for nth in 1..=2 {
@@ -612,7 +611,7 @@ async fn a_session_that_ends_while_its_epoch_is_raised_ends_there_too() {
     house.router.binds(Binding::Hold);
     house.router.store.lock().raises = 500;
     house.router.store.lock().owners.clear();
-    house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow {}));
+    house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow::default()));
     announced(&house, 1).await;
     drop(device);
     let ends = || -> Vec<u64> {
@@ -632,14 +631,59 @@ async fn a_session_that_ends_while_its_epoch_is_raised_ends_there_too() {
     house.ends_clean().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_told_of_some_sessions_asks_for_those_alone() {
+    let house = House::start().await;
+    house.metric_is("hawser_downlink_sweeps_total", &[], 1).await;
+    let (mut a, _b) = (able(&house, "a").await, able(&house, "b").await);
+    let before = asked_sweeps(&house).len();
+    store_all(&house, "a", 1, 2);
+    store_all(&house, "b", 1, 2);
+    let Route { slot, generation, .. } = house.route("a");
+    let gone = wire::SessionSlot { slot: 77, generation: 1 };
+    let sessions = vec![wire::SessionSlot { slot, generation }, gone];
+    house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow { sessions }));
+    reads(&mut a, 1, 2).await;
+    let asked = asked_sweeps(&house).into_iter().skip(before).flat_map(|sweep| sweep.sessions);
+    let devices: Vec<String> = asked.filter_map(|one| Some(one.session?.device)).collect();
+    assert_eq!(devices, ["a"]);
+    house.metric_is("hawser_downlink_sweeps_total", &[], 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_circle_goes_no_faster_than_it_is_answered() {
+    let house =
+        House::start_with(|config| config.router_call_timeout = Duration::from_secs(1)).await;
+    let mut devices = Vec::new();
+    for n in 0..400 {
+        devices.push(able(&house, &format!("d-{n}")).await);
+    }
+    house.router.answers(Answering::Never);
+    house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow::default()));
+    // It could take a step of 64 each tenth of a second. The first question is late after ten.
+    let late = || house.metric("hawser_downlink_asks_late_total", &[]);
+    eventually("a question without an answer", || (late() > 0).then_some(())).await;
+    let sweeps = asked_sweeps(&house).into_iter().flat_map(|sweep| sweep.sessions);
+    let asked: HashSet<String> = sweeps.filter_map(|one| Some(one.session?.device)).collect();
+    assert!(asked.len() <= 320, "{} of 400", asked.len());
+    for n in 0..400 {
+        store_all(&house, &format!("d-{n}"), 1, 1);
+    }
+    house.router.answers(Answering::Truly);
+    for device in &mut devices {
+        reads(device, 1, 1).await;
+    }
+}
+
+fn asked_sweeps(house: &House) -> Vec<wire::Sweep> {
+    let asked = house.router.store.lock().asked.clone();
+    let sweep = |what| if let wire::ask::What::Sweep(sweep) = what { Some(sweep) } else { None };
+    asked.into_iter().filter_map(sweep).collect()
+}
+
 /// Waits until so many sweeps were asked.
 async fn swept(house: &House, count: usize) {
-    eventually("a sweep", || {
-        let store = house.router.store.lock();
-        let sweeps = store.asked.iter().filter(|what| matches!(what, wire::ask::What::Sweep(_)));
-        (sweeps.count() >= count).then_some(())
-    })
-    .await;
+    eventually("a sweep", || (asked_sweeps(house).len() >= count).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -649,7 +693,7 @@ async fn a_refused_sweep_is_asked_again_and_its_circle_is_not() {
     house.metric_is("hawser_downlink_sweeps_total", &[], 1).await;
     store_all(&house, "d", 1, 2);
     house.router.answers(Answering::With(Status::Unavailable));
-    house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow {}));
+    house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow::default()));
     // The third comes more than a second after the circle began.
     swept(&house, 4).await;
     house.router.answers(Answering::Truly);
@@ -668,7 +712,7 @@ async fn a_session_whose_positions_the_store_refuses_meanwhile_logs_in_again() {
     let state = InboxState::CursorRefused as i32 as u32;
     house.router.store.lock().swept =
         Some(wire::InboxTail { business: CHAT, state, ..Default::default() });
-    house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow {}));
+    house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow::default()));
     assert_eq!(device.closed().await, CloseCode::Internal);
 }
 
@@ -683,7 +727,7 @@ async fn losing_the_store_is_no_storm_of_announcements() {
     for n in 0..20 {
         store_all(&house, &format!("d-{n}"), 1, 1);
     }
-    house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow {}));
+    house.router.tell(house.node.boot().0, down::What::Sweep(wire::SweepNow::default()));
     let begun = Instant::now();
     for device in &mut devices {
         reads(device, 1, 1).await;

@@ -29,6 +29,7 @@ use hawser_proto::rpc::node::{
 };
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 /// Entries of one answer, whatever was asked for.
@@ -39,6 +40,9 @@ const BYTES_MAX: u32 = 512 * 1024;
 const SWEEP_SESSIONS_MAX: usize = 256;
 /// Sessions of one sweep that the store is asked about at the same time.
 const SWEPT_TOGETHER: usize = 16;
+/// Sessions of all sweeps that the store is asked about at the same time: enough to keep it busy, and a sixteenth of
+/// what it takes, so that logins and pushes find room however many nodes sweep.
+pub(crate) const SWEPT_MAX: usize = 128;
 /// What an answer that holds no entries takes at most, in KiB: a sweep of 64 sessions with many inboxes.
 const SMALL_KIB: u32 = 64;
 
@@ -205,9 +209,12 @@ async fn sweep(core: &Core, life: &Life, sweep: Sweep) -> Said {
     if sweep.sessions.len() > SWEEP_SESSIONS_MAX {
         return Said::Refused(Status::Unavailable);
     }
+    let until = Instant::now() + core.reach.timeout();
     let swept = sweep.sessions.into_iter().map(async |one| {
         let unavailable = Swept { status: Status::Unavailable.into(), inboxes: Vec::new() };
         let Some((key, session)) = session_of(life, one.session) else { return unavailable };
+        let turn = tokio::time::timeout_at(until, core.sweeping.acquire()).await;
+        let Ok(Ok(_turn)) = turn else { return unavailable };
         let asked = core.store.sweep(&key, &session, positions(&one.acked), core.clock.now_ms());
         match core.reach.ask(Call::Sweep, asked).await {
             Ok(Ok(found)) => Swept { status: Status::Ok.into(), inboxes: tails(&found) },

@@ -5,10 +5,10 @@ use crate::node::control::ControlStream;
 use crate::node::deliver::DeliverStream;
 use crate::table::LifeNo;
 use arc_swap::ArcSwapOption;
-use hawser_proto::id::{AppId, BootId, NodeId};
-use hawser_proto::rpc::node::{SweepNow, down};
+use hawser_proto::id::{AppId, BootId, NodeId, SlotRef};
+use hawser_proto::rpc::node::{SessionSlot, SweepNow, down};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
@@ -39,13 +39,26 @@ pub(crate) struct Life {
     pub(super) control: ArcSwapOption<ControlStream>,
     pub(super) deliver: ArcSwapOption<DeliverStream>,
     pub(super) routes: Mutex<HashMap<AppId, u64>>,
-    /// The node is to be told to sweep, and when it was told last.
-    pub(super) sweep_due: AtomicBool,
+    /// What the node is to be told to ask for, and when it was told last.
+    pub(super) sweep_due: Mutex<SweepDue>,
     pub(super) swept_at: AtomicU64,
+}
+
+/// What a node is to ask for, because it may not have been told.
+#[derive(Default)]
+pub(super) enum SweepDue {
+    #[default]
+    Nothing,
+    /// The inboxes of these sessions.
+    Of(HashSet<SlotRef>),
+    /// All inboxes and histories.
+    All,
 }
 
 /// A node is told to sweep no oftener than this; one sweep makes good all that was lost before it.
 const SWEEPS_APART_MS: u64 = 1_000;
+/// Sessions that it is told to ask for by name; of more it is told to ask for all. They take 12 KiB.
+const NAMED_MAX: usize = 1_024;
 
 impl Life {
     /// Whether the lease holds. One that nobody heard of for so long has ended only once the store has said
@@ -119,19 +132,42 @@ impl Life {
     /// A wake-up for this node was lost, or may have been: it is to ask for all inboxes and histories. Told
     /// at once, unless it was told just now; then within a second or two.
     pub(crate) fn want_sweep(&self, now: u64) {
-        self.sweep_due.store(true, Ordering::SeqCst);
+        *self.sweep_due.lock() = SweepDue::All;
+        self.tell_sweep(now);
+    }
+
+    /// The same of one session: where each of many is in doubt, asking for all of them would be far more.
+    pub(crate) fn want_sweep_of(&self, at: SlotRef, now: u64) {
+        {
+            let mut due = self.sweep_due.lock();
+            match &mut *due {
+                SweepDue::Nothing => *due = SweepDue::Of(HashSet::from([at])),
+                SweepDue::Of(named) if named.len() < NAMED_MAX || named.contains(&at) => {
+                    named.insert(at);
+                }
+                SweepDue::Of(_) => *due = SweepDue::All,
+                SweepDue::All => {}
+            }
+        }
         self.tell_sweep(now);
     }
 
     pub(super) fn tell_sweep(&self, now: u64) {
         let Some(stream) = self.control() else { return };
         let told = self.swept_at.load(Ordering::Acquire);
-        if (told == 0 || now >= told + SWEEPS_APART_MS)
-            && self.sweep_due.swap(false, Ordering::SeqCst)
-        {
-            self.swept_at.store(now.max(1), Ordering::Release);
-            stream.tell(down::What::Sweep(SweepNow {}));
+        if told != 0 && now < told + SWEEPS_APART_MS {
+            return;
         }
+        let sessions = match std::mem::take(&mut *self.sweep_due.lock()) {
+            SweepDue::Nothing => return,
+            SweepDue::Of(named) => named
+                .iter()
+                .map(|at| SessionSlot { slot: at.slot, generation: at.generation })
+                .collect(),
+            SweepDue::All => Vec::new(),
+        };
+        self.swept_at.store(now.max(1), Ordering::Release);
+        stream.tell(down::What::Sweep(SweepNow { sessions }));
     }
 
     pub(super) fn cut(&self) {

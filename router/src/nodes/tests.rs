@@ -1,6 +1,7 @@
 //! Lives, leases, and when the routes are complete.
 
 use super::leases::Standing;
+use super::life::SweepDue;
 use super::*;
 use crate::store::NodeLease;
 use crate::table::Owner;
@@ -251,4 +252,23 @@ fn a_router_that_stood_still_takes_nobody_for_dead_when_it_wakes() {
         nodes.looked(now, now, &[]);
     }
     assert_eq!(nodes.expire(56_000).len(), 1);
+}
+
+#[test]
+fn sessions_in_doubt_are_asked_for_by_name_until_they_are_too_many() {
+    let nodes = Nodes::new(LEASE);
+    let life = nodes.admit(&name(), BootId(1), false, 0).unwrap();
+    let doubt = |slot| life.want_sweep_of(SlotRef { slot, generation: 1 }, 0);
+    let named = || match &*life.sweep_due.lock() {
+        SweepDue::Nothing => Some(0),
+        SweepDue::Of(named) => Some(named.len()),
+        SweepDue::All => None,
+    };
+    assert_eq!(named(), Some(0));
+    (0..1_024).chain(0..10).for_each(doubt);
+    assert_eq!(named(), Some(1_024), "each once");
+    doubt(1_024);
+    assert_eq!(named(), None, "all of them");
+    doubt(7);
+    assert_eq!(named(), None, "which it stays");
 }

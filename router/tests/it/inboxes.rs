@@ -2,7 +2,8 @@
 
 use crate::kit::control::CHAT;
 use crate::kit::node::{FakeNode, at, bind};
-use crate::kit::{Client, House, by, code, stored, within};
+use crate::kit::store::Mode;
+use crate::kit::{Client, House, by, code, eventually, stored, within};
 use crate::stored::{place, push, push_of};
 use hawser_proto::rpc::control::{InboxOverflow, InboxPolicy};
 use hawser_proto::rpc::node::answer::Status;
@@ -214,6 +215,31 @@ async fn a_purge_empties_the_inbox_and_the_gap_is_told() {
 }
 
 #[tokio::test]
+async fn sweeps_leave_the_store_room_for_others() {
+    let house = House::new().await;
+    let mut node = FakeNode::connect(&house.internal(), "node-1", 1).await;
+    let session = node.bind("a", 1, &[CHAT]).await;
+    house.store.set(Mode::Hangs);
+    let one = || SweepOne { session: Some(session.named()), acked: vec![] };
+    let mut calls = Vec::new();
+    for _ in 0..30 {
+        let sessions = std::iter::repeat_with(one).take(64).collect();
+        calls.push(node.send_ask(ask::What::Sweep(Sweep { sessions })).await);
+    }
+    let full = eventually(async || (house.store.swept_together() >= 128).then_some(()));
+    full.await;
+    house.store.set(Mode::Answers);
+    for call in calls {
+        assert_eq!(
+            node.answer(call).await.swept.len(),
+            64,
+            "each is told of, or told to ask again"
+        );
+    }
+    assert_eq!(house.store.swept_together(), 128);
+}
+
+#[tokio::test]
 async fn a_store_that_may_have_lost_something_makes_all_nodes_ask() {
     let house = House::new().await;
     let mut one = FakeNode::connect(&house.internal(), "node-1", 1).await;
@@ -221,6 +247,7 @@ async fn a_store_that_may_have_lost_something_makes_all_nodes_ask() {
     house.store.change();
     for node in [&mut one, &mut two] {
         let word = within(node.word()).await;
-        assert!(matches!(word, Some(down::What::Sweep(_))), "{word:?}");
+        let Some(down::What::Sweep(sweep)) = word else { panic!("{word:?}") };
+        assert_eq!(sweep.sessions, [], "for everything");
     }
 }

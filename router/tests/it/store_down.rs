@@ -9,7 +9,7 @@ use crate::stored::{place, push};
 use hawser_chassis::grpc::channel;
 use hawser_proto::rpc::node::answer::Status as Answered;
 use hawser_proto::rpc::node::bind_result::Status;
-use hawser_proto::rpc::node::{Bind, KickDone, down, up};
+use hawser_proto::rpc::node::{Bind, KickDone, SweepNow, down, up};
 use hawser_proto::rpc::push::{DisconnectRequest, Outcome, PresenceRequest, PresenceState};
 use std::time::{Duration, Instant};
 use tonic_health::pb::HealthCheckRequest;
@@ -178,6 +178,22 @@ async fn an_end_that_the_store_did_not_take_is_told_when_it_is_back() {
     assert_eq!((delivery.wake, delivery.targets[0].slot), (1, 2));
 }
 
+fn slots(sweep: &SweepNow) -> Vec<u32> {
+    sweep.sessions.iter().map(|it| it.slot).collect()
+}
+
+#[tokio::test]
+async fn a_claim_without_an_answer_has_the_session_of_now_asked_for_and_no_other() {
+    let house = house().await;
+    let mut node = FakeNode::connect(&house.internal(), "node-1", 1).await;
+    let _alive = node.keep_alive();
+    let session = node.bind("a", 1, &[CHAT]).await;
+    node.bind("b", 2, &[CHAT]).await;
+    house.store.set(Mode::IsSilent);
+    assert_eq!(node.try_bind(bind("a", 3, 2, &[CHAT])).await.0, UNAVAILABLE);
+    assert_eq!(slots(&within(node.sweep_now()).await), [session.slot]);
+}
+
 #[tokio::test]
 async fn a_stored_push_is_unknown_or_refused_and_never_stored_twice() {
     let house = house().await;
@@ -192,7 +208,7 @@ async fn a_stored_push_is_unknown_or_refused_and_never_stored_twice() {
     let answer = push(&client, stored("a", "p")).await;
     assert_eq!((answer.outcome(), place(answer.stored)), (Outcome::Unknown, (0, 0)));
     // It may be there, so the node is to ask; and it is there.
-    within(node.sweep_now()).await;
+    assert_eq!(slots(&within(node.sweep_now()).await), [session.slot]);
     house.store.set(Mode::Answers);
     let pulled = node.pull(&session, CHAT, (0, 0)).await;
     assert_eq!(pulled.entries.len(), 1);

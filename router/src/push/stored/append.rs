@@ -127,7 +127,7 @@ fn wake(
         }
         Err(NotSent::Full) => {
             core.metrics.wakes_lost.inc();
-            life.want_sweep(steady_ms);
+            life.want_sweep_of(at, steady_ms);
             None
         }
         Err(NotSent::Gone) => None,
@@ -152,19 +152,23 @@ async fn hint(core: &Core, key: &Key) {
     if turn.is_err() {
         return core.nodes.sweep_all(steady_ms);
     }
-    let (life, is_complete) = {
+    let (known, is_complete) = {
         let view = core.nodes.view(steady_ms);
         let owner = core.table.look(key, |owner, _| owner);
-        (owner.and_then(|owner| view.life(owner.life).cloned()), view.is_complete())
+        let known = owner.and_then(|owner| Some((view.life(owner.life)?.clone(), owner.at)));
+        (known, view.is_complete())
     };
-    let life = match life {
+    let known = match known {
         None if !is_complete => match whereabouts::ask(core, key).await {
-            Whereabouts::Elsewhere(owner, _) => core.nodes.find(&owner.node, owner.boot, steady_ms),
+            Whereabouts::Elsewhere(owner, _) => {
+                let life = core.nodes.find(&owner.node, owner.boot, steady_ms);
+                life.map(|life| (life, owner.at))
+            }
             Whereabouts::Offline | Whereabouts::Unknown => None,
         },
         known => known,
     };
-    if let Some(life) = life {
-        life.want_sweep(steady_ms);
+    if let Some((life, at)) = known {
+        life.want_sweep_of(at, steady_ms);
     }
 }

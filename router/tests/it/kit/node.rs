@@ -9,7 +9,7 @@ use hawser_proto::rpc::node::node_client::NodeClient;
 use hawser_proto::rpc::node::{
     self as rpc, Ack, Answer, Ask, Bind, BindResult, ControlUp, DeliverUp, Delivery,
     DeliveryReport, GroupReport, GroupResult, Hello, InboxPosition, Kick, KickDone, Lease, Pull,
-    PullHistory, Unbind, Up, Welcome, ask, down, up,
+    PullHistory, SweepNow, Unbind, Up, Welcome, ask, down, up,
 };
 use hawser_proto::rpc::push::Outcome;
 use std::collections::VecDeque;
@@ -218,13 +218,13 @@ impl FakeNode {
         .await
     }
 
-    /// Waits for word that everything has to be asked for.
-    pub async fn sweep_now(&mut self) {
+    /// Waits for word that something has to be asked for.
+    pub async fn sweep_now(&mut self) -> SweepNow {
         self.next(|word| match word {
-            down::What::Sweep(_) => Ok(()),
+            down::What::Sweep(sweep) => Ok(sweep),
             other => Err(other),
         })
-        .await;
+        .await
     }
 
     pub async fn unbind(&self, session: &Session) {

@@ -47,6 +47,8 @@ pub struct Faulty {
     releases: AtomicU64,
     publishes: AtomicU64,
     news_asked: AtomicU64,
+    sweeping: AtomicU64,
+    swept_together: AtomicU64,
     told: Mutex<Told>,
 }
 
@@ -55,6 +57,22 @@ pub struct Faulty {
 struct Told {
     changed: Vec<KeyBytes>,
     unreadable: Option<KeyBytes>,
+}
+
+/// One of those that are under way, also when nobody waits for it any more.
+struct Counted<'a>(&'a AtomicU64);
+
+impl<'a> Counted<'a> {
+    fn over(now: &'a AtomicU64, most: &AtomicU64) -> Self {
+        most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        Self(now)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +85,19 @@ impl Faulty {
         let (releases, publishes) = (AtomicU64::new(0), AtomicU64::new(0));
         let (claims, news_asked) = (AtomicU64::new(0), AtomicU64::new(0));
         let told = Mutex::default();
-        Arc::new(Self { inner, mode, changed, claims, releases, publishes, news_asked, told })
+        let (sweeping, swept_together) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self {
+            inner,
+            mode,
+            changed,
+            claims,
+            releases,
+            publishes,
+            news_asked,
+            sweeping,
+            swept_together,
+            told,
+        })
     }
 
     pub fn set(&self, mode: Mode) {
@@ -87,6 +117,11 @@ impl Faulty {
     /// Releases that reached the store.
     pub fn releases(&self) -> u64 {
         self.releases.load(Ordering::SeqCst)
+    }
+
+    /// The most sessions that sweeps asked about at the same time.
+    pub fn swept_together(&self) -> u64 {
+        self.swept_together.load(Ordering::SeqCst)
     }
 
     /// How often it was asked what others changed.
@@ -228,6 +263,7 @@ impl Store for Faulty {
         acked: Positions,
         now_ms: u64,
     ) -> Result<Result<Vec<InboxTail>, Fenced>, StoreError> {
+        let _over = Counted::over(&self.sweeping, &self.swept_together);
         self.gate_write().await?;
         self.inner.sweep(device, session, acked, now_ms).await
     }
