@@ -76,7 +76,7 @@ impl Sweeps {
         if node.routers.can_ask() {
             let pause = |tries: u32| PAUSE * (1 << tries.min(PAUSE_DOUBLINGS_MAX));
             let due = Instant::now() + tries.map_or(Duration::ZERO, pause);
-            let tries = tries.map_or(0, |tries| tries + 1);
+            let tries = tries.map_or(1, |tries| tries + 1);
             self.again.lock().push(Again { due, what, tries });
         }
     }

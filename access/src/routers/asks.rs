@@ -144,10 +144,12 @@ impl Asks {
             && self.count.load(Ordering::Relaxed) < IN_FLIGHT_MAX
     }
 
-    /// Sweeps of sessions that are not answered yet.
+    /// Sweeps of sessions that were asked for the first time and are not answered yet. What a part of the store
+    /// that is away has refused is asked again and again, and holds up nobody.
     pub(crate) fn sweeps(&self) -> usize {
         let in_flight = self.in_flight.lock();
-        in_flight.values().filter(|asked| matches!(asked.waits, Waits::Sweep { .. })).count()
+        let is_first = |asked: &&Asked| matches!(asked.waits, Waits::Sweep { tries: 0, .. });
+        in_flight.values().filter(is_first).count()
     }
 
     /// Remembers a session that wants to ask. It gets its turn when a call has been answered. False: too
@@ -387,5 +389,16 @@ mod tests {
         assert!(asks.take(7, 1).is_none());
         assert!(asks.take(7, 2).is_some(), "an answer of another stream has not taken it");
         assert!(asks.take(7, 2).is_none());
+    }
+
+    #[test]
+    fn sweeps_that_are_asked_again_hold_up_no_circle() {
+        let asks = Asks::default();
+        for (call, tries) in [(1, 0), (2, 1), (3, 7)] {
+            let waits = Waits::Sweep { all: Vec::new(), tries };
+            let asked = Asked { stream: 1, router: None, deadline: Instant::now(), waits };
+            asks.in_flight.lock().insert(call, asked);
+        }
+        assert_eq!(asks.sweeps(), 1);
     }
 }
